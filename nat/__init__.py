@@ -1,0 +1,21 @@
+"""nat: train, distil and decode non-autoregressive translation models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from nat.translator import Translator, load
+
+__all__ = ["Translator", "__version__", "load"]
+
+
+def __getattr__(name: str) -> object:
+    """`nat.load` without making every import of the package pay for torch."""
+    if name in ("load", "Translator"):
+        from nat import translator
+
+        return getattr(translator, name)
+    raise AttributeError(f"module 'nat' has no attribute '{name}'")

@@ -1,0 +1,75 @@
+"""Tokens, Source and Batch: what goes into a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from nat.data.vocabulary import Symbol
+from nat.rows import Rows
+
+
+@dataclass(frozen=True)
+class Tokens(Rows):
+    """Token ids without special symbols, padded to a rectangle on any side.
+
+    tokens: (B, L) ids, PAD where not valid. valid: (B, L), True at real tokens.
+    """
+
+    tokens: Int[Tensor, "B L"]
+    valid: Bool[Tensor, "B L"]
+
+    @property
+    def lengths(self) -> Int[Tensor, " B"]:
+        return self.valid.sum(dim=1)
+
+    @classmethod
+    def from_lists(cls, rows: Sequence[Sequence[int]]) -> Self:
+        """Right-padded tokens; at least one column, so that a batch of empty rows has a shape."""
+        width = max(1, max((len(row) for row in rows), default=1))
+        tokens = torch.full((len(rows), width), int(Symbol.PAD), dtype=torch.long)
+        for i, row in enumerate(rows):
+            tokens[i, : len(row)] = torch.as_tensor(row, dtype=torch.long)
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
+        return cls(tokens, torch.arange(width) < lengths[:, None])
+
+    def to_lists(self) -> list[list[int]]:
+        """The ids of the valid tokens, row by row."""
+        return [row[keep].tolist() for row, keep in zip(self.tokens.cpu(), self.valid.cpu(), strict=True)]
+
+    def compact(self) -> Self:
+        """The same rows with all padding on the right; models call this on entry, so that the side
+        on which the caller padded cannot matter."""
+        order = self.valid.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
+        valid = self.valid.gather(1, order)
+        return type(self)(self.tokens.gather(1, order).masked_fill(~valid, int(Symbol.PAD)), valid)
+
+
+@dataclass(frozen=True)
+class Source(Tokens):
+    """The sentences to translate."""
+
+
+@dataclass(frozen=True)
+class Target(Tokens):
+    """Reference translations."""
+
+
+@dataclass(frozen=True)
+class Batch(Rows):
+    """Sentence pairs: what `TranslationModel.loss` reads."""
+
+    source: Source
+    target: Target
+
+    @property
+    def num_target_tokens(self) -> Int[Tensor, ""]:
+        return self.target.valid.sum()
+
+    def compact(self) -> Self:
+        return type(self)(self.source.compact(), self.target.compact())

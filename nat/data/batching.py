@@ -1,0 +1,155 @@
+"""Updates, micro-batches and decoding batches, as pure functions of lengths, seed and epoch.
+
+What an update holds does not depend on the number of ranks or on memory: those only decide how the update is
+cut into pieces.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from nat.data.batch import Batch, Source, Target
+from nat.data.filters import DropReport
+
+T = TypeVar("T")
+LENGTH_GROUP = 4096  # target tokens of similar length that stay together; a constant, so that updates are too
+
+
+class Pair(NamedTuple):
+    """Token ids of a sentence pair, without special symbols."""
+
+    source: list[int]
+    target: list[int]
+
+
+class Updates(Protocol):
+    """What the trainer asks of a training corpus."""
+
+    @property
+    def report(self) -> DropReport: ...
+
+    def updates(self, tokens_per_update: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[list[Pair]]:
+        """The optimiser updates of one epoch, without the first `skip`. Every pair occurs once; an update holds
+        about `tokens_per_update` target tokens, each end mark counted as one."""
+        ...
+
+
+def plan_updates(
+    source_lengths: np.ndarray, target_lengths: np.ndarray, tokens_per_update: int, *, seed: Sequence[int]
+) -> list[np.ndarray]:
+    """Indices of the pairs of each update: a random partition of range(N), the same for the same arguments.
+
+    source_lengths, target_lengths: (N,) tokens. The pairs are sorted by target, then source length (equal ones
+    in random order) and cut into groups of LENGTH_GROUP target tokens; an update is a random choice of groups,
+    so that it needs little padding and yet, where it is large, sees all lengths. All updates of an epoch have
+    nearly the same number of tokens: there is no small remainder.
+    """
+    if not len(target_lengths):
+        return []
+    random = np.random.default_rng(seed)
+    order = np.lexsort((random.random(len(target_lengths)), source_lengths, target_lengths))
+    tokens = target_lengths[order].astype(np.int64) + 1
+    total = int(tokens.sum())
+    num_updates = max(1, round(total / tokens_per_update))
+    num_groups = num_updates * max(1, round(tokens_per_update / LENGTH_GROUP))
+    # a pair belongs to the group in which its middle lies; whole numbers, so that every machine agrees
+    group = (2 * np.cumsum(tokens) - tokens) * num_groups // (2 * total)
+    groups = np.split(order, np.searchsorted(group, np.arange(1, num_groups)))
+    shuffled = [groups[i] for i in random.permutation(num_groups)]
+    size = num_groups // num_updates
+    updates = [np.concatenate(shuffled[i : i + size]) for i in range(0, num_groups, size)]
+    return [update for update in updates if len(update)]  # very long sentences leave groups empty
+
+
+def micro_batches(
+    pairs: Sequence[Pair],
+    canvas_length: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    *,
+    rank: int,
+    num_ranks: int,
+    max_tokens: int,
+) -> list[Batch]:
+    """The share of an update that falls to `rank`, in batches that fit into memory, the longest first.
+
+    canvas_length: (source lengths, target lengths) -> positions of the decoder, as the model has it. Rows times
+    the longest source or canvas of a batch is at most `max_tokens`; a longer pair makes a batch alone.
+    Over all ranks, every pair occurs once; a rank's list may be empty.
+    """
+    if not pairs:
+        return []
+    source_lengths = np.array([len(pair.source) for pair in pairs])
+    target_lengths = np.array([len(pair.target) for pair in pairs])
+    widths = np.maximum(source_lengths, canvas_length(source_lengths, target_lengths))
+    order = np.lexsort((source_lengths, target_lengths, widths))[::-1]
+    share = order[rank::num_ranks]
+    return [_batch([pairs[i] for i in share[rows]]) for rows in _cut(widths[share], len(share), max_tokens)]
+
+
+def _batch(pairs: Sequence[Pair]) -> Batch:
+    sources, targets = [pair.source for pair in pairs], [pair.target for pair in pairs]
+    return Batch(Source.from_lists(sources), Target.from_lists(targets))
+
+
+def length_sorted_batches(
+    lengths: Sequence[int] | np.ndarray, *, batch_size: int, max_tokens: int | None = None
+) -> list[np.ndarray]:
+    """Batches for decoding: indices of (N,) `lengths`, the longest first, at most `batch_size` rows and, if
+    given, `max_tokens` padded tokens each (a longer sentence alone)."""
+    widths = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(-widths, kind="stable")
+    return [order[rows] for rows in _cut(widths[order], batch_size, max_tokens)]
+
+
+def _cut(widths: np.ndarray, batch_size: int, max_tokens: int | None) -> list[slice]:
+    """Consecutive slices of descending `widths`, in each of which rows x first width is at most max_tokens."""
+    slices, start = [], 0
+    while start < len(widths):
+        rows = batch_size
+        if max_tokens is not None:
+            rows = min(rows, max(1, max_tokens // max(1, int(widths[start]))))
+        slices.append(slice(start, min(start + rows, len(widths))))
+        start += rows
+    return slices
+
+
+def prefetch(iterator: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """The same items, up to `depth` of them made ahead by a thread. Its exceptions are raised here; when the
+    consumer stops early, so does the thread."""
+    ready: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
+    stop = threading.Event()
+    thread = threading.Thread(target=_fill, args=(iterator, ready, stop), daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+    finally:
+        stop.set()
+
+
+def _fill(iterator: Iterator[Any], ready: queue.Queue[tuple[str, Any]], stop: threading.Event) -> None:
+    def offer(kind: str, value: Any) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put((kind, value), timeout=0.1)  # wakes up to see whether anyone still wants it
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    try:
+        for item in iterator:
+            if not offer("item", item):
+                return
+        offer("end", None)
+    except BaseException as error:
+        offer("error", error)

@@ -1,0 +1,172 @@
+"""Corpora: sentence pairs from files, from the Hugging Face hub or from the text that comes with nat.
+
+Every format ends in one memory-mapped table of `source`, `target` and `line`, kept in the cache folder under a
+key of the files' content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import datasets
+from datasets import Dataset, Features, IterableDataset, Value
+from datasets.exceptions import DatasetGenerationError
+
+from nat.config import nearest, option
+from nat.data.cache import cache_directory, digest, unwritable, writing
+from nat.data.filters import FilterConfig
+from nat.data.readers import Format, Reader, Row, embedded_directory, parse_location, pick
+from nat.data.tokenizer import TokenizerConfig
+from nat.errors import ConfigError, DataError
+
+__all__ = ["DataConfig", "SPLITS", "embedded_directory", "read_corpus"]
+
+SPLITS = {"train": "train", "valid": "validation", "test": "test"}  # our name -> the hub's name
+TEXT_FEATURES = Features({"source": Value("string"), "target": Value("string"), "line": Value("int64")})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which text, how it is cut into tokens, and which pairs are left out.
+
+    A location is a .tsv, .txt (tab-separated), .jsonl or .json file (also with .gz), a .parquet file, a list of
+    two line-aligned files, hub:NAME, or embedded:CORPUS/FILE. Raises ConfigError for one that is none of these.
+    """
+
+    source: str = option("en", "name of the source column or language")
+    target: str = option("de", "name of the target column or language")
+    train: str | list[str] | None = option(None, "location of the training pairs")
+    valid: str | list[str] | None = option(None, "location of the validation pairs")
+    test: str | list[str] | None = option(None, "location of the test pairs")
+    columns: list[str] | None = option(None, "column names of TSV files without a header line")
+    hub_config: str | None = option(None, "configuration name of a hub dataset")
+    streaming: bool = option(False, "read the training pairs anew each epoch instead of caching them")
+    shuffle_buffer: int = option(10_000, "pairs shuffled together when streaming", minimum=1)
+    cache: str | None = option(None, "cache folder; null: $NAT_CACHE or ~/.cache/nat")
+    limit: int | None = option(None, "only the first N training pairs that pass the filters", minimum=1)
+    max_words: int | None = option(None, "every split: only pairs of at most N words a side", minimum=1)
+    tokenizer: TokenizerConfig = option(TokenizerConfig())
+    filters: FilterConfig = option(FilterConfig())
+
+    def __post_init__(self) -> None:
+        errors = []
+        for split in SPLITS:
+            value = getattr(self, split)
+            try:
+                if value is not None:
+                    parse_location(value)
+            except ConfigError as error:
+                errors.append(f"{split}={value}: {error}")
+        for key in ("source", "target"):
+            name = getattr(self, key)
+            if self.columns is not None and name not in self.columns:
+                errors.append(f"{key}={name}: data.columns has no such column, {nearest(name, self.columns)}")
+        if errors:
+            raise ConfigError("\n".join(errors))
+
+
+class _Rows(Protocol):
+    """What the text files and the hub have in common."""
+
+    def rows(self) -> Iterator[Row]: ...
+
+    def fingerprint(self) -> str: ...
+
+
+def read_corpus(config: DataConfig, split: str) -> Dataset | IterableDataset:
+    """The sentence pairs of `split` ("train", "valid" or "test"), unfiltered.
+
+    Columns: source and target text, and line, the 1-based line (Parquet, hub: row) number. A Dataset is
+    memory-mapped from the cache; training pairs under data.streaming are an IterableDataset.
+    Raises ConfigError if the split has no location, DataError for whatever is wrong with its files.
+    """
+    _quiet()
+    value = getattr(config, split)
+    if value is None:
+        raise ConfigError(f"data.{split}: no text is given; a file, hub:NAME or embedded:CORPUS/FILE is needed")
+    location = parse_location(value)
+    cache = cache_directory(config.cache)
+    reader: _Rows
+    if location.format is Format.HUB:
+        reader = _Hub(location.paths[0], SPLITS[split], config, cache)
+    else:
+        reader = Reader(location, config.source, config.target, tuple(config.columns) if config.columns else None)
+    if config.streaming and split == "train":
+        return IterableDataset.from_generator(reader.rows, features=TEXT_FEATURES)
+    if config.streaming and location.format is Format.HUB:  # small, and a stream has no key: kept in memory
+        return Dataset.from_list(list(reader.rows()), features=TEXT_FEATURES)
+    return _cached(reader, cache)
+
+
+def _cached(reader: _Rows, cache: Path) -> Dataset:
+    key = reader.fingerprint()
+    with writing(cache, f"text/{key}") as folder:
+        try:
+            return Dataset.from_generator(reader.rows, features=TEXT_FEATURES, cache_dir=str(folder), fingerprint=key)
+        except DatasetGenerationError as error:
+            cause = error.__cause__
+            if isinstance(cause, DataError):
+                raise cause from None
+            if isinstance(cause, OSError):  # the readers have explained their own: this one is the cache's
+                raise unwritable(cache, cause) from None
+            raise
+
+
+@dataclass(frozen=True)
+class _Hub:
+    """A dataset of the hub, or a folder that `datasets.load_dataset` understands."""
+
+    name: str
+    split: str
+    config: DataConfig
+    cache: Path
+
+    def rows(self) -> Iterator[Row]:
+        where = f"hub:{self.name} {self.split}"
+        number = 0
+        for number, item in enumerate(self._load(streaming=self.config.streaming), 1):
+            yield pick(item, self.config.source, self.config.target, f"{where} row {number}", number)
+        if not number:
+            raise DataError(f"{where}: the split holds no sentence pairs")
+
+    def fingerprint(self) -> str:
+        how = (self.split, self.config.source, self.config.target)
+        return digest("hub", *how, self._load(streaming=False)._fingerprint)
+
+    def _load(self, *, streaming: bool) -> Any:
+        """The dataset as it is. What fails here is the library's to say: there are too many kinds."""
+        folder = self.cache / "hub"
+        try:
+            if Path(self.name).is_dir():  # the library looks at dates alone, the key must be the content
+                folder = folder / _folder_digest(Path(self.name))
+            return datasets.load_dataset(
+                self.name, self.config.hub_config, split=self.split, streaming=streaming, cache_dir=str(folder)
+            )
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(f"hub:{self.name}: the {self.split} split cannot be loaded ({reason})") from None
+
+
+def _folder_digest(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return digest(*(part for path in files for part in (str(path.relative_to(folder)), path.read_bytes())))
+
+
+def _quiet() -> None:
+    """The library's progress bars and remarks are about its own workings."""
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
+
+
+def accepts(config: DataConfig) -> Callable[[str, str], bool]:
+    """Whether a pair of texts belongs to the corpus at all: neither side empty, within data.max_words."""
+    most = config.max_words
+
+    def accept(source: str, target: str) -> bool:
+        words = (len(source.split()), len(target.split()))
+        return min(words) > 0 and (most is None or max(words) <= most)
+
+    return accept

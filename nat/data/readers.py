@@ -1,0 +1,263 @@
+"""Readers of the text formats: rows of {source, target, line}, with errors that name file and line."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from itertools import zip_longest
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nat.data.cache import digest
+from nat.errors import ConfigError, DataError
+
+Row = dict[str, Any]
+VERSION = "1"  # part of every cache key: raise it when a reader's rows change
+BOM = b"\xef\xbb\xbf"
+
+
+class Format(Enum):
+    TSV = "tsv"
+    PAIR = "pair"
+    JSON = "json"
+    PARQUET = "parquet"
+    HUB = "hub"
+
+
+SUFFIXES = {
+    ".tsv": Format.TSV,
+    ".txt": Format.TSV,
+    ".jsonl": Format.JSON,
+    ".json": Format.JSON,
+    ".parquet": Format.PARQUET,
+}
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a split lies: its format and its files (for HUB the one dataset name)."""
+
+    format: Format
+    paths: tuple[str, ...]
+
+
+def embedded_directory() -> Path:
+    """The embedded corpora: inside the package when installed from a wheel, else the checkout's data/."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "embedded"
+    return installed if installed.is_dir() else package.parent / "data"
+
+
+def parse_location(value: str | list[str]) -> Location:
+    """What a value of data.train, data.valid or data.test means. Raises ConfigError (without the key's name)."""
+    if isinstance(value, list):
+        if len(value) != 2:
+            raise ConfigError(f"{len(value)} files are listed, a source and a target file are needed")
+        return Location(Format.PAIR, tuple(_expand(item) for item in value))
+    if value.startswith("hub:"):
+        return Location(Format.HUB, (value.removeprefix("hub:"),))
+    path = Path(_expand(value))
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    kind = SUFFIXES.get(suffix.lower())
+    if kind is None or (kind is Format.PARQUET and path.suffix == ".gz"):
+        raise ConfigError(
+            "cannot tell the format: give a .tsv, .txt, .jsonl or .json file (also with .gz), a .parquet file, "
+            "hub:NAME, embedded:CORPUS/FILE, or a list of two line-aligned files"
+        )
+    return Location(kind, (str(path),))
+
+
+def _expand(path: str) -> str:
+    if path.startswith("embedded:"):
+        return str(embedded_directory() / path.removeprefix("embedded:"))
+    return str(Path(path).expanduser())
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The rows of one split. source, target: names of the two columns; columns: see DataConfig."""
+
+    location: Location
+    source: str
+    target: str
+    columns: tuple[str, ...] | None = None
+
+    def rows(self) -> Iterator[Row]:
+        """Rows {source, target, line} from the first. Raises DataError at whatever cannot be read."""
+        first, *second = self.location.paths
+        count = 0
+        for row in self._pairs(first, *second):
+            count += 1
+            yield row
+        if not count:
+            raise DataError(f"{first}: the file holds no sentence pairs")
+
+    def fingerprint(self) -> str:
+        """A key of the files' content and of how they are read; names and dates do not enter."""
+        contents = [_file_digest(path) for path in self.location.paths]
+        how = (VERSION, self.location.format.value, self.source, self.target, repr(self.columns))
+        return digest(*how, *contents)
+
+    def _pairs(self, *paths: str) -> Iterator[Row]:
+        match self.location.format:
+            case Format.TSV:
+                return self._read_tsv(*paths)
+            case Format.JSON:
+                return self._read_json(*paths)
+            case Format.PARQUET:
+                return self._read_parquet(*paths)
+            case _:
+                return _read_pair(*paths)
+
+    def _read_tsv(self, path: str) -> Iterator[Row]:
+        lines = enumerate(read_lines(path), 1)
+        columns = list(self.columns) if self.columns else next(lines, (0, ""))[1].split("\t")
+        if columns == [""]:
+            return
+        for name in (self.source, self.target):
+            if name not in columns:
+                shown = ", ".join(column[:40] for column in columns)
+                raise DataError(
+                    f"{path} line 1: the header has no column '{name}' (it has: {shown}); "
+                    "name the columns with data.columns if the file has no header line"
+                )
+        source, target = columns.index(self.source), columns.index(self.target)
+        for number, line in lines:
+            cells = line.split("\t")
+            if len(cells) != len(columns):
+                raise DataError(
+                    f"{path} line {number}: {_plural(len(cells), 'column')}, but {len(columns)} are expected "
+                    f"({', '.join(columns)})"
+                )
+            if number == 1 and cells == columns:
+                raise DataError(f"{path} line 1: this is a header line; leave data.columns null to have it read")
+            yield {"source": cells[source], "target": cells[target], "line": number}
+
+    def _read_json(self, path: str) -> Iterator[Row]:
+        for number, line in enumerate(read_lines(path), 1):
+            where = f"{path} line {number}"
+            try:
+                item = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{where}: not a JSON object ({error})") from None
+            yield pick(item, self.source, self.target, where, number)
+
+    def _read_parquet(self, path: str) -> Iterator[Row]:
+        number = 0
+        try:
+            with _opening(path), pq.ParquetFile(path) as file:
+                names = file.schema_arrow.names
+                wanted = [name for name in (self.source, self.target, "translation") if name in names]
+                if not wanted:
+                    raise DataError(f"{path}: no column '{self.source}' (columns: {', '.join(names)})")
+                for batch in file.iter_batches(columns=wanted):
+                    for item in batch.to_pylist():
+                        number += 1
+                        yield pick(item, self.source, self.target, f"{path} row {number}", number)
+        except pa.ArrowException as error:
+            raise DataError(f"{path}: not a Parquet file, or a damaged one ({_first_line(error)})") from None
+
+
+def pick(item: Any, source: str, target: str, where: str, number: int) -> Row:
+    """The row of a JSON object or table row, also of {"translation": {source: ..., target: ...}}."""
+    if isinstance(item, dict) and isinstance(item.get("translation"), dict):
+        item = item["translation"]
+    if not isinstance(item, dict):
+        raise DataError(f"{where}: not a JSON object")
+    for name in (source, target):
+        if name not in item:
+            raise DataError(f"{where}: no '{name}' (there is: {', '.join(map(str, item)) or 'nothing'})")
+        if not isinstance(item[name], str):
+            kind = "null" if item[name] is None else type(item[name]).__name__
+            raise DataError(f"{where}: '{name}' is {kind}, text is needed")
+        if not _is_encodable(item[name]):
+            raise DataError(f"{where}: '{name}' holds half of a surrogate pair, which is no character")
+    return {"source": item[source], "target": item[target], "line": number}
+
+
+def _is_encodable(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _read_pair(source_path: str, target_path: str) -> Iterator[Row]:
+    pairs = zip_longest(read_lines(source_path), read_lines(target_path))
+    for number, (source, target) in enumerate(pairs, 1):
+        if source is None or target is None:
+            shorter = number - 1
+            longer = number + sum(1 for _ in pairs)
+            counts = (shorter, longer) if source is None else (longer, shorter)
+            raise DataError(
+                f"{source_path} has {_plural(counts[0], 'line')} but {target_path} has {counts[1]}: "
+                "line-aligned files need equally many"
+            )
+        yield {"source": source, "target": target, "line": number}
+
+
+def read_lines(path: str | Path) -> Iterator[str]:
+    """The lines of a UTF-8 text file, gzip if its name ends in .gz, without line ends and byte order mark.
+
+    Only LF and CRLF end a line: other separators may occur within sentences, and would misalign files.
+    Raises DataError naming file and line.
+    """
+    number = 0
+    try:
+        with _opening(path), gzip.open(path) if str(path).endswith(".gz") else open(path, "rb") as file:
+            for number, raw in enumerate(file, 1):
+                yield _decode(raw, path, number)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: the gzip file is damaged or cut short after line {number} ({error})") from None
+
+
+def _decode(raw: bytes | str, path: str | Path, number: int) -> str:
+    assert isinstance(raw, bytes)
+    if number == 1:
+        raw = raw.removeprefix(BOM)
+    raw = raw.removesuffix(b"\n").removesuffix(b"\r")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} line {number}: not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start + 1})"
+        ) from None
+
+
+@contextmanager
+def _opening(path: str | Path) -> Iterator[None]:
+    """Turns the refusals of the file system into sentences; a bad gzip stays what it is."""
+    try:
+        yield
+    except gzip.BadGzipFile:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: this is a folder, a file is needed") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _file_digest(path: str) -> str:
+    def blake() -> Any:
+        return hashlib.blake2b(digest_size=16)
+
+    with _opening(path):
+        file: IO[bytes]
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, blake).hexdigest()
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

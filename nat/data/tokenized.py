@@ -1,0 +1,220 @@
+"""Tokenised corpora: memory-mapped token ids with their lengths, or a stream of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, overload
+
+import numpy as np
+from datasets import Dataset, Features, IterableDataset, List, Value
+
+from nat.data.batching import Pair, plan_updates
+from nat.data.cache import cache_directory, digest, writing
+from nat.data.corpus import DataConfig, read_corpus
+from nat.data.filters import DropReport, FilterConfig, Lengths, apply_rules, drop_rules
+from nat.data.tokenizer import Tokenizers
+from nat.errors import DataError
+
+VERSION = "1"  # part of the cache key: raise it when the columns below change
+LENGTH_COLUMNS = ("source_words", "target_words", "source_tokens", "target_tokens")
+TOKEN_FEATURES = Features(
+    {"source_ids": List(Value("int32")), "target_ids": List(Value("int32"))}
+    | {name: Value("int32") for name in LENGTH_COLUMNS}
+)
+READ_AT_ONCE = 1000  # rows of a stream that are tokenised together
+POOL_UPDATES = 8  # a stream's shuffling pool holds this many updates at least, so that they come out even
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedCorpus:
+    """The kept pairs of a split. Indices count kept pairs, 0 .. len - 1; N is their number.
+
+    texts, tokens: tables of all pairs. rows: (N,) the kept rows of both. source_lengths, target_lengths: (N,)
+    int32 tokens without special symbols. lines: (N,) int64 line numbers in the file, from 1.
+    """
+
+    texts_table: Dataset
+    tokens_table: Dataset
+    rows: np.ndarray
+    source_lengths: np.ndarray
+    target_lengths: np.ndarray
+    lines: np.ndarray
+    report: DropReport
+
+    def __post_init__(self) -> None:
+        if not len(self.rows):
+            raise DataError(f"no pair is left. {self.report.lines()[0]}")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def fingerprint(self) -> str:
+        """A key of the texts, the tokenizer and of which pairs are kept."""
+        return digest(self.tokens_table._fingerprint, self.rows.astype("<i8").tobytes())
+
+    def pairs(self, indices: Sequence[int] | np.ndarray) -> list[Pair]:
+        """Token ids of the pairs at `indices`, in that order."""
+        chosen = self.tokens_table[self.rows[np.asarray(indices, dtype=np.int64)]]
+        return [Pair(*ids) for ids in zip(chosen["source_ids"], chosen["target_ids"], strict=True)]
+
+    def texts(self, indices: Sequence[int] | np.ndarray) -> tuple[list[str], list[str]]:
+        """Source and target texts of the pairs at `indices`, in that order."""
+        chosen = self.texts_table[self.rows[np.asarray(indices, dtype=np.int64)]]
+        return list(chosen["source"]), list(chosen["target"])
+
+    def select(self, keep: np.ndarray, reason: str) -> TokenizedCorpus:
+        """The pairs where `keep`, (N,) bool, holds; the others are counted under `reason`. Raises DataError if
+        none is left."""
+        return replace(
+            self,
+            rows=self.rows[keep],
+            source_lengths=self.source_lengths[keep],
+            target_lengths=self.target_lengths[keep],
+            lines=self.lines[keep],
+            report=self.report.drop(reason, self.lines[~keep]),
+        )
+
+    def updates(self, tokens_per_update: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[list[Pair]]:
+        """See `batching.Updates`. Skipped updates are not read."""
+        lengths = (self.source_lengths, self.target_lengths)
+        for indices in plan_updates(*lengths, tokens_per_update, seed=(seed, epoch))[skip:]:
+            yield self.pairs(indices)
+
+
+@dataclass(eq=False)
+class StreamingCorpus:
+    """Training pairs that are read and tokenised anew each epoch.
+
+    report: what the epoch in progress (or the last one) has dropped so far.
+    """
+
+    texts: IterableDataset
+    tokenizers: Tokenizers
+    config: DataConfig
+    filters: FilterConfig | None
+    report: DropReport
+
+    def updates(self, tokens_per_update: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[list[Pair]]:
+        """See `batching.Updates`. Pairs are shuffled within pools of at least data.shuffle_buffer; skipped
+        updates are read. Raises DataError if no pair passes the filters."""
+        pools = _pools(self._kept_pairs(), self.config.shuffle_buffer, POOL_UPDATES * tokens_per_update)
+        number = 0
+        for index, pool in enumerate(pools):
+            source_lengths = np.array([len(pair.source) for pair in pool])
+            target_lengths = np.array([len(pair.target) for pair in pool])
+            for update in plan_updates(source_lengths, target_lengths, tokens_per_update, seed=(seed, epoch, index)):
+                if number >= skip:
+                    yield [pool[i] for i in update]
+                number += 1
+        if not number:
+            raise DataError(f"no pair is left. {self.report.lines()[0]}")
+
+    def _kept_pairs(self) -> Iterator[Pair]:
+        self.report = DropReport(self.report.name)
+        limit = self.config.limit
+        for batch in self.texts.iter(READ_AT_ONCE):
+            tokens = _encode(batch, self.tokenizers)
+            lengths = Lengths(*(np.array(tokens[name]) for name in LENGTH_COLUMNS))
+            rules = drop_rules(lengths, max_words=self.config.max_words, filters=self.filters)
+            kept_before = self.report.kept
+            report = self.report.read(len(batch["line"]))
+            keep, self.report = apply_rules(report, np.array(batch["line"]), rules)
+            indices = keep.nonzero()[0][: None if limit is None else limit - kept_before]
+            for i in indices:
+                yield Pair(tokens["source_ids"][i], tokens["target_ids"][i])
+            if limit is not None and self.report.kept >= limit:
+                surplus = keep.nonzero()[0][len(indices) :]
+                self.report = self.report.drop(_beyond(limit), np.array(batch["line"])[surplus])
+                return
+
+
+def _pools(pairs: Iterator[Pair], size: int, tokens: int) -> Iterator[list[Pair]]:
+    """Consecutive lists of at least `size` pairs and `tokens` target tokens. The rest joins the last of them, so
+    that no update is small."""
+    pool: list[Pair] = []
+    following: list[Pair] = []
+    total = 0
+    for pair in pairs:
+        following.append(pair)
+        total += len(pair.target) + 1
+        if len(following) >= size and total >= tokens:
+            if pool:
+                yield pool
+            pool, following, total = following, [], 0
+    if pool or following:
+        yield pool + following
+
+
+Corpus = TokenizedCorpus | StreamingCorpus
+
+
+@overload
+def prepare(
+    config: DataConfig, split: Literal["valid", "test"], tokenizers: Tokenizers, *, filtered: bool
+) -> TokenizedCorpus: ...
+
+
+@overload
+def prepare(config: DataConfig, split: str, tokenizers: Tokenizers, *, filtered: bool) -> Corpus: ...
+
+
+def prepare(config: DataConfig, split: str, tokenizers: Tokenizers, *, filtered: bool) -> Corpus:
+    """The tokenised pairs of `split`: a StreamingCorpus for "train" under data.streaming, else a TokenizedCorpus
+    from the cache.
+
+    filtered: apply data.filters (training); empty pairs and data.max_words are always looked at, data.limit for
+    "train". Raises ConfigError and DataError like `read_corpus`, and DataError if no pair is left.
+    """
+    texts = read_corpus(config, split)
+    filters = config.filters if filtered else None
+    if isinstance(texts, IterableDataset):
+        return StreamingCorpus(texts, tokenizers, config, filters, DropReport(split))
+    tokens = _tokenize(texts, tokenizers, config)
+    lengths = Lengths(*(_column(tokens, name) for name in LENGTH_COLUMNS))
+    lines = _column(texts, "line")
+    rules = drop_rules(lengths, max_words=config.max_words, filters=filters)
+    keep, report = apply_rules(DropReport(split).read(len(lines)), lines, rules)
+    rows = keep.nonzero()[0]
+    if split == "train" and config.limit is not None:
+        report = report.drop(_beyond(config.limit), lines[rows[config.limit :]])
+        rows = rows[: config.limit]
+    kept_lengths = (lengths.source_tokens[rows], lengths.target_tokens[rows])
+    return TokenizedCorpus(texts, tokens, rows, *kept_lengths, lines[rows], report)
+
+
+def _beyond(limit: int) -> str:
+    return f"beyond the first {limit}"
+
+
+def _column(table: Dataset, name: str) -> np.ndarray:
+    return np.asarray(table.data.column(name).to_numpy())
+
+
+def _tokenize(texts: Dataset, tokenizers: Tokenizers, config: DataConfig) -> Dataset:
+    key = digest(VERSION, texts._fingerprint, tokenizers.fingerprint)
+    with writing(cache_directory(config.cache), f"tokens/{key}.arrow") as path:
+        return texts.map(
+            _encode,
+            fn_kwargs={"tokenizers": tokenizers},
+            batched=True,
+            remove_columns=texts.column_names,
+            features=TOKEN_FEATURES,
+            cache_file_name=str(path),
+            new_fingerprint=key,
+        )
+
+
+def _encode(batch: Mapping[str, Sequence[Any]], tokenizers: Tokenizers) -> dict[str, list[Any]]:
+    """Columns of TOKEN_FEATURES for columns of texts."""
+    source_ids = tokenizers.source.encode(batch["source"])
+    target_ids = tokenizers.target.encode(batch["target"])
+    return {
+        "source_ids": source_ids,
+        "target_ids": target_ids,
+        "source_words": [len(text.split()) for text in batch["source"]],
+        "target_words": [len(text.split()) for text in batch["target"]],
+        "source_tokens": [len(ids) for ids in source_ids],
+        "target_tokens": [len(ids) for ids in target_ids],
+    }

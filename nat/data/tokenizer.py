@@ -1,0 +1,288 @@
+"""Text to token ids and back, by SentencePiece.
+
+nat ids: the special symbols of `vocabulary.py` first, then the model's ordinary pieces in their order. A table
+translates between these and the model's own ids, so that any SentencePiece model serves and nothing in a text
+(not even "<mask>") can become a special symbol.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sentencepiece
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+from nat.config import option
+from nat.data.cache import cache_directory, digest, write_atomically, writing
+from nat.data.vocabulary import NUM_SYMBOLS, SYMBOL_TEXT, Symbol, Vocabularies
+from nat.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+    from nat.data.corpus import DataConfig
+
+FORMAT = 1
+NUM_THREADS = 4  # fixed: the sums of training, and so its result, depend on it
+MAX_SENTENCE_BYTES = 1 << 24  # SentencePiece would leave out longer ones than 4192 bytes without a word
+TRAINER_VERSION = "1"  # part of the cache key: raise it when the training below changes
+
+
+class Kind(Enum):
+    UNIGRAM = "unigram"
+    BPE = "bpe"
+
+
+class Normalization(Enum):
+    IDENTITY = "identity"
+    NFKC = "nfkc"
+    NFKC_CF = "nfkc_cf"
+    NMT_NFKC = "nmt_nfkc"
+    NMT_NFKC_CF = "nmt_nfkc_cf"
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """How text becomes tokens: a model trained on the training pairs, or given ones."""
+
+    kind: Kind = option(Kind.UNIGRAM, "unigram or bpe")
+    vocabulary_size: int = option(8000, "ids a side, the special symbols included", minimum=NUM_SYMBOLS + 2)
+    joint: bool = option(True, "one vocabulary for both languages")
+    path: str | None = option(None, "a tokenizer folder of nat (RUN_DIR/tokenizer), used as it is")
+    source_model: str | None = option(None, "a SentencePiece .model file, used as it is")
+    target_model: str | None = option(None, "the target's .model file; null: source_model serves both")
+    character_coverage: float = option(1.0, "share of characters that get a piece", above=0.0, maximum=1.0)
+    byte_fallback: bool = option(False, "spell unknown characters in bytes instead of <unk>")
+    normalization: Normalization = option(Normalization.IDENTITY, "SentencePiece's rule for normalizing text")
+    num_sentences: int = option(1_000_000, "training pairs that the model is trained on, at most", minimum=1)
+
+    def __post_init__(self) -> None:
+        if self.path is not None and (self.source_model or self.target_model):
+            raise ConfigError("path: this and source_model or target_model exclude each other")
+        if self.target_model is not None and self.source_model is None:
+            raise ConfigError("target_model: source_model is needed beside it")
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """One side's tokenizer. model: the bytes of a SentencePiece model. Raises DataError if they are not one."""
+
+    model: bytes
+    _processor: SentencePieceProcessor = field(init=False, repr=False)
+    _to_nat: list[int] = field(init=False, repr=False)
+    _to_piece: list[int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        processor = SentencePieceProcessor()
+        try:
+            if not self.model:
+                raise RuntimeError("it is empty")
+            processor.LoadFromSerializedProto(self.model)
+        except (RuntimeError, OSError):
+            raise DataError("not a SentencePiece model, or a damaged one") from None
+        to_nat = [int(Symbol.UNK)] * processor.get_piece_size()
+        to_piece = [-1] * NUM_SYMBOLS
+        to_piece[Symbol.UNK] = processor.unk_id()
+        for piece in range(processor.get_piece_size()):
+            if not (processor.IsControl(piece) or processor.IsUnknown(piece) or processor.IsUnused(piece)):
+                to_nat[piece] = len(to_piece)
+                to_piece.append(piece)
+        object.__setattr__(self, "_processor", processor)
+        object.__setattr__(self, "_to_nat", to_nat)
+        object.__setattr__(self, "_to_piece", to_piece)
+
+    @property
+    def size(self) -> int:
+        """Number of ids, special symbols included."""
+        return len(self._to_piece)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, without special symbols except UNK. An empty text gives an empty list."""
+        table = self._to_nat
+        rows = self._processor.encode(list(texts), out_type=int, num_threads=1)
+        return [[table[piece] for piece in row] for row in rows]
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Text of each row of ids; special symbols vanish, except UNK, which SentencePiece shows as ' ⁇ '."""
+        table = self._to_piece
+        pieces = ([table[i] for i in row if table[i] >= 0] for row in rows)
+        return [self._processor.decode(row) if row else "" for row in pieces]
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Each id as text, for people to look at."""
+        name = self._processor.id_to_piece
+        return [SYMBOL_TEXT[i] if i < NUM_SYMBOLS else name(self._to_piece[i]) for i in map(int, ids)]
+
+
+@dataclass(frozen=True)
+class Tokenizers:
+    """The tokenizers of both sides; one and the same object where the vocabulary is shared."""
+
+    source: Tokenizer
+    target: Tokenizer
+    shared: bool
+
+    @property
+    def vocabularies(self) -> Vocabularies:
+        return Vocabularies(self.source.size, self.target.size, self.shared)
+
+    @property
+    def fingerprint(self) -> str:
+        """A key of the models and of nat's special symbols."""
+        return digest(str(FORMAT), *SYMBOL_TEXT, self.source.model, b"" if self.shared else self.target.model)
+
+    def save(self, folder: Path) -> None:
+        """Writes source.model, target.model where not shared, and at last tokenizer.json, by whose fingerprint
+        `load` knows that all is whole."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "source.model", self.source.model)
+        if not self.shared:
+            write_atomically(folder / "target.model", self.target.model)
+        about = {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "shared": self.shared,
+            "source_size": self.source.size,
+            "target_size": self.target.size,
+        }
+        write_atomically(folder / "tokenizer.json", (json.dumps(about, indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizers:
+        """What `save` wrote. Raises DataError if it is missing, of another format, or damaged."""
+        about = _load_json(folder / "tokenizer.json")
+        if about.get("format") != FORMAT:
+            raise DataError(f"{folder}/tokenizer.json: format {about.get('format')}, this version reads {FORMAT}")
+        source = load_model(folder / "source.model")
+        target = source if about.get("shared") else load_model(folder / "target.model")
+        loaded = cls(source, target, bool(about.get("shared")))
+        if loaded.fingerprint != about.get("fingerprint"):
+            raise DataError(f"{folder}: the models are not those that tokenizer.json describes")
+        return loaded
+
+    @classmethod
+    def train(cls, config: TokenizerConfig, sources: Sequence[str], targets: Sequence[str]) -> Tokenizers:
+        """Trains on the texts of both sides, together where config.joint. The same texts give the same model.
+
+        Raises DataError if they are too few, or too many different characters, for the vocabulary size.
+        """
+        if config.joint:
+            both = _train([*sources, *targets], config)
+            return cls(both, both, True)
+        return cls(_train(sources, config), _train(targets, config), False)
+
+
+def load_model(path: Path) -> Tokenizer:
+    """A given SentencePiece model. Raises DataError."""
+    try:
+        return Tokenizer(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise DataError(f"{path}: damaged, it is not JSON") from None
+    if not isinstance(about, dict):
+        raise DataError(f"{path}: damaged, it is not a JSON object")
+    return about
+
+
+def _train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
+    sentencepiece.set_min_log_level(3)  # errors come as exceptions
+    model = BytesIO()
+    options: dict[str, Any] = {
+        "model_type": config.kind.value,
+        # the model's own <unk> stands for nat's UNK and is no piece of its own
+        "vocab_size": config.vocabulary_size - NUM_SYMBOLS + 1,
+        "character_coverage": config.character_coverage,
+        "byte_fallback": config.byte_fallback,
+        "normalization_rule_name": config.normalization.value,
+    }
+    fixed: dict[str, Any] = {
+        "unk_id": 0,
+        "bos_id": -1,
+        "eos_id": -1,
+        "pad_id": -1,
+        "num_threads": NUM_THREADS,
+    }
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            hard_vocab_limit=config.kind is Kind.BPE,  # unigram: a small corpus just gives fewer pieces
+            max_sentence_length=MAX_SENTENCE_BYTES,
+            **options,
+            **fixed,
+        )
+    except RuntimeError as error:
+        raise DataError(_training_failure(str(error), config)) from None
+    return Tokenizer(model.getvalue())
+
+
+def _training_failure(text: str, config: TokenizerConfig) -> str:
+    key = f"data.tokenizer.vocabulary_size={config.vocabulary_size}"
+    most = re.search(r"value <= (\d+)", text)
+    if most:
+        return f"{key}: the training text is too small for it, at most {int(most[1]) + NUM_SYMBOLS - 1} is possible"
+    least = re.search(r"required_chars\D*(\d+) vs (\d+)", text)
+    if least:
+        needed = int(least[2]) + NUM_SYMBOLS - 1
+        return f"{key}: the training text has more characters than that, at least {needed} is needed"
+    return f"{key}: a tokenizer cannot be trained on so little text ({' '.join(text.split())})"
+
+
+def build_tokenizers(config: DataConfig, corpus: Dataset | IterableDataset) -> Tokenizers:
+    """The tokenizers that `config.tokenizer` describes: given ones, or trained on `corpus` (the training pairs as
+    read_corpus gives them) and kept in the cache under a key of text and options. Raises DataError."""
+    tokenizer = config.tokenizer
+    if tokenizer.path is not None:
+        return Tokenizers.load(Path(tokenizer.path).expanduser())
+    if tokenizer.source_model is not None:
+        source = load_model(Path(tokenizer.source_model).expanduser())
+        if tokenizer.target_model is None:
+            return Tokenizers(source, source, True)
+        return Tokenizers(source, load_model(Path(tokenizer.target_model).expanduser()), False)
+    sources, targets = _training_texts(config, corpus)
+    key = digest(TRAINER_VERSION, repr(tokenizer), digest(*sources), digest(*targets))
+    with writing(cache_directory(config.cache), f"tokenizers/{key}") as folder:
+        try:
+            return Tokenizers.load(folder)
+        except DataError:  # not there yet, or only a part of it
+            trained = Tokenizers.train(tokenizer, sources, targets)
+            trained.save(folder)
+            return trained
+
+
+def _training_texts(config: DataConfig, corpus: Dataset | IterableDataset) -> tuple[list[str], list[str]]:
+    """Both sides of the pairs that belong to the corpus; a sample spread evenly over it if it is large (of a
+    stream, whose end is unknown, the beginning)."""
+    from datasets import Dataset
+
+    from nat.data.corpus import accepts
+
+    accept = accepts(config)
+    most = config.tokenizer.num_sentences
+    if isinstance(corpus, Dataset) and config.limit is None and len(corpus) > most:
+        corpus = corpus.select(np.linspace(0, len(corpus) - 1, most, dtype=np.int64))
+    pairs = ((row["source"], row["target"]) for row in corpus)
+    chosen = list(islice((pair for pair in pairs if accept(*pair)), min(most, config.limit or most)))
+    if not chosen:
+        raise DataError("data.train: no pair is left to train a tokenizer on (all are empty or too long)")
+    sources, targets = zip(*chosen, strict=True)
+    return list(sources), list(targets)

@@ -1,0 +1,229 @@
+"""Left-to-right search over any model that predicts the next token: greedy and beam.
+
+Beam search as in Wu et al. 2016 (https://arxiv.org/abs/1609.08144), section 7, with its length penalty. A
+sentence is finished when K hypotheses have ended, so that beam 1 is greedy search. Finished sentences leave
+the batch. The search state is one record; the loop is made of small functions on it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nat.data.vocabulary import Symbol
+from nat.rows import Rows
+
+BOS, EOS, PAD = int(Symbol.BOS), int(Symbol.EOS), int(Symbol.PAD)
+
+
+class NextToken(Protocol):
+    """A step of the model. `tokens` (B, K) are the last tokens of K hypotheses of each of B sentences,
+    standing at `position`; returns log-probabilities (B, K, V) of what follows, and the new state. In a state,
+    every tensor's rows are sentences or sentence-hypothesis pairs, as `select` and `reorder` know."""
+
+    def __call__(self, tokens: Tensor, position: int, state: StepState) -> tuple[Tensor, StepState]: ...
+
+
+class StepState(Protocol):
+    """What a model keeps between steps."""
+
+    def select_sentences(self, rows: Int[Tensor, " N"]) -> StepState:
+        """Keep these sentences with all their hypotheses."""
+        ...
+
+    def reorder(self, origin: Int[Tensor, "B K"]) -> StepState:
+        """Hypothesis k of sentence b becomes a copy of hypothesis origin[b, k]; K may change."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hypotheses(Rows):
+    """Search result. tokens: (B, N, T), PAD after the end; EOS is not part of them. lengths: (B, N).
+    scores: (B, N) sums of log-probabilities, EOS included. truncated: (B,) the length limit ended the best one."""
+
+    tokens: Int[Tensor, "B N T"]
+    lengths: Int[Tensor, "B N"]
+    scores: Float[Tensor, "B N"]
+    truncated: Bool[Tensor, " B"]
+
+
+def length_penalty(length: Tensor, alpha: float) -> Tensor:
+    """((5 + length) / 6)^alpha (Wu et al. 2016, equation 14); `length` counts EOS."""
+    return ((5.0 + length) / 6.0) ** alpha
+
+
+def greedy(step: NextToken, state: StepState, max_lengths: Int[Tensor, " B"]) -> Hypotheses:
+    """The most probable token at every position until EOS. max_lengths: tokens before EOS, per sentence;
+    at the limit EOS is forced, with its own log-probability."""
+    num_rows, device = max_lengths.numel(), max_lengths.device
+    limit = int(max_lengths.max()) + 1
+    tokens = torch.full((num_rows, limit), PAD, dtype=torch.long, device=device)
+    scores = torch.zeros(num_rows, device=device)
+    lengths = torch.zeros(num_rows, dtype=torch.long, device=device)
+    truncated = torch.zeros(num_rows, dtype=torch.bool, device=device)
+    alive = torch.arange(num_rows, device=device)
+    last = torch.full((num_rows, 1), BOS, dtype=torch.long, device=device)
+    for position in range(limit):
+        log_probs, state = step(last, position, state)  # (A, 1, V)
+        best, token = log_probs[:, 0].max(dim=-1)  # (A)
+        forced = (position >= max_lengths[alive]) & (token != EOS)
+        best = torch.where(forced, log_probs[:, 0, EOS], best)
+        token = token.masked_fill(forced, EOS)
+        scores[alive] += best
+        truncated[alive] = forced
+        ended = token == EOS
+        tokens[alive, position] = token.masked_fill(ended, PAD)
+        lengths[alive] = torch.where(ended, position, position + 1)
+        last = token[:, None]
+        if bool(ended.any()):
+            going = (~ended).nonzero().squeeze(1)
+            if not going.numel():
+                break
+            alive, last = alive[going], last[going]
+            state = state.select_sentences(going)
+    width = max(1, int(lengths.max()))
+    return Hypotheses(tokens[:, None, :width], lengths[:, None], scores[:, None], truncated)
+
+
+@dataclass(frozen=True)
+class BeamState(Rows):
+    """Search state of the sentences still in the batch.
+
+    tokens: (B, K, L) live hypotheses, BOS first. scores: (B, K) their log-probabilities, -inf if unused.
+    ended_tokens: (B, K, T), ended_lengths, ended_scores, ended_ranks: (B, K) the best finished hypotheses so
+    far, by length-penalised score `ended_ranks`, -inf if there are fewer. num_ended: (B,) how many have ended.
+    forced: (B, K) ended by the limit. sentence: (B,) row of the input. max_lengths: (B,).
+    """
+
+    tokens: Int[Tensor, "B K L"]
+    scores: Float[Tensor, "B K"]
+    ended_tokens: Int[Tensor, "B K T"]
+    ended_lengths: Int[Tensor, "B K"]
+    ended_scores: Float[Tensor, "B K"]
+    ended_ranks: Float[Tensor, "B K"]
+    forced: Bool[Tensor, "B K"]
+    num_ended: Int[Tensor, " B"]
+    sentence: Int[Tensor, " B"]
+    max_lengths: Int[Tensor, " B"]
+
+
+def beam_search(
+    step: NextToken,
+    state: StepState,
+    max_lengths: Int[Tensor, " B"],
+    *,
+    beam_size: int,
+    num_best: int = 1,
+    alpha: float = 0.0,
+) -> Hypotheses:
+    """The `num_best` hypotheses of highest log-probability over length penalty, best first.
+
+    `state` holds one hypothesis a sentence; it is widened to `beam_size`.
+    """
+    assert 1 <= num_best <= beam_size
+    beam = _start(max_lengths, beam_size)
+    state = state.reorder(torch.zeros_like(beam.ended_lengths))
+    results: list[BeamState] = []
+    for position in range(int(max_lengths.max()) + 1):
+        log_probs, state = step(beam.tokens[:, :, -1], position, state)
+        beam, origin = _advance(beam, log_probs, position, alpha)
+        state = state.reorder(origin)
+        done = (beam.num_ended >= beam_size) | (position >= beam.max_lengths)
+        if bool(done.any()):
+            results.append(replace(beam.select(done), tokens=beam.tokens[done][:, :, :1]))
+            going = (~done).nonzero().squeeze(1)
+            if not going.numel():
+                break
+            beam, state = beam.select(going), state.select_sentences(going)
+    return _collect(results, num_best)
+
+
+def _start(max_lengths: Tensor, beam_size: int) -> BeamState:
+    shape, device = (max_lengths.numel(), beam_size), max_lengths.device
+    impossible = torch.full(shape, -math.inf, device=device)
+    scores = impossible.clone()
+    scores[:, 0] = 0.0  # K equal hypotheses would fill the beam with copies
+    return BeamState(
+        tokens=torch.full((*shape, 1), BOS, dtype=torch.long, device=device),
+        scores=scores,
+        ended_tokens=torch.full((*shape, int(max_lengths.max()) + 1), PAD, dtype=torch.long, device=device),
+        ended_lengths=torch.zeros(shape, dtype=torch.long, device=device),
+        ended_scores=impossible.clone(),
+        ended_ranks=impossible.clone(),
+        forced=torch.zeros(shape, dtype=torch.bool, device=device),
+        num_ended=torch.zeros(shape[0], dtype=torch.long, device=device),
+        sentence=torch.arange(shape[0], device=device),
+        max_lengths=max_lengths,
+    )
+
+
+def _advance(
+    beam: BeamState, log_probs: Float[Tensor, "B K V"], position: int, alpha: float
+) -> tuple[BeamState, Int[Tensor, "B K"]]:
+    """One token more. Of the 2K best continuations, those among the first K that end are finished; the
+    best K that do not end live on. Also returns each live hypothesis's origin."""
+    num_rows, beam_size, vocabulary = log_probs.shape
+    at_limit = position >= beam.max_lengths
+    only_eos = torch.full_like(log_probs[0, 0], -math.inf)
+    only_eos[EOS] = 0.0
+    log_probs = log_probs + torch.where(at_limit[:, None, None], only_eos, 0.0)
+    totals = beam.scores[:, :, None] + log_probs  # (B, K, V)
+    scores, flat = totals.flatten(1).topk(min(2 * beam_size, beam_size * vocabulary), dim=1)  # (B, 2K)
+    origin, token = flat // vocabulary, flat % vocabulary
+    ends = (token == EOS) & (scores > -math.inf)
+    eligible = ends & (torch.arange(scores.size(1), device=scores.device) < beam_size)
+    beam = _finish(beam, scores.masked_fill(~eligible, -math.inf), origin, position, alpha, at_limit)
+    live = scores.masked_fill(token == EOS, -math.inf)
+    live_scores, chosen = live.topk(beam_size, dim=1)  # (B, K)
+    origin, token = origin.gather(1, chosen), token.gather(1, chosen)
+    past = beam.tokens.gather(1, origin[:, :, None].expand(-1, -1, beam.tokens.size(2)))
+    tokens = torch.cat((past, token[:, :, None]), dim=2)
+    return replace(beam, tokens=tokens, scores=live_scores), origin
+
+
+def _finish(
+    beam: BeamState, scores: Tensor, origin: Tensor, position: int, alpha: float, at_limit: Tensor
+) -> BeamState:
+    """Merge newly ended hypotheses (score -inf: not ended) into the K best ended ones."""
+    beam_size = beam.scores.size(1)
+    ranks = scores / length_penalty(torch.tensor(position + 1.0, device=scores.device), alpha)
+    sequences = beam.tokens.gather(1, origin[:, :, None].expand(-1, -1, beam.tokens.size(2)))[:, :, 1:]
+    sequences = F.pad(sequences, (0, beam.ended_tokens.size(2) - position), value=PAD)  # (B, 2K, T)
+    ended_ranks, keep = torch.cat((beam.ended_ranks, ranks), dim=1).topk(beam_size, dim=1)
+
+    def merge(old: Tensor, new: Tensor) -> Tensor:
+        return torch.cat((old, new), dim=1).gather(1, keep)
+
+    both = torch.cat((beam.ended_tokens, sequences), dim=1)
+    return replace(
+        beam,
+        ended_tokens=both.gather(1, keep[:, :, None].expand(-1, -1, both.size(2))),
+        ended_lengths=merge(beam.ended_lengths, torch.full_like(origin, position)),
+        ended_scores=merge(beam.ended_scores, scores),
+        ended_ranks=ended_ranks,
+        forced=merge(beam.forced, at_limit[:, None].expand_as(origin)),
+        num_ended=beam.num_ended + (scores > -math.inf).sum(dim=1),
+    )
+
+
+def _collect(results: list[BeamState], num_best: int) -> Hypotheses:
+    """Finished sentences back in input order."""
+    order = torch.cat([part.sentence for part in results]).argsort()
+
+    def gather(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in results])[order]
+
+    lengths = gather("ended_lengths")[:, :num_best]
+    width = max(1, int(lengths.max()))
+    return Hypotheses(
+        tokens=gather("ended_tokens")[:, :num_best, :width],
+        lengths=lengths,
+        scores=gather("ended_scores")[:, :num_best],
+        truncated=gather("forced")[:, 0],
+    )

@@ -1,0 +1,56 @@
+"""Corpus scores by sacreBLEU with their signatures, and plain statistics that show what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sacrebleu.metrics import BLEU, CHRF, TER
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of translations against references.
+
+    bleu, chrf, ter: 0-100. length_ratio: words of the output over words of the references.
+    repetition_rate: share of words equal to the word before them. ter is None unless asked for.
+    """
+
+    bleu: float
+    bleu_signature: str
+    chrf: float
+    chrf_signature: str
+    length_ratio: float
+    repetition_rate: float
+    ter: float | None = None
+    ter_signature: str | None = None
+
+
+def score_corpus(outputs: Sequence[str], references: Sequence[str], *, ter: bool = False) -> Scores:
+    """Score line-aligned outputs and references."""
+    assert len(outputs) == len(references)
+    bleu, chrf = BLEU(), CHRF()
+    bleu_score = bleu.corpus_score(list(outputs), [list(references)]).score
+    chrf_score = chrf.corpus_score(list(outputs), [list(references)]).score
+    ter_metric = TER() if ter else None
+    reference_words = sum(len(line.split()) for line in references)
+    return Scores(
+        bleu=bleu_score,
+        bleu_signature=str(bleu.get_signature()),
+        chrf=chrf_score,
+        chrf_signature=str(chrf.get_signature()),
+        length_ratio=sum(len(line.split()) for line in outputs) / max(1, reference_words),
+        repetition_rate=repetition_rate(outputs),
+        ter=ter_metric.corpus_score(list(outputs), [list(references)]).score if ter_metric else None,
+        ter_signature=str(ter_metric.get_signature()) if ter_metric else None,
+    )
+
+
+def repetition_rate(lines: Sequence[str]) -> float:
+    """Share of words that equal the word before them: the mark of mixed translations."""
+    repeated = words = 0
+    for line in lines:
+        tokens = line.split()
+        words += len(tokens)
+        repeated += sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
+    return repeated / max(1, words)

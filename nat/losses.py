@@ -1,0 +1,40 @@
+"""Losses of single predictions, as sums with counts."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def cross_entropy(
+    logits: Float[Tensor, "B L V"],
+    labels: Int[Tensor, "B L"],
+    valid: Bool[Tensor, "B L"],
+    *,
+    label_smoothing: float = 0.0,
+    forbidden: list[int] | None = None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Int[Tensor, ""]]:
+    """(smoothed total, plain negative log-likelihood total, count) over the valid positions.
+
+    The smoothing mass is spread evenly over the classes that are not `forbidden` (those whose logit is -inf)
+    (Szegedy et al. 2016, section 7).
+    """
+    log_probs = F.log_softmax(logits.float(), dim=-1)  # (B, L, V)
+    nll = -log_probs.gather(2, labels[:, :, None]).squeeze(2).masked_fill(~valid, 0.0)  # (B, L)
+    total = nll.sum()
+    if label_smoothing > 0:
+        if forbidden:
+            log_probs = log_probs.index_fill(2, torch.tensor(forbidden, device=labels.device), 0.0)
+        mean = log_probs.sum(dim=-1) / (log_probs.size(-1) - len(forbidden or ()))  # (B, L)
+        total = (1 - label_smoothing) * total - label_smoothing * mean.masked_fill(~valid, 0.0).sum()
+    return total, nll.sum().detach(), valid.sum()
+
+
+def token_log_probs(
+    logits: Float[Tensor, "B L V"], labels: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"]
+) -> Float[Tensor, "B L"]:
+    """Log-probability of each label, 0 where not valid."""
+    log_probs = F.log_softmax(logits.float(), dim=-1).gather(2, labels[:, :, None]).squeeze(2)
+    return log_probs.masked_fill(~valid, 0.0)

@@ -1,0 +1,190 @@
+"""The autoregressive transformer: teacher, rescorer and baseline.
+
+Vaswani et al. 2017, https://arxiv.org/abs/1706.03762. A deep encoder with a shallow decoder is the honest
+speed baseline: Kasai et al. 2021, https://arxiv.org/abs/2006.10369.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from nat.config import Component, option
+from nat.data.batch import Batch, Source, Target
+from nat.data.vocabulary import Symbol, Vocabularies
+from nat.decoding.beam import beam_search, greedy
+from nat.errors import ConfigError
+from nat.losses import cross_entropy, token_log_probs
+from nat.models.base import DecodingOptions, LossTerm, Translation, TranslationModel
+from nat.nn.attention.base import Attention
+from nat.nn.attention.full import CausalAttention
+from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions
+from nat.nn.transformer import Decoder, DecoderConfig, Memory, Size
+from nat.rows import Rows
+
+
+@dataclass(frozen=True)
+class LayerCache(Rows):
+    """What a decoder layer keeps between steps. past_keys, past_values: (B * K, H, L, D/H) of the tokens so
+    far; memory_keys, memory_values: (B, H, S, D/H), shared by the K hypotheses of a sentence."""
+
+    past_keys: Tensor
+    past_values: Tensor
+    memory_keys: Tensor
+    memory_values: Tensor
+
+
+@dataclass(frozen=True)
+class DecoderState(Rows):
+    """The decoder between two steps, for `decoding/beam.py`. valid: (B, S), or None where every source
+    position is a token."""
+
+    layers: tuple[LayerCache, ...]
+    valid: Bool[Tensor, "B S"] | None
+
+    def select_sentences(self, rows: Int[Tensor, " N"]) -> DecoderState:
+        num_hypotheses = self.layers[0].past_keys.size(0) // self.layers[0].memory_keys.size(0)
+        flat = (rows[:, None] * num_hypotheses + torch.arange(num_hypotheses, device=rows.device)).flatten()
+        return DecoderState(
+            tuple(
+                LayerCache(
+                    layer.past_keys[flat], layer.past_values[flat], layer.memory_keys[rows], layer.memory_values[rows]
+                )
+                for layer in self.layers
+            ),
+            None if self.valid is None else self.valid[rows],
+        )
+
+    def reorder(self, origin: Int[Tensor, "B K"]) -> DecoderState:
+        num_rows = origin.size(0)
+        before = self.layers[0].past_keys.size(0) // num_rows
+        flat = (torch.arange(num_rows, device=origin.device)[:, None] * before + origin).flatten()
+        return replace(
+            self,
+            layers=tuple(
+                replace(layer, past_keys=layer.past_keys[flat], past_values=layer.past_values[flat])
+                for layer in self.layers
+            ),
+        )
+
+
+class Autoregressive(TranslationModel):
+    """p(y|x) = prod_t p(y_t | y_<t, x), with cached greedy and beam search and a one-pass `score`."""
+
+    @dataclass(frozen=True)
+    class Config:
+        encoder: Component = option(help="the source encoder, from the group `encoder`")
+        size: Size = field(default_factory=Size)
+        positions: PositionConfig = field(default_factory=PositionConfig)
+        decoder: DecoderConfig = field(default_factory=DecoderConfig)
+        label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
+
+    @dataclass(frozen=True)
+    class Decoding(DecodingOptions):
+        beam_size: int = option(1, "hypotheses kept; 1 is greedy search", minimum=1)
+        length_penalty: float | None = option(
+            None, "beam search: scores are divided by ((5 + length) / 6)^alpha; null is 0.6", minimum=0
+        )
+        max_length_factor: float = option(2.0, "a translation ends after factor * S + offset tokens", minimum=0)
+        max_length_offset: int = option(20, "see max_length_factor", minimum=1)
+
+        def __post_init__(self) -> None:
+            if self.num_best > self.beam_size:
+                raise ConfigError(f"num_best={self.num_best}: must be at most beam_size={self.beam_size}")
+            if self.length_penalty is not None and self.beam_size == 1:
+                raise ConfigError(f"length_penalty={self.length_penalty}: has no effect with beam_size=1 (greedy)")
+
+    def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
+        super().__init__(vocabularies)
+        self.label_smoothing = config.label_smoothing
+        self.encoder = config.encoder.build(size=config.size)
+        dim, heads = config.size.dim, config.size.num_heads
+        attentions: list[Attention] = [
+            CausalAttention(CausalAttention.Config(), dim=dim, num_heads=heads)
+            for _ in range(config.decoder.num_layers)
+        ]
+        self.decoder = Decoder(attentions, size=config.size)
+        self.embeddings = Embeddings(vocabularies, dim=dim)
+        self.source_positions = Positions(config.positions, dim=dim)
+        self.target_positions = Positions(config.positions, dim=dim)
+        self.dropout = nn.Dropout(config.size.dropout)
+        self.output = OutputLayer(vocabularies.target_size, symbols=(Symbol.UNK, Symbol.EOS))
+
+    def encode(self, source: Source) -> Memory:
+        x = self.embeddings.source(source.tokens) + self.source_positions(source.tokens.size(1))
+        return self.encoder(self.dropout(x), source.valid)
+
+    def logits(self, memory: Memory, target: Target) -> tuple[Float[Tensor, "B T V"], Tensor, Tensor]:
+        """Teacher-forced logits with labels (B, T + 1) = y EOS and their validity."""
+        inputs = F.pad(target.tokens, (1, 0), value=int(Symbol.BOS))
+        valid = F.pad(target.valid, (1, 0), value=True)
+        labels = F.pad(target.tokens, (0, 1), value=int(Symbol.PAD))
+        labels = labels.scatter(1, target.lengths[:, None], int(Symbol.EOS))
+        x = self.embeddings.target(inputs) + self.target_positions(inputs.size(1))
+        states = self.decoder(self.dropout(x), valid, memory)
+        return self.output(states, self.embeddings.target), labels, valid
+
+    def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
+        batch = batch.compact()
+        logits, labels, valid = self.logits(self.encode(batch.source), batch.target)
+        total, nll, count = cross_entropy(
+            logits, labels, valid, label_smoothing=self.label_smoothing, forbidden=self.output.forbidden
+        )
+        return {"cross_entropy": LossTerm(total, count), "nll": LossTerm(nll, count, weight=0.0)}
+
+    def score(self, batch: Batch) -> Float[Tensor, " B"]:
+        """log p(y, EOS | x), one teacher-forced pass."""
+        batch = batch.compact()
+        logits, labels, valid = self.logits(self.encode(batch.source), batch.target)
+        return token_log_probs(logits, labels, valid).sum(dim=1)
+
+    def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
+        assert isinstance(decoding, Autoregressive.Decoding)
+        source = source.compact()
+        limits = (source.lengths * decoding.max_length_factor).long() + decoding.max_length_offset
+        state = self.start(self.encode(source))
+        if decoding.beam_size == 1:
+            found = greedy(self.step, state, limits)
+        else:
+            found = beam_search(
+                self.step,
+                state,
+                limits,
+                beam_size=decoding.beam_size,
+                num_best=decoding.num_best,
+                alpha=0.6 if decoding.length_penalty is None else decoding.length_penalty,
+            )
+        valid = torch.arange(found.tokens.size(2), device=found.tokens.device) < found.lengths[:, :, None]
+        passes = found.lengths[:, 0] + 1
+        return Translation(found.tokens, valid, found.scores, passes, found.truncated)
+
+    def start(self, memory: Memory) -> DecoderState:
+        """The state before the first step: the memory's keys and values, and an empty past."""
+        layers = []
+        for layer in self.decoder.layers:
+            keys, values = layer.cross_attention.keys_values(memory.states)
+            layers.append(LayerCache(keys[:, :, :0], values[:, :, :0], keys, values))
+        return DecoderState(tuple(layers), memory.valid if len(memory) > 1 else None)
+
+    def step(
+        self, tokens: Int[Tensor, "B K"], position: int, state: DecoderState
+    ) -> tuple[Float[Tensor, "B K V"], DecoderState]:
+        """`NextToken`: one position for every hypothesis, attending to its own past through the cache. The K
+        hypotheses of a sentence are K queries to one copy of its memory."""
+        num_rows, num_hypotheses = tokens.shape
+        x = self.embeddings.target(tokens) + self.target_positions(1, start=position)  # (B, K, D)
+        layers = []
+        for layer, cache in zip(self.decoder.layers, state.layers, strict=True):
+            entered = layer.self_residual.enter(x).flatten(0, 1)[:, None]  # (B * K, 1, D)
+            update, keys, values = layer.self_attention.step(entered, cache.past_keys, cache.past_values)
+            x = layer.self_residual.leave(x, update.view(num_rows, num_hypotheses, -1))
+            queries = layer.cross_attention.queries(layer.cross_residual.enter(x))
+            update = layer.cross_attention.attend(queries, cache.memory_keys, cache.memory_values, state.valid)
+            x = layer.feed(layer.cross_residual.leave(x, update))
+            layers.append(replace(cache, past_keys=keys, past_values=values))
+        logits = self.output(self.decoder.norm(x), self.embeddings.target)
+        return F.log_softmax(logits.float(), dim=-1), replace(state, layers=tuple(layers))

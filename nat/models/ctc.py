@@ -1,0 +1,163 @@
+"""Single-pass translation with latent alignments (connectionist temporal classification).
+
+Libovicky & Helcl 2018, https://arxiv.org/abs/1811.04719; Saharia et al. 2020, https://arxiv.org/abs/2004.07437.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from nat.config import Component, option
+from nat.data.batch import Batch, Source
+from nat.data.vocabulary import Symbol, Vocabularies
+from nat.errors import ConfigError
+from nat.models.base import DecodingOptions, LossTerm, Translation, TranslationModel
+from nat.nn.attention.base import Attention
+from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions
+from nat.nn.transformer import Decoder, DecoderConfig, Memory, Size
+from nat.ops import ctc
+from nat.rows import Rows
+
+BLANK, PAD = int(Symbol.BLANK), int(Symbol.PAD)
+
+
+@dataclass(frozen=True)
+class Slots(Rows):
+    """The canvas: every source position split into s slots. states: (B, A, D). valid: (B, A), A = s S."""
+
+    states: Float[Tensor, "B A D"]
+    valid: Bool[Tensor, "B A"]
+
+    @property
+    def lengths(self) -> Tensor:
+        return self.valid.sum(dim=1)
+
+
+class CTC(TranslationModel):
+    """Encoder states split into s slots by a linear map, an unmasked decoder over the slots, CTC loss.
+
+    The target is the marginal over all alignments; no length model is needed. A pair with
+    T + repeats > s S has no alignment: it is counted in `unalignable` and left out of the loss.
+    """
+
+    @dataclass(frozen=True)
+    class Config:
+        encoder: Component = option(help="the source encoder, from the group `encoder`")
+        attention: Component = option(help="the decoder's self-attention kind, from the group `attention`")
+        size: Size = field(default_factory=Size)
+        positions: PositionConfig = field(default_factory=PositionConfig)
+        decoder: DecoderConfig = field(default_factory=DecoderConfig)
+        upsampling: int = option(2, "slots s for each source token", minimum=1)
+        label_smoothing: float = option(0.0, "weight of the uniform distribution over slots", minimum=0, below=1)
+
+    @dataclass(frozen=True)
+    class Decoding(DecodingOptions):
+        beam_size: int = option(1, "1 is the best path (one arg max a slot), more is prefix beam search", minimum=1)
+        token_beam: int | None = option(
+            None, "prefix beam search: only the best n tokens of a slot are tried; null tries all", minimum=1
+        )
+
+        def __post_init__(self) -> None:
+            if self.num_best > self.beam_size:
+                raise ConfigError(f"num_best={self.num_best}: must be at most beam_size={self.beam_size}")
+            if self.token_beam is not None and self.beam_size == 1:
+                raise ConfigError(f"token_beam={self.token_beam}: has no effect with beam_size=1 (best path)")
+
+    def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
+        super().__init__(vocabularies)
+        self.config = config
+        dim, heads = config.size.dim, config.size.num_heads
+        self.encoder = config.encoder.build(size=config.size)
+        attentions: list[Attention] = [
+            config.attention.build(dim=dim, num_heads=heads) for _ in range(config.decoder.num_layers)
+        ]
+        self.decoder = Decoder(attentions, size=config.size)
+        self.embeddings = Embeddings(vocabularies, dim=dim)
+        self.source_positions = Positions(config.positions, dim=dim)
+        self.slot_positions = Positions(config.positions, dim=dim)
+        self.split = nn.Linear(dim, config.upsampling * dim)
+        self.dropout = nn.Dropout(config.size.dropout)
+        self.output = OutputLayer(vocabularies.target_size, symbols=(Symbol.UNK, Symbol.BLANK))
+
+    def encode(self, source: Source) -> Memory:
+        x = self.embeddings.source(source.tokens) + self.source_positions(source.tokens.size(1))
+        return self.encoder(self.dropout(x), source.valid)
+
+    def slots(self, memory: Memory) -> Slots:
+        """Split every encoder state into s decoder inputs (Libovicky & Helcl 2018, section 3)."""
+        states = self.split(memory.states).unflatten(-1, (self.config.upsampling, -1)).flatten(1, 2)  # (B, A, D)
+        valid = memory.valid.repeat_interleave(self.config.upsampling, dim=1)
+        return Slots(self.dropout(states + self.slot_positions(states.size(1))), valid)
+
+    def log_probs(self, source: Source) -> tuple[Float[Tensor, "B A V"], Slots]:
+        memory = self.encode(source)
+        slots = self.slots(memory)
+        states = self.decoder(slots.states, slots.valid, memory)
+        return F.log_softmax(self.output(states, self.embeddings.target).float(), dim=-1), slots
+
+    def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
+        batch = batch.compact()
+        log_probs, slots = self.log_probs(batch.source)
+        nll, alignable = ctc.ctc_loss(
+            log_probs, batch.target.tokens, slots.lengths, batch.target.lengths, blank=BLANK
+        )  # (B)
+        tokens = (batch.target.lengths * alignable).sum()
+        total = nll.sum()
+        terms = {"nll": LossTerm(total.detach(), tokens, weight=0.0)}
+        if self.config.label_smoothing > 0:
+            total = total + self.config.label_smoothing * (self.uniform_divergence(log_probs, slots) - total)
+        unalignable = (~alignable).sum()
+        return {
+            "ctc": LossTerm(total, tokens),
+            "unalignable": LossTerm(unalignable, unalignable.new_tensor(len(batch)), weight=0.0),
+        } | terms
+
+    def uniform_divergence(self, log_probs: Float[Tensor, "B A V"], slots: Slots) -> Float[Tensor, ""]:
+        """Cross entropy of the uniform distribution over the allowed tokens, summed over the valid slots:
+        label smoothing where no slot has a label."""
+        forbidden = torch.tensor(self.output.forbidden, device=log_probs.device)
+        mean = log_probs.index_fill(2, forbidden, 0.0).sum(dim=-1) / self.output.num_allowed  # (B, A)
+        return -mean.masked_fill(~slots.valid, 0.0).sum()
+
+    def score(self, batch: Batch) -> Float[Tensor, " B"]:
+        """log p(y|x), the marginal over all alignments; -inf for a pair that has none."""
+        batch = batch.compact()
+        log_probs, slots = self.log_probs(batch.source)
+        nll, alignable = ctc.ctc_loss(log_probs, batch.target.tokens, slots.lengths, batch.target.lengths, blank=BLANK)
+        return (-nll).masked_fill(~alignable, -torch.inf)
+
+    def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
+        assert isinstance(decoding, CTC.Decoding)
+        log_probs, slots = self.log_probs(source.compact())
+        if decoding.beam_size > 1:
+            tokens, lengths, scores = ctc.prefix_beam_search(
+                log_probs,
+                slots.lengths,
+                blank=BLANK,
+                pad=PAD,
+                beam_size=decoding.beam_size,
+                num_best=decoding.num_best,
+                token_beam=decoding.token_beam,
+            )
+            valid = torch.arange(tokens.size(2), device=tokens.device) < lengths[:, :, None]
+        else:
+            best, path = log_probs.max(dim=-1)  # (B, A)
+            tokens, valid = ctc.collapse(path, slots.valid, blank=BLANK, pad=PAD)
+            scores = best.masked_fill(~slots.valid, 0.0).sum(dim=1, keepdim=True)  # of the path, (B, 1)
+            tokens, valid = tokens[:, None], valid[:, None]
+        ones = torch.ones(len(source), dtype=torch.long, device=tokens.device)
+        return Translation(tokens, valid, scores, ones, torch.zeros_like(ones, dtype=torch.bool))
+
+    def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
+        return self.config.upsampling * source_length
+
+    def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
+        batch = batch.compact()
+        canvas = self.config.upsampling * batch.source.lengths
+        return batch.source.valid.any(dim=1) & ctc.alignable(batch.target.tokens, batch.target.lengths, canvas)

@@ -1,0 +1,97 @@
+"""Softmax attention over all positions (Vaswani et al. 2017, section 3.2, https://arxiv.org/abs/1706.03762)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from nat.config import option
+from nat.nn.attention.base import Attention, check_heads
+
+
+class FullAttention(Attention):
+    """Multi-head attention through `scaled_dot_product_attention`."""
+
+    @dataclass(frozen=True)
+    class Config:
+        dropout: float = option(0.0, "dropout on the attention weights", minimum=0, below=1)
+
+    def __init__(self, config: Config, *, dim: int, num_heads: int) -> None:
+        super().__init__()
+        check_heads(dim, num_heads)
+        self.num_heads = num_heads
+        self.dropout = config.dropout
+        self.project_in = nn.Linear(dim, 3 * dim)  # queries, keys, values
+        self.project_out = nn.Linear(dim, dim)
+
+    def forward(
+        self, x: Float[Tensor, "B L D"], context: Float[Tensor, "B N D"], valid: Bool[Tensor, "B N"] | None
+    ) -> Float[Tensor, "B L D"]:
+        if context is x:
+            queries, keys, values = (self.split(part) for part in self.project_in(x).chunk(3, dim=-1))
+        else:
+            queries = self.queries(x)
+            keys, values = self.keys_values(context)
+        return self.attend(queries, keys, values, valid)
+
+    def split(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B H L D/H"]:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def queries(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B H L D/H"]:
+        dim = x.size(-1)
+        return self.split(F.linear(x, self.project_in.weight[:dim], self.project_in.bias[:dim]))
+
+    def keys_values(
+        self, context: Float[Tensor, "B N D"]
+    ) -> tuple[Float[Tensor, "B H N D/H"], Float[Tensor, "B H N D/H"]]:
+        """Keys and values of a context: decoders that take many steps compute them once."""
+        dim = context.size(-1)
+        both = F.linear(context, self.project_in.weight[dim:], self.project_in.bias[dim:])
+        keys, values = both.chunk(2, dim=-1)
+        return self.split(keys), self.split(values)
+
+    def attend(
+        self,
+        queries: Float[Tensor, "B H L D/H"],
+        keys: Float[Tensor, "B H N D/H"],
+        values: Float[Tensor, "B H N D/H"],
+        valid: Bool[Tensor, "B N"] | None,
+        *,
+        causal: bool = False,
+    ) -> Float[Tensor, "B L D"]:
+        mixed = F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=None if valid is None else valid[:, None, None, :],
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=causal,
+        )  # (B, H, L, D/H)
+        return self.project_out(mixed.transpose(1, 2).flatten(2))
+
+
+class CausalAttention(FullAttention):
+    """Self-attention in which a position sees itself and what stands before it.
+
+    Padding must be on the right: then causality alone hides it from every valid position.
+    """
+
+    def forward(
+        self, x: Float[Tensor, "B L D"], context: Float[Tensor, "B N D"], valid: Bool[Tensor, "B N"] | None
+    ) -> Float[Tensor, "B L D"]:
+        assert context is x, "causal attention is self-attention"
+        queries, keys, values = (self.split(part) for part in self.project_in(x).chunk(3, dim=-1))
+        return self.attend(queries, keys, values, None, causal=True)
+
+    def step(
+        self, x: Float[Tensor, "B 1 D"], past_keys: Tensor, past_values: Tensor
+    ) -> tuple[Float[Tensor, "B 1 D"], Tensor, Tensor]:
+        """One new position after `past` (B, H, L, D/H): its output and the lengthened past."""
+        query, key, value = (self.split(part) for part in self.project_in(x).chunk(3, dim=-1))
+        keys = torch.cat((past_keys, key), dim=2)
+        values = torch.cat((past_values, value), dim=2)
+        return self.attend(query, keys, values, None), keys, values

@@ -1,0 +1,112 @@
+"""Token embeddings, positions and the output layer that shares their weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nat.config import option
+from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
+from nat.errors import DataError
+
+
+class PositionKind(Enum):
+    SINUSOIDAL = "sinusoidal"
+    LEARNED = "learned"
+
+
+@dataclass(frozen=True)
+class PositionConfig:
+    kind: PositionKind = option(PositionKind.SINUSOIDAL, "sinusoidal (no limit of length) or learned")
+    max_length: int = option(1024, "learned positions: longest sequence; longer ones are refused", minimum=1)
+
+
+class Positions(nn.Module):
+    """Position embeddings (Vaswani et al. 2017, section 3.5; learned: Gehring et al. 2017)."""
+
+    def __init__(self, config: PositionConfig, *, dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.dim = dim
+        if config.kind is PositionKind.LEARNED:
+            self.weight = nn.Parameter(torch.randn(config.max_length, dim) * 0.02)
+        else:
+            self.register_buffer("table", sinusoids(256, dim), persistent=False)
+
+    def forward(self, length: int, *, start: int = 0) -> Float[Tensor, "L D"]:
+        """Embeddings of positions start .. start + length - 1."""
+        end = start + length
+        if self.config.kind is PositionKind.LEARNED:
+            if end > self.config.max_length:
+                raise DataError(
+                    f"a sequence of {end} positions exceeds positions.max_length={self.config.max_length} of this "
+                    "model; shorten the sentence or use sinusoidal positions"
+                )
+            return self.weight[start:end]
+        if end > self.table.size(0):
+            self.table = sinusoids(2 * end, self.dim).to(self.table)
+        return self.table[start:end]
+
+
+def sinusoids(length: int, dim: int) -> Float[Tensor, "L D"]:
+    """PE(p, 2i) = sin(p / 10000^(2i/D)), PE(p, 2i+1) = cos of the same; halves side by side."""
+    half = (dim + 1) // 2
+    rates = torch.exp(torch.arange(half, dtype=torch.float64) * (-math.log(10000.0) / max(half - 1, 1)))
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
+    return torch.cat((angles.sin(), angles.cos()), dim=1)[:, :dim].float()
+
+
+class TokenEmbedding(nn.Embedding):
+    """Embeddings scaled by sqrt(D) (Vaswani et al. 2017, section 3.4), drawn from N(0, 1/D)."""
+
+    def __init__(self, size: int, *, dim: int) -> None:
+        super().__init__(size, dim, padding_idx=int(Symbol.PAD))
+        self.scale = math.sqrt(dim)
+        nn.init.normal_(self.weight, std=dim**-0.5)
+        with torch.no_grad():
+            self.weight[int(Symbol.PAD)].zero_()
+
+    def forward(self, tokens: Int[Tensor, "*B L"]) -> Float[Tensor, "*B L D"]:
+        return super().forward(tokens) * self.scale
+
+
+class Embeddings(nn.Module):
+    """Source and target embeddings, one table where the vocabulary is shared."""
+
+    def __init__(self, vocabularies: Vocabularies, *, dim: int) -> None:
+        super().__init__()
+        self.source = TokenEmbedding(vocabularies.source_size, dim=dim)
+        self._target = None if vocabularies.shared else TokenEmbedding(vocabularies.target_size, dim=dim)
+
+    @property
+    def target(self) -> TokenEmbedding:
+        return self.source if self._target is None else self._target
+
+
+class OutputLayer(nn.Module):
+    """Logits over the target vocabulary, tied to the target embeddings (Press & Wolf 2017).
+
+    Symbols that a method never produces have logit -inf, in training and in decoding.
+    """
+
+    bias: Tensor
+
+    def __init__(self, size: int, *, symbols: tuple[Symbol, ...]) -> None:
+        super().__init__()
+        self.forbidden = [i for i in range(NUM_SYMBOLS) if i not in symbols]
+        bias = torch.zeros(size)
+        bias[self.forbidden] = -math.inf
+        self.register_buffer("bias", bias, persistent=False)
+
+    @property
+    def num_allowed(self) -> int:
+        return self.bias.numel() - len(self.forbidden)
+
+    def forward(self, states: Float[Tensor, "*B D"], embedding: TokenEmbedding) -> Float[Tensor, "*B V"]:
+        return F.linear(states, embedding.weight, self.bias)

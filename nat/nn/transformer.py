@@ -1,0 +1,156 @@
+"""The transformer stacks that all methods share (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762).
+
+Normalisation before each sub-layer by default (Xiong et al. 2020, https://arxiv.org/abs/2002.04745).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from nat.config import Component, option
+from nat.nn.attention.base import Attention
+from nat.nn.attention.full import FullAttention
+from nat.rows import Rows
+
+
+class Norm(Enum):
+    PRE = "pre"
+    POST = "post"
+
+
+@dataclass(frozen=True)
+class Size:
+    """The dimensions that the stacks of a model share; the model gives them to its parts."""
+
+    dim: int = option(512, "width D of the hidden states", minimum=2)
+    num_heads: int = option(8, "attention heads; must divide dim", minimum=1)
+    ffn_dim: int = option(2048, "width of the feed-forward layers", minimum=1)
+    dropout: float = option(0.1, "dropout after embeddings and sub-layers", minimum=0, below=1)
+    norm: Norm = option(Norm.PRE, "layer normalisation: pre or post")
+
+
+@dataclass(frozen=True)
+class Memory(Rows):
+    """The encoder's view of the source. states: (B, S, D). valid: (B, S)."""
+
+    states: Float[Tensor, "B S D"]
+    valid: Bool[Tensor, "B S"]
+
+
+class FeedForward(nn.Module):
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.widen = nn.Linear(size.dim, size.ffn_dim)
+        self.narrow = nn.Linear(size.ffn_dim, size.dim)
+
+    def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        return self.narrow(F.relu(self.widen(x)))
+
+
+class Residual(nn.Module):
+    """Normalisation, dropout and residual connection around a sub-layer."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.pre = size.norm is Norm.PRE
+        self.norm = nn.LayerNorm(size.dim)
+        self.dropout = nn.Dropout(size.dropout)
+
+    def enter(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        return self.norm(x) if self.pre else x
+
+    def leave(self, x: Float[Tensor, "B L D"], update: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        x = x + self.dropout(update)
+        return x if self.pre else self.norm(x)
+
+
+class Layer(nn.Module):
+    """Self-attention, cross-attention where there is a memory, feed-forward."""
+
+    def __init__(self, size: Size, self_attention: Attention, cross_attention: FullAttention | None) -> None:
+        super().__init__()
+        self.self_attention = self_attention
+        self.self_residual = Residual(size)
+        self.cross_attention = cross_attention
+        self.cross_residual = None if cross_attention is None else Residual(size)
+        self.feed_forward = FeedForward(size)
+        self.feed_forward_residual = Residual(size)
+
+    def forward(
+        self, x: Float[Tensor, "B L D"], valid: Bool[Tensor, "B L"] | None, memory: Memory | None = None
+    ) -> Float[Tensor, "B L D"]:
+        entered = self.self_residual.enter(x)
+        x = self.self_residual.leave(x, self.self_attention(entered, entered, valid))
+        if self.cross_attention is not None and self.cross_residual is not None:
+            assert memory is not None
+            update = self.cross_attention(self.cross_residual.enter(x), memory.states, memory.valid)
+            x = self.cross_residual.leave(x, update)
+        return self.feed(x)
+
+    def feed(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        update = self.feed_forward(self.feed_forward_residual.enter(x))
+        return self.feed_forward_residual.leave(x, update)
+
+
+class Encoder(nn.Module):
+    """Embedded source -> memory. Its self-attention kind comes from the config."""
+
+    @dataclass(frozen=True)
+    class Config:
+        attention: Component = option(help="the self-attention kind, from the group `attention`")
+        num_layers: int = option(6, "layers", minimum=1)
+
+    def __init__(self, config: Config, *, size: Size) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            Layer(size, config.attention.build(dim=size.dim, num_heads=size.num_heads), None)
+            for _ in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(size.dim) if size.norm is Norm.PRE else nn.Identity()
+        initialise(self)
+
+    def forward(self, x: Float[Tensor, "B S D"], valid: Bool[Tensor, "B S"]) -> Memory:
+        for layer in self.layers:
+            x = layer(x, valid)
+        return Memory(self.norm(x), valid)
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A stack with cross-attention to the memory. `attention` is its self-attention where nothing is causal."""
+
+    num_layers: int = option(6, "layers", minimum=1)
+
+
+class Decoder(nn.Module):
+    """A stack over the canvas that also attends to the memory."""
+
+    def __init__(self, self_attentions: list[Attention], *, size: Size) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            Layer(size, attention, FullAttention(FullAttention.Config(), dim=size.dim, num_heads=size.num_heads))
+            for attention in self_attentions
+        )
+        self.norm = nn.LayerNorm(size.dim) if size.norm is Norm.PRE else nn.Identity()
+        initialise(self)
+
+    def forward(
+        self, x: Float[Tensor, "B L D"], valid: Bool[Tensor, "B L"] | None, memory: Memory
+    ) -> Float[Tensor, "B L D"]:
+        for layer in self.layers:
+            x = layer(x, valid, memory)
+        return self.norm(x)
+
+
+def initialise(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases for every linear map inside."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

@@ -1,0 +1,329 @@
+"""Connectionist temporal classification: loss, best alignment, collapsing, prefix beam search.
+
+Graves, Fernandez, Gomez & Schmidhuber 2006, "Connectionist Temporal Classification",
+https://www.cs.toronto.edu/~graves/icml_2006.pdf (the equation numbers below are theirs).
+
+A canvas of A slots holds one token or a blank each; merging repeats and then dropping blanks gives the
+target (their map B, section 3.1). The blank is an id of the vocabulary, and targets never hold it.
+Every dynamic program first gathers the few scores that it needs, (B, A, T + 1) of (B, A, V), and then runs
+in double precision: at this size that is free, and sums over hundreds of slots keep all their digits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+# Stands for -inf where gradients flow: inf - inf would make them NaN. Anything below counts as impossible.
+FLOOR = -1e9
+
+
+def min_canvas(targets: Int[Tensor, "B T"], target_lengths: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+    """Fewest slots that can hold each target: its length, and one blank between adjacent equal tokens."""
+    inside = torch.arange(targets.size(1), device=targets.device)[1:] < target_lengths[:, None]
+    return target_lengths + ((targets[:, 1:] == targets[:, :-1]) & inside).sum(1).to(target_lengths.dtype)
+
+
+def alignable(
+    targets: Int[Tensor, "B T"], target_lengths: Int[Tensor, " B"], canvas_lengths: Int[Tensor, " B"]
+) -> Bool[Tensor, " B"]:
+    """Which targets fit into their canvas."""
+    return min_canvas(targets, target_lengths) <= canvas_lengths
+
+
+def ctc_loss(
+    log_probs: Float[Tensor, "B A V"],
+    targets: Int[Tensor, "B T"],
+    canvas_lengths: Int[Tensor, " B"],
+    target_lengths: Int[Tensor, " B"],
+    *,
+    blank: int,
+) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
+    """Minus the log-likelihood of each target, summed over all its alignments (eq. 3), in nats, unreduced.
+
+    Returns (nll, possible). possible is False where the canvas is too short, or every alignment needs a
+    token of log-probability -inf; there nll is 0, and so is its gradient. Count these rows and report them.
+    nll is float32, or float64 for float64 log_probs. -inf entries are welcome anywhere. The gradient is
+    that of eq. 3 in log_probs, normalised or not, with zeros at slots beyond canvas_lengths.
+
+    Runs `torch.nn.functional.ctc_loss` on the gathered scores alone. On one CPU thread with B=64, A=30,
+    V=4000, T=12 expect 5 ms forward and backward, beside 10-30 ms for log_softmax; the same call on the whole
+    vocabulary takes 35-45 ms, its gradient is right only below a log_softmax, and is NaN at -inf entries.
+    On a GPU it copies the lengths to the host (one synchronisation).
+    """
+    if log_probs.is_cuda and torch.are_deterministic_algorithms_enabled():  # refused by the native backward
+        return ctc_loss_reference(log_probs, targets, canvas_lengths, target_lengths, blank=blank)
+    ids, scores = _gather_scores(log_probs, targets, canvas_lengths, target_lengths, blank)
+    # Each target position is a class of its own, column 1 + its index; repeats share one, to be seen as such.
+    repeats = F.pad(ids[:, 2:] == ids[:, 1:-1], (min(2, ids.size(1)), 0))
+    columns = torch.arange(ids.size(1), device=ids.device).masked_fill(repeats, 0).cummax(1).values[:, 1:]
+    nll = F.ctc_loss(
+        scores.transpose(0, 1), columns, canvas_lengths, target_lengths, reduction="none", zero_infinity=True
+    )
+    # Native backward returns exp(score) too much, which a log_softmax would cancel: take it away again.
+    surplus = scores.exp().sum((1, 2))
+    possible = alignable(targets, target_lengths, canvas_lengths)
+    return _only_possible(nll + (surplus.detach() - surplus), possible, log_probs.dtype)
+
+
+def ctc_loss_reference(
+    log_probs: Float[Tensor, "B A V"],
+    targets: Int[Tensor, "B T"],
+    canvas_lengths: Int[Tensor, " B"],
+    target_lengths: Int[Tensor, " B"],
+    *,
+    blank: int,
+) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
+    """`ctc_loss` as the forward recursion of eq. 6-8, in plain torch."""
+    lattice = _Lattice.build(log_probs, targets, canvas_lengths, target_lengths, blank)
+    alpha = lattice.initial(FLOOR)
+    for t in range(log_probs.size(1)):
+        alpha = lattice.advance(alpha, lattice.predecessors(alpha, FLOOR).logsumexp(0), t)
+    nll = -lattice.final(alpha).logsumexp(1)
+    return _only_possible(nll, alignable(targets, target_lengths, canvas_lengths), log_probs.dtype)
+
+
+@torch.no_grad()
+def best_alignment(
+    log_probs: Float[Tensor, "B A V"],
+    targets: Int[Tensor, "B T"],
+    canvas_lengths: Int[Tensor, " B"],
+    target_lengths: Int[Tensor, " B"],
+    *,
+    blank: int,
+) -> Int[Tensor, "B A"]:
+    """The most probable alignment of each target: the recursion of eq. 6 with max for the sum (Viterbi).
+
+    Returns a token or blank for each slot, blank beyond canvas_lengths, and blank everywhere in rows that
+    have no alignment (see `ctc_loss`; `alignable` tells those that are too short).
+    """
+    lattice = _Lattice.build(log_probs, targets, canvas_lengths, target_lengths, blank)
+    num_slots, alpha, moves = log_probs.size(1), lattice.initial(-torch.inf), []
+    for t in range(num_slots):
+        best, move = lattice.predecessors(alpha, -torch.inf).max(0)
+        alpha = lattice.advance(alpha, best, t)
+        moves.append(move)
+    score, before_end = lattice.final(alpha).max(1)
+    state = (2 * target_lengths.long() - before_end).clamp(min=0)
+    possible = score > FLOOR / 2
+    path = []
+    for t in range(num_slots - 1, -1, -1):
+        inside = t < canvas_lengths
+        token = lattice.labels.gather(1, state[:, None]).squeeze(1)
+        path.append(token.where(inside & possible, blank))
+        state = state - moves[t].gather(1, state[:, None]).squeeze(1) * inside
+    return torch.stack(path[::-1], 1)
+
+
+def collapse(
+    tokens: Int[Tensor, "B A"], valid: Bool[Tensor, "B A"], *, blank: int, pad: int
+) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Merge repeats, then drop blanks (the map B, section 3.1) of canvases padded on either side.
+
+    Returns right-padded (tokens, valid), as wide as the longest row and at least 1: reading that width is
+    the only synchronisation with the device.
+    """
+    changed = F.pad((tokens[:, 1:] != tokens[:, :-1]) | ~valid[:, :-1], (1, 0), value=True)
+    keep = valid & changed & (tokens != blank)
+    lengths = keep.sum(1)
+    width = max([1, *lengths.tolist()])
+    place = (keep.cumsum(1) - 1).where(keep, width)  # what is dropped goes to an extra column
+    packed = tokens.new_full((len(tokens), width + 1), pad).scatter(1, place, tokens)[:, :width]
+    return packed, torch.arange(width, device=tokens.device) < lengths[:, None]
+
+
+@torch.no_grad()
+def prefix_beam_search(
+    log_probs: Float[Tensor, "B A V"],
+    canvas_lengths: Int[Tensor, " B"],
+    *,
+    blank: int,
+    pad: int,
+    beam_size: int,
+    num_best: int = 1,
+    token_beam: int | None = None,
+) -> tuple[Int[Tensor, "B N T"], Int[Tensor, "B N"], Float[Tensor, "B N"]]:
+    """The most probable targets, each summed over its alignments, by prefix beam search.
+
+    Graves 2012, "Supervised Sequence Labelling with Recurrent Neural Networks", section 7.5; Hannun et al.
+    2014, "First-Pass Large Vocabulary Continuous Speech Recognition using Bi-Directional Recurrent DNNs",
+    https://arxiv.org/abs/1408.2873, algorithm 1, without a language model.
+
+    token_beam: extend prefixes by this many best tokens of a slot only; staying on a prefix, by a blank or by
+    its last token, and reaching another one in the beam remain exact. None loses nothing: more than
+    2 * beam_size + 1 tokens of one slot can never be used.
+    Returns (tokens, lengths, scores), best first: tokens as wide as the longest hypothesis and at least 1,
+    filled with pad; scores the log-probability of the target through prefixes that stayed in the beam, hence
+    never above the true one. Where fewer than num_best targets are possible: length 0, score -inf.
+    Rows do not see each other. One synchronisation, to read that width.
+    """
+    assert 1 <= num_best <= beam_size and (token_beam is None or token_beam >= 1)
+    num_tokens = 2 * beam_size + 1 if token_beam is None else min(token_beam, 2 * beam_size + 1)
+    inside = torch.arange(log_probs.size(1), device=log_probs.device) < canvas_lengths[:, None]
+    tokens, scores = _shortlist(log_probs, blank, num_tokens)
+    # A slot beyond the canvas holds a blank for certain, which leaves every beam as it is.
+    scores = scores.masked_fill(~inside[:, :, None], -torch.inf)
+    blanks = log_probs[:, :, blank].double().where(inside, 0.0)
+    beam = _Beam.start(log_probs, beam_size)
+    for t in range(log_probs.size(1)):
+        last = log_probs[:, t].gather(1, beam.last.clamp(min=0)).double()
+        last = last.where((beam.last >= 0) & inside[:, t, None], -torch.inf)
+        beam = beam.advance(blanks[:, t, None], last, tokens[:, t], scores[:, t])
+
+    total = beam.total[:, :num_best]
+    lengths = beam.lengths[:, :num_best].where(total > -torch.inf, 0)
+    width = max([1, *lengths.amax(1).tolist()])
+    filled = torch.arange(width, device=lengths.device) < lengths[:, :, None]
+    best = beam.prefixes[:, :num_best, :width].where(filled, pad)
+    return best, lengths, total.to(_result_dtype(log_probs.dtype))
+
+
+def _result_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _only_possible(nll: Tensor, fits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Zero the rows without an alignment, value and gradient. A NaN must stay one: it is for the trainer to see."""
+    possible = fits & ~(nll > -FLOOR / 2)
+    return nll.where(possible, 0.0).to(_result_dtype(dtype)), possible
+
+
+def _gather_scores(
+    log_probs: Tensor, targets: Tensor, canvas_lengths: Tensor, target_lengths: Tensor, blank: int
+) -> tuple[Tensor, Tensor]:
+    """Ids (B, T + 1), the blank and then the target (blank as padding), and their scores (B, A, T + 1)."""
+    (_, num_slots, _), width = log_probs.shape, targets.size(1)
+    positions = torch.arange(max(num_slots, width), device=targets.device)
+    ids = targets.long().where(positions[:width] < target_lengths[:, None], blank)
+    ids = F.pad(ids, (1, 0), value=blank)
+    scores = log_probs.gather(2, ids[:, None].expand(-1, num_slots, -1)).double().clamp(min=FLOOR)
+    outside = positions[:num_slots] >= canvas_lengths[:, None]
+    return ids, scores.masked_fill(outside[:, :, None], FLOOR)
+
+
+@dataclass(frozen=True)
+class _Lattice:
+    """The states of eq. 6, l': a blank before, between and after the target's tokens, 2 T + 1 of them."""
+
+    labels: Tensor  # (B, 2T+1) ids
+    scores: Tensor  # (B, A, 2T+1)
+    may_skip: Tensor  # (B, 2T+1) a token, and another one than the last: the blank between may be left out
+    canvas_lengths: Tensor  # (B,)
+    target_lengths: Tensor  # (B,)
+
+    @classmethod
+    def build(
+        cls, log_probs: Tensor, targets: Tensor, canvas_lengths: Tensor, target_lengths: Tensor, blank: int
+    ) -> _Lattice:
+        ids, scores = _gather_scores(log_probs, targets, canvas_lengths, target_lengths, blank)
+        states = torch.arange(2 * ids.size(1) - 1, device=ids.device)
+        columns = torch.where(states % 2 == 1, (states + 1) // 2, 0)
+        labels = ids[:, columns]
+        differs = F.pad(labels[:, 2:] != labels[:, :-2], (min(2, len(states)), 0))
+        return cls(labels, scores[:, :, columns], differs, canvas_lengths, target_lengths.long())
+
+    def initial(self, nothing: float) -> Tensor:
+        """Alpha before the first slot (B, 2T+1): at state 0, whence states 0 and 1 are reached (eq. 6, t = 1)."""
+        alpha = torch.full_like(self.labels, nothing, dtype=self.scores.dtype)
+        alpha[:, 0] = 0
+        return alpha
+
+    def predecessors(self, alpha: Tensor, nothing: float) -> Tensor:
+        """Alpha of the states from which one comes by staying, one step, a skip: (3, B, 2T+1) (eq. 7)."""
+        step = F.pad(alpha[:, :-1], (1, 0), value=nothing)
+        skip = F.pad(step[:, :-1], (1, 0), value=nothing).masked_fill(~self.may_skip, nothing)
+        return torch.stack([alpha, step, skip])
+
+    def advance(self, alpha: Tensor, arriving: Tensor, t: int) -> Tensor:
+        """Alpha after slot t; canvases that have ended keep theirs."""
+        return (arriving + self.scores[:, t]).where((t < self.canvas_lengths)[:, None], alpha)
+
+    def final(self, alpha: Tensor) -> Tensor:
+        """Alpha of the last blank and of the last token (B, 2) (eq. 8)."""
+        ends = 2 * self.target_lengths[:, None] - torch.arange(2, device=alpha.device)
+        return alpha.gather(1, ends.clamp(min=0)).masked_fill(ends < 0, FLOOR)
+
+
+def _shortlist(log_probs: Tensor, blank: int, num_tokens: int) -> tuple[Tensor, Tensor]:
+    """The num_tokens best tokens of each slot but blank, in order of id: tokens and scores (B, A, M).
+
+    A prefix cannot use the blank, its own last token and the tokens that lead to one of the beam_size - 1 other
+    prefixes; so beam_size of 2 * beam_size + 1 tokens are better for it than all tokens that are not listed.
+    """
+    scores, tokens = log_probs.topk(min(num_tokens + 1, log_probs.size(2)), dim=2)
+    is_blank = tokens == blank
+    dropped = is_blank | ((~is_blank).cumsum(2) > num_tokens)
+    tokens, order = tokens.sort(2)  # topk promises no order of ties, and padding must not change it
+    return tokens, scores.double().masked_fill(dropped, -torch.inf).gather(2, order)
+
+
+@dataclass(frozen=True)
+class _Beam:
+    """K distinct prefixes for each row, best first. Dead ones, of probability zero, fill the beam."""
+
+    prefixes: Tensor  # (B, K, A) ids, -1 beyond the length
+    lengths: Tensor  # (B, K)
+    in_blank: Tensor  # (B, K) log-probability of the alignments so far that end in a blank
+    in_token: Tensor  # (B, K) and of those that end in the last token
+
+    @classmethod
+    def start(cls, log_probs: Tensor, size: int) -> _Beam:
+        (num_rows, num_slots, _), device = log_probs.shape, log_probs.device
+        nothing = torch.full((num_rows, size), -torch.inf, dtype=torch.double, device=device)
+        in_blank = nothing.clone()
+        in_blank[:, 0] = 0
+        prefixes = torch.full((num_rows, size, num_slots), -1, device=device)
+        return cls(prefixes, torch.zeros_like(nothing, dtype=torch.long), in_blank, nothing)
+
+    @property
+    def total(self) -> Tensor:
+        return torch.logaddexp(self.in_blank, self.in_token)
+
+    @property
+    def last(self) -> Tensor:
+        """Last token of each prefix (B, K), -1 of the empty one."""
+        return self.prefixes.gather(2, (self.lengths - 1).clamp(min=0)[:, :, None]).squeeze(2)
+
+    def leads_to(self) -> Tensor:
+        """(B, K, K): True at [k, j] if prefix j is prefix k and one token. Compares the tokens themselves: a
+        prefix may leave the beam and come back while its children stay, so that node ids would not do."""
+        parents = self.prefixes.scatter(2, (self.lengths - 1).clamp(min=0)[:, :, None], -1)
+        same = (self.prefixes[:, :, None] == parents[:, None]).all(3)
+        alive = self.total > -torch.inf
+        return same & alive[:, :, None] & (alive & (self.lengths > 0))[:, None]
+
+    def advance(self, blank: Tensor, last: Tensor, tokens: Tensor, scores: Tensor) -> _Beam:
+        """The beam after one more slot, of which we get the scores of the blank (B, 1) and of each prefix's
+        last token (B, K), and a shortlist of tokens (B, M) with scores (B, M)."""
+        # A token that repeats the last one makes a new token only after a blank.
+        own, total, leads_to = self.last, self.total, self.leads_to()
+        again, fresh = self.in_blank[:, :, None], total[:, :, None]
+        reach = last[:, None] + torch.where(own[:, :, None] == own[:, None], again, fresh)
+        reach = reach.masked_fill(~leads_to, -torch.inf).amax(1)  # one parent at most
+        in_blank, in_token = total + blank, torch.logaddexp(self.in_token + last, reach)
+
+        grow = scores[:, None] + torch.where(tokens[:, None] == own[:, :, None], again, fresh)  # (B, K, M)
+        known = leads_to.to(grow.dtype) @ (own[:, :, None] == tokens[:, None]).to(grow.dtype) > 0
+        grow = grow.masked_fill(known, -torch.inf)
+        candidates = torch.cat([torch.logaddexp(in_blank, in_token), grow.flatten(1)], 1)
+        ranked, order = candidates.sort(stable=True, dim=1, descending=True)
+        return self._choose(ranked, order[:, : own.size(1)], in_blank, in_token, tokens)
+
+    def _choose(self, ranked: Tensor, chosen: Tensor, in_blank: Tensor, in_token: Tensor, tokens: Tensor) -> _Beam:
+        """The chosen candidates (B, K): k < K is prefix k as it is, K + k * M + m prefix k with token m."""
+        size, num_tokens = chosen.size(1), tokens.size(1)
+        grown, index = chosen >= size, (chosen - size).clamp(min=0)
+        source = (index // num_tokens).where(grown, chosen)
+        added = tokens.gather(1, index % num_tokens).where(grown, -1)
+        lengths = self.lengths.gather(1, source)
+        prefixes = self.prefixes.gather(1, source[:, :, None].expand_as(self.prefixes))
+        return _Beam(
+            prefixes.scatter(2, lengths[:, :, None], added[:, :, None]),
+            lengths + grown,
+            in_blank.gather(1, source).masked_fill(grown, -torch.inf),
+            torch.where(grown, ranked[:, :size], in_token.gather(1, source)),
+        )

@@ -1,0 +1,175 @@
+"""The run folder: everything that a run writes, all of it plain data, every write atomic.
+
+RUN_DIR/config.yaml         the resolved configuration
+        tokenizer/          SentencePiece models and their description
+        model.safetensors   the weights that decode: the best so far, in the end perhaps an average of the best
+        run.json            which weights those are, their scores, counts, versions
+        metrics.jsonl       one JSON object a line: training curves, validation scores with signatures
+        best/update-N/      the k best weights by the validation metric
+        checkpoints/update-N/   the training state, to resume from
+        tensorboard/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nat.errors import DataError
+
+WEIGHTS = "model.safetensors"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content at once: a reader, or a crash, sees the old text or the new one."""
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises DataError if the file is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: damaged or unreadable ({error})") from None
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """`write` fills a file or folder beside `path`, which then takes its place.
+
+    Raises DataError, leaving what was there, if the disk is full or the folder cannot be written to.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(part)
+        write(part)
+        _sync(part)
+        if part.is_dir() and path.exists():
+            _remove(path)
+        os.replace(part, path)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(error, SafetensorError):
+            raise
+        try:
+            _remove(part)
+        except OSError:
+            pass  # the first error is the one to tell
+        raise DataError(f"{path}: cannot be written ({_reason(error)}); what was saved before is kept") from None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """To the disk, so that the rename below cannot be seen before the content."""
+    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+    for file in files:
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).splitlines()[0]
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as safetensors, atomically."""
+    ready = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    write_atomically(path, lambda part: save_file(ready, part, dict(metadata or {})))
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Raises DataError if the file is missing, truncated or otherwise damaged."""
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such checkpoint file")
+    try:
+        return load_file(path, device=str(device))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(f"{path}: damaged or truncated ({_reason(error)})") from None
+
+
+def load_weights(model: torch.nn.Module, path: Path, device: torch.device | str = "cpu") -> None:
+    """Raises DataError naming the first tensor that does not fit."""
+    weights = load_tensors(path, device)
+    expected = model.state_dict()
+    for name in sorted(expected.keys() | weights.keys()):
+        if name not in weights or name not in expected:
+            where = "this file" if name not in weights else "the model"
+            raise DataError(f"{path}: does not fit this model: {where} has no tensor {name}")
+        if weights[name].shape != expected[name].shape:
+            raise DataError(
+                f"{path}: does not fit this model: {name} is {tuple(weights[name].shape)}, "
+                f"the model needs {tuple(expected[name].shape)}"
+            )
+    model.load_state_dict(weights)
+
+
+# --- training state --------------------------------------------------------------------------------
+
+
+def save_training_state(
+    folder: Path, update: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any],
+    average: Mapping[str, Tensor] | None,
+) -> None:  # fmt: skip
+    """`checkpoints/update-N`, complete or not at all; older ones are removed once it stands."""
+    tensors, numbers = flatten_optimizer(optimizer.state_dict())
+
+    def write(part: Path) -> None:
+        part.mkdir()
+        save_file({k: v.detach().contiguous().cpu() for k, v in model.state_dict().items()}, part / WEIGHTS)
+        save_file(tensors, part / "optimizer.safetensors")
+        if average is not None:
+            save_file({k: v.contiguous().cpu() for k, v in average.items()}, part / "average.safetensors")
+        (part / "state.json").write_text(json.dumps({"optimizer": numbers, **state}, indent=1), encoding="utf-8")
+
+    path = folder / "checkpoints" / f"update-{update:08d}"
+    write_atomically(path, write)
+    for old in path.parent.glob("update-*"):
+        if old != path:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete training state of a run folder."""
+    found = sorted((folder / "checkpoints").glob("update-*"))
+    return found[-1] if found else None
+
+
+def flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state_dict as named tensors and plain data."""
+    tensors, numbers = {}, {}
+    for index, slots in state["state"].items():
+        for name, value in slots.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{name}"] = value.detach().contiguous().cpu()
+            else:
+                numbers[f"{index}.{name}"] = value
+    groups = [{k: list(v) if isinstance(v, tuple) else v for k, v in g.items()} for g in state["param_groups"]]
+    return tensors, {"state": numbers, "param_groups": groups}
+
+
+def unflatten_optimizer(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in {**tensors, **numbers["state"]}.items():
+        index, _, slot = name.partition(".")
+        state.setdefault(int(index), {})[slot] = value
+    return {"state": state, "param_groups": numbers["param_groups"]}

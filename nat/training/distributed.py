@@ -1,0 +1,109 @@
+"""Data parallelism under torchrun: every rank sees the same updates and takes its share of each.
+
+Gradients are summed once an update, after all micro-batches, so that ranks may cut their share differently.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from nat.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among its peers."""
+
+    rank: int = 0
+    num_ranks: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @classmethod
+    def from_environment(cls, device: str) -> Ranks:
+        """Join the process group that torchrun describes; a lone process needs none."""
+        num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        if num_ranks == 1:
+            return cls()
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        return cls(dist.get_rank(), num_ranks, int(os.environ.get("LOCAL_RANK", "0")))
+
+    def barrier(self) -> None:
+        if self.num_ranks > 1:
+            dist.barrier()
+
+    def main_first(self, work: Callable[[], T]) -> T:
+        """The main rank works first (and fills caches), the others after it. All fail if it fails."""
+        if self.num_ranks == 1:
+            return work()
+        result, failure = None, None
+        if self.is_main:
+            try:
+                result = work()
+            except Exception as error:
+                failure = error
+        failed = torch.tensor(float(failure is not None))
+        self.sum_tensors([failed])
+        if failure is not None:
+            raise failure
+        if failed.item():
+            raise ConfigError("the main rank failed; see its message")
+        return result if self.is_main else work()  # type: ignore[return-value]
+
+    def sum_tensors(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its sum over ranks, in place; one message for all of a type."""
+        if self.num_ranks == 1:
+            return
+        groups: dict[torch.dtype, list[Tensor]] = {}
+        for tensor in tensors:
+            groups.setdefault(tensor.dtype, []).append(tensor)
+        device = torch.device("cuda", self.local_rank) if dist.get_backend() == "nccl" else torch.device("cpu")
+        for group in groups.values():
+            flat = torch.cat([tensor.reshape(-1).to(device) for tensor in group])
+            dist.all_reduce(flat)
+            for tensor, part in zip(group, flat.split([t.numel() for t in group]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sum gradients over ranks; a rank whose share was empty adds zeros."""
+        if self.num_ranks == 1:
+            return
+        gradients = []
+        for parameter in parameters:
+            if parameter.requires_grad:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                gradients.append(parameter.grad)
+        self.sum_tensors(gradients)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        count = torch.tensor(float(flag))
+        self.sum_tensors([count])
+        return bool(count.item())
+
+    def close(self) -> None:
+        if self.num_ranks > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def choose_device(name: str, ranks_local: int = 0) -> torch.device:
+    """auto, cpu or cuda -> a device. Raises ConfigError where cuda is asked for and there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("trainer.device=cuda: torch sees no GPU here; use cpu or auto")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", ranks_local)

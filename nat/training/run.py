@@ -1,0 +1,184 @@
+"""From a configuration to a trained run folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nat.config import Component, load_yaml, option, parse, save_yaml, to_plain
+from nat.data.batch import Batch, Source, Target
+from nat.data.corpus import DataConfig, read_corpus
+from nat.data.tokenized import StreamingCorpus, TokenizedCorpus, prepare
+from nat.data.tokenizer import Tokenizers, build_tokenizers
+from nat.errors import ConfigError, DataError
+from nat.models.base import TranslationModel
+from nat.nn.rng import set_seed
+from nat.training.checkpoint import WEIGHTS, latest_checkpoint, load_tensors, write_atomically
+from nat.training.distributed import Ranks, choose_device
+from nat.training.trainer import Trainer, TrainerConfig
+from nat.training.validation import ValidationConfig, Validator
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that `configs/train.yaml` holds."""
+
+    run_dir: str = option(help="folder of the run; the same command with the same folder resumes")
+    model: Component = option(help="the method, from the group `model`")
+    encoder: Component = option(help="the source encoder, from the group `encoder`")
+    attention: Component = option(help="the self-attention kind, from the group `attention`")
+    optimizer: Component = option(help="from the group `optimizer`")
+    schedule: Component = option(help="the learning rate, from the group `schedule`")
+    data: DataConfig = option(help="the corpus, from the group `data`")
+    seed: int = option(1, "seed of initial weights, batches and dropout", minimum=0)
+    init_from: str | None = option(
+        None, "run folder whose weights start this one wherever name and shape agree; it must share the tokenizer"
+    )
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+
+# May differ when a run is resumed: they do not change what the finished part of the run was.
+FREE_ON_RESUME = (
+    "trainer.max_updates", "trainer.max_minutes", "trainer.max_tokens", "trainer.device", "trainer.num_threads",
+    "trainer.compile", "trainer.log_every", "trainer.save_every", "trainer.max_skipped", "trainer.average_best",
+    "validation", "data.cache", "data.test", "run_dir", "init_from",
+)  # fmt: skip
+
+
+def train(config: RunConfig) -> dict[str, Any]:
+    """Train, or continue, the run in `config.run_dir`. Returns the run's summary.
+
+    Raises ConfigError or DataError before any work where an option or a file is unusable.
+    """
+    if config.trainer.num_threads:
+        torch.set_num_threads(config.trainer.num_threads)
+    folder = Path(config.run_dir)
+    check_folder(folder, config)
+    device = choose_device(config.trainer.device, int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    decoding = parse(config.model.target.Decoding, config.validation.decoding, "validation.decoding")
+    ranks = Ranks.from_environment(device.type)
+    try:
+        tokenizers, train_corpus, valid_corpus = ranks.main_first(lambda: prepare_data(config, folder))
+        set_seed(config.seed, "weights")
+        model: TranslationModel = config.model.build(vocabularies=tokenizers.vocabularies)
+        train_corpus = keep_learnable(model, train_corpus)
+        if ranks.is_main:
+            for corpus in (train_corpus, valid_corpus):
+                for line in corpus.report.lines():
+                    print(line, file=sys.stderr, flush=True)
+        if config.init_from and latest_checkpoint(folder) is None:
+            print(initialise_from(model, tokenizers, Path(config.init_from)), file=sys.stderr, flush=True)
+        model.to(device)
+        if ranks.is_main:
+            write_atomically(folder / "config.yaml", lambda part: save_yaml(config, part))
+        validator = Validator(
+            config.validation, corpus=valid_corpus, tokenizers=tokenizers, decoding=decoding, device=device
+        )
+        trainer = Trainer(
+            config.trainer,
+            model=model,
+            corpus=train_corpus,
+            validator=validator,
+            optimizer=config.optimizer.build(parameters=model.parameters()),
+            learning_rate=config.schedule.build(max_updates=config.trainer.max_updates),
+            folder=folder,
+            ranks=ranks,
+            device=device,
+            seed=config.seed,
+        )
+        return trainer.fit()
+    finally:
+        ranks.close()
+
+
+def check_folder(folder: Path, config: RunConfig) -> None:
+    """The run folder can be written to, and holds no other run. Raises DataError or ConfigError."""
+    probe = folder / ".writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"run_dir={folder}: cannot be written to ({error.strerror})") from None
+    if (folder / "config.yaml").is_file() and latest_checkpoint(folder) is not None:
+        differing = differences(load_yaml(folder / "config.yaml"), to_plain(config))
+        if differing:
+            raise ConfigError(
+                f"run_dir={folder}: holds a run with other options ({'; '.join(differing[:5])}); "
+                "choose another run_dir, or resume with the same options"
+            )
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
+    """Options that differ between two configurations and must not when a run is resumed."""
+    found: list[str] = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        name = f"{path}{key}"
+        before, after = old.get(key), new.get(key)
+        if name in FREE_ON_RESUME or before == after:
+            continue
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += differences(before, after, f"{name}.")
+        else:
+            found.append(f"{name}: {before} before, {after} now")
+    return found
+
+
+def prepare_data(
+    config: RunConfig, folder: Path
+) -> tuple[Tokenizers, TokenizedCorpus | StreamingCorpus, TokenizedCorpus]:
+    """The run's tokenizers (stored in its folder) and its training and validation corpora."""
+    for split in ("train", "valid"):
+        if getattr(config.data, split) is None:
+            raise ConfigError(f"data.{split}: a location is needed to train, for example a .tsv file")
+    if (folder / "tokenizer").is_dir():
+        tokenizers = Tokenizers.load(folder / "tokenizer")
+    else:
+        tokenizers = build_tokenizers(config.data, read_corpus(config.data, "train"))
+        tokenizers.save(folder / "tokenizer")
+    train_corpus = prepare(config.data, "train", tokenizers, filtered=True)
+    valid_corpus = prepare(config.data, "valid", tokenizers, filtered=False)
+    assert isinstance(valid_corpus, TokenizedCorpus)
+    return tokenizers, train_corpus, valid_corpus
+
+
+def keep_learnable(
+    model: TranslationModel, corpus: TokenizedCorpus | StreamingCorpus
+) -> TokenizedCorpus | StreamingCorpus:
+    """Leave out, and count, the pairs that this method cannot learn from (a streamed corpus is counted by the
+    loss as it goes). Raises DataError if none is left."""
+    if isinstance(corpus, StreamingCorpus):
+        return corpus
+    keep = np.ones(len(corpus), dtype=bool)
+    for start in range(0, len(corpus), 2048):
+        pairs = corpus.pairs(np.arange(start, min(start + 2048, len(corpus))))
+        batch = Batch(Source.from_lists([p.source for p in pairs]), Target.from_lists([p.target for p in pairs]))
+        keep[start : start + len(pairs)] = model.learnable(batch).numpy()
+    if keep.all():
+        return corpus
+    return corpus.select(keep, f"cannot be aligned by {type(model).__name__}")
+
+
+def initialise_from(model: TranslationModel, tokenizers: Tokenizers, folder: Path) -> str:
+    """Copy every weight of another run whose name and shape agree (Gu et al. 2018, section 4.1, start from the
+    teacher's encoder). Returns a line that tells how many. Raises ConfigError if nothing agrees."""
+    if Tokenizers.load(folder / "tokenizer").fingerprint != tokenizers.fingerprint:
+        raise ConfigError(
+            f"init_from={folder}: its tokenizer does not match this run's; set data.tokenizer.path={folder}/tokenizer"
+        )
+    given, own = load_tensors(folder / WEIGHTS), model.state_dict()
+    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    if not fitting:
+        raise ConfigError(f"init_from={folder}: none of its weights has a name and shape of this model")
+    model.load_state_dict(own | fitting)
+    return f"init_from: {len(fitting)} of {len(own)} tensors start from {folder}"

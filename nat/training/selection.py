@@ -1,0 +1,59 @@
+"""The k best checkpoints, their average, and which weights the run folder finally offers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nat.training.checkpoint import WEIGHTS, load_tensors, save_tensors, write_json
+
+
+def average_weights(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of each tensor over several checkpoints, summed in float64."""
+    return {
+        name: (sum(part[name].double() for part in parts) / len(parts)).to(parts[0][name].dtype)  # type: ignore[union-attr]
+        for name in parts[0]
+    }
+
+
+class BestCheckpoints:
+    """Keeps the `keep` best weights under RUN_DIR/best and the best of all as RUN_DIR/model.safetensors.
+
+    entries: [{update, value}], the best first; part of the training state, so that a resumed run continues it.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, smaller_is_better: bool) -> None:
+        self.folder, self.keep, self.sign = folder, keep, -1.0 if smaller_is_better else 1.0
+        self.entries: list[dict[str, float]] = []
+
+    @property
+    def best(self) -> dict[str, float] | None:
+        return self.entries[0] if self.entries else None
+
+    def path(self, update: int) -> Path:
+        return self.folder / "best" / f"update-{update:08d}"
+
+    def offer(self, update: int, value: float, weights: Mapping[str, Tensor]) -> bool:
+        """Keep these weights if they are among the best; True if they are the best of all."""
+        entries = [entry for entry in self.entries if entry["update"] != update]
+        entries.append({"update": update, "value": value})
+        entries.sort(key=lambda entry: (-self.sign * entry["value"], entry["update"]))
+        dropped, self.entries = entries[self.keep :], entries[: self.keep]
+        if any(entry["update"] == update for entry in self.entries):
+            save_tensors(weights, self.path(update) / WEIGHTS)
+            write_json(self.path(update) / "score.json", {"update": update, "value": value})
+        for entry in dropped:
+            shutil.rmtree(self.path(int(entry["update"])), ignore_errors=True)
+        is_best = self.entries[0]["update"] == update
+        if is_best:
+            save_tensors(weights, self.folder / WEIGHTS)
+        return is_best
+
+    def average(self, device: torch.device) -> dict[str, Tensor]:
+        """The mean of the kept weights."""
+        parts = [load_tensors(self.path(int(entry["update"])) / WEIGHTS, device) for entry in self.entries]
+        return average_weights(parts)

@@ -1,0 +1,137 @@
+"""One optimiser update: micro-batches -> objective -> gradients -> clip -> step."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import nn
+
+from nat.data.batch import Batch
+from nat.data.batching import micro_batches
+from nat.data.tokenized import Pair
+from nat.errors import ConfigError
+from nat.models.base import LossTerm, TranslationModel
+from nat.nn.rng import set_seed
+from nat.training.distributed import Ranks
+from nat.training.objective import Totals, objective
+
+
+class Precision(Enum):
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Matrix products in the given precision; weights, sums and losses stay in float32."""
+    if precision is Precision.FP32:
+        return contextlib.nullcontext()
+    kind = torch.bfloat16 if precision is Precision.BF16 else torch.float16
+    return torch.autocast(device.type, kind)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What an update did. totals: its loss terms over all ranks. skipped: the gradient was not finite, nothing
+    was changed. splits: how often micro-batches had to be halved for want of memory."""
+
+    totals: Totals
+    gradient_norm: float
+    skipped: bool
+    splits: int
+    num_tokens: int
+
+
+class UpdateStep:
+    """Applies updates to a model.
+
+    The gradient is that of the token-weighted mean over the whole update, whatever the number of ranks and
+    micro-batches. Dropout is seeded per (seed, update, rank, micro-batch), so a repeated update is the same.
+    """
+
+    def __init__(
+        self,
+        model: TranslationModel,
+        optimizer: torch.optim.Optimizer,
+        *,
+        ranks: Ranks,
+        device: torch.device,
+        precision: Precision,
+        max_tokens: int,
+        clip_norm: float | None,
+        seed: int,
+        compiled: bool = False,
+    ) -> None:
+        self.model, self.optimizer, self.ranks, self.device = model, optimizer, ranks, device
+        self.precision, self.max_tokens, self.clip_norm, self.seed = precision, max_tokens, clip_norm, seed
+        self.loss: Callable[..., dict[str, LossTerm]] = model.loss
+        if compiled:
+            self.loss = torch.compile(model.loss, dynamic=True)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision is Precision.FP16)
+        self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
+
+    def __call__(self, pairs: Sequence[Pair], *, update: int, learning_rate: float) -> StepResult:
+        """Learn from `pairs`, the whole update, of which this rank takes its share."""
+        num_tokens = sum(len(pair.target) for pair in pairs)
+        totals, splits = self._gradients(pairs, num_tokens, update)
+        self.ranks.sum_gradients(self.parameters)
+        self.ranks.sum_tensors(totals.tensors())
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.clip_norm or math.inf))
+        finite = math.isfinite(norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        if finite:
+            self.scaler.step(self.optimizer)
+        self.scaler.update(None if finite else self.scaler.get_scale() / 2)
+        return StepResult(totals, norm, not finite, splits, num_tokens)
+
+    def _gradients(self, pairs: Sequence[Pair], num_tokens: int, update: int) -> tuple[Totals, int]:
+        """Accumulate gradients; when memory runs out, start again with micro-batches of half the size."""
+        splits = 0
+        while True:
+            batches = micro_batches(
+                pairs,
+                self.model.canvas_length,
+                rank=self.ranks.rank,
+                num_ranks=self.ranks.num_ranks,
+                max_tokens=max(1, self.max_tokens >> splits),
+            )
+            try:
+                return self._accumulate(batches, num_tokens, update), splits
+            except torch.OutOfMemoryError:
+                if all(len(batch) == 1 for batch in batches):
+                    raise ConfigError(
+                        f"update {update}: out of memory on a single sentence of "
+                        f"{max(len(p.source) for p in pairs)} tokens; lower data.filters.max_tokens"
+                    ) from None
+            splits += 1
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _accumulate(self, batches: Sequence[Batch], num_tokens: int, update: int) -> Totals:
+        self.optimizer.zero_grad(set_to_none=True)
+        totals = Totals()
+        for index, batch in enumerate(batches):
+            set_seed(self.seed, update, self.ranks.rank, index)
+            with autocast(self.precision, self.device):
+                terms = self.loss(batch.to(self.device), update=update)
+            self.scaler.scale(objective(terms, num_tokens)).backward()
+            totals.add(terms)
+        if not batches and self.ranks.num_ranks > 1:
+            totals.add(self._empty_terms(update))
+        return totals
+
+    def _empty_terms(self, update: int) -> dict[str, LossTerm]:
+        """Terms of no data: a rank without a share must still take part in the exchange of totals."""
+        from nat.data.batch import Source, Target
+
+        one = Batch(Source.from_lists([[7]]), Target.from_lists([[7]])).to(self.device)
+        with torch.no_grad():
+            terms = self.model.loss(one, update=update)
+        return {name: LossTerm(t.total * 0, t.count * 0, t.weight) for name, t in terms.items()}

@@ -1,0 +1,116 @@
+"""Validation decodes: checkpoints are chosen by what a reader would see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+
+from nat.config import option
+from nat.data.batch import Batch, Source, Target
+from nat.data.batching import length_sorted_batches
+from nat.data.tokenized import TokenizedCorpus
+from nat.data.tokenizer import Tokenizers
+from nat.decoding.batched import Decoded, decode_in_batches
+from nat.evaluation.scores import score_corpus
+from nat.models.base import DecodingOptions, TranslationModel
+from nat.nn.rng import set_seed
+from nat.training.objective import Totals
+
+
+class Metric(Enum):
+    BLEU = "bleu"
+    CHRF = "chrf"
+    LOSS = "loss"
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    every: int = option(1000, "updates between validations; the last update is always validated", minimum=1)
+    max_sentences: int | None = option(None, "decode only the first n sentences of the split; null: all", minimum=1)
+    batch_size: int = option(64, "sentences in a decoding batch", minimum=1)
+    metric: Metric = option(Metric.BLEU, "what chooses the best checkpoint: bleu, chrf or loss")
+    keep_best: int = option(5, "best checkpoints kept, to be averaged in the end", minimum=1)
+    patience: int | None = option(None, "stop after n validations without a new best; null: never", minimum=1)
+    num_samples: int = option(4, "sample translations for TensorBoard and the run folder", minimum=0)
+    decoding: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "decoding options of the model's method; {}: its defaults"}
+    )
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Scores of one validation. values: plain numbers and signatures, for metrics.jsonl. samples: source,
+    reference and translation of the first sentences."""
+
+    values: dict[str, float | str]
+    samples: list[dict[str, str]]
+
+
+class Validator:
+    """Decodes a split and scores it, on the main rank."""
+
+    def __init__(
+        self,
+        config: ValidationConfig,
+        *,
+        corpus: TokenizedCorpus,
+        tokenizers: Tokenizers,
+        decoding: DecodingOptions,
+        device: torch.device,
+    ) -> None:
+        self.config, self.tokenizers, self.decoding, self.device = config, tokenizers, decoding, device
+        count = len(corpus) if config.max_sentences is None else min(len(corpus), config.max_sentences)
+        self.pairs = corpus.pairs(np.arange(count))
+        self.sources, self.references = corpus.texts(np.arange(count))
+
+    def better(self, value: float, than: float) -> bool:
+        return value < than if self.config.metric is Metric.LOSS else value > than
+
+    def __call__(self, model: TranslationModel, *, update: int, limit: int | None = None) -> Validated:
+        """Decode and score; `limit` looks at the first sentences only."""
+        count = len(self.pairs) if limit is None else min(limit, len(self.pairs))
+        found: list[Decoded | None] = [None] * count
+        rows = [pair.source for pair in self.pairs[:count]]
+        for indices, decoded in decode_in_batches(
+            model, rows, decoding=self.decoding, batch_size=self.config.batch_size, device=self.device
+        ):
+            for index, item in zip(indices, decoded, strict=True):
+                found[index] = item
+        outputs = self.tokenizers.target.decode([item.tokens[0] for item in found if item is not None])
+        scores = score_corpus(outputs, self.references[:count])
+        values: dict[str, float | str] = {
+            "bleu": scores.bleu,
+            "chrf": scores.chrf,
+            "length_ratio": scores.length_ratio,
+            "repetition_rate": scores.repetition_rate,
+            "bleu_signature": scores.bleu_signature,
+            "chrf_signature": scores.chrf_signature,
+        }
+        values |= self._losses(model, count, update)
+        samples = [
+            {"source": self.sources[i], "reference": self.references[i], "translation": outputs[i]}
+            for i in range(min(self.config.num_samples, count))
+        ]
+        return Validated(values, samples)
+
+    @torch.inference_mode()
+    def _losses(self, model: TranslationModel, count: int, update: int) -> dict[str, float]:
+        """Means of the loss terms, and their weighted sum `loss`, without dropout."""
+        usable = [i for i in range(count) if self.pairs[i].source and self.pairs[i].target]
+        lengths = [len(self.pairs[i].source) + len(self.pairs[i].target) for i in usable]
+        training, totals, weights = model.training, Totals(), {}
+        model.eval()
+        for number, chosen in enumerate(length_sorted_batches(lengths, batch_size=self.config.batch_size)):
+            pairs = [self.pairs[usable[i]] for i in chosen]
+            batch = Batch(Source.from_lists([p.source for p in pairs]), Target.from_lists([p.target for p in pairs]))
+            set_seed("validation", number)
+            terms = model.loss(batch.to(self.device), update=update)
+            totals.add(terms)
+            weights |= {name: term.weight for name, term in terms.items()}
+        model.train(training)
+        means = totals.means()
+        return means | {"loss": sum(weights[name] * mean for name, mean in means.items())}

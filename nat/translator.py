@@ -1,0 +1,122 @@
+"""A trained model ready for use: raw text in, raw text out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nat.config import Component, load_yaml, parse
+from nat.data.batch import Batch, Source, Target
+from nat.data.batching import length_sorted_batches
+from nat.data.tokenizer import Tokenizers
+from nat.decoding.batched import Decoded, decode_in_batches
+from nat.errors import ConfigError, DataError
+from nat.models.base import DecodingOptions, TranslationModel
+from nat.training.checkpoint import WEIGHTS, load_weights
+
+
+def load(run_folder: str | Path, *, device: str = "auto", weights: str | Path | None = None) -> Translator:
+    """The translator of a run folder.
+
+    device: auto, cpu or cuda. weights: a safetensors file of the run other than its chosen model.safetensors.
+    Raises DataError if the folder is not a run, or its weights or tokenizer are missing, damaged or do not fit.
+    """
+    from nat.training.distributed import choose_device
+
+    folder = Path(run_folder)
+    if not (folder / "config.yaml").is_file():
+        raise DataError(f"{folder}: not a run folder (there is no config.yaml in it)")
+    config = load_yaml(folder / "config.yaml")
+    tokenizers = Tokenizers.load(folder / "tokenizer")
+    component = parse(Component, config.get("model"), "model")
+    chosen = choose_device(device)
+    model = component.build(vocabularies=tokenizers.vocabularies).to(chosen)
+    load_weights(model, Path(weights) if weights else folder / WEIGHTS, chosen)
+    return Translator(model.eval(), tokenizers, chosen, config=config, folder=folder)
+
+
+class Translator:
+    """A model with its tokenizers.
+
+    config: the plain configuration of the run it comes from. folder: that run.
+    """
+
+    def __init__(
+        self,
+        model: TranslationModel,
+        tokenizers: Tokenizers,
+        device: torch.device,
+        *,
+        config: dict[str, Any],
+        folder: Path,
+    ) -> None:
+        self.model, self.tokenizers, self.device = model, tokenizers, device
+        self.config, self.folder = config, folder
+
+    def decoding(self, options: dict[str, Any]) -> DecodingOptions:
+        """Check decoding options against what this checkpoint's method can do. Raises ConfigError by name."""
+        kind = type(self.model).Decoding
+        known = [f.name for f in dataclasses.fields(kind)]
+        for name in options:
+            if name not in known:
+                raise ConfigError(
+                    f"decoding.{name}={options[name]}: a {type(self.model).__name__} checkpoint ({self.folder}) has "
+                    f"no such option; it has {', '.join(sorted(known))}"
+                )
+        return parse(kind, options, "decoding")
+
+    def translate(self, sentences: Sequence[str], *, batch_size: int = 64, **options: Any) -> list[str]:
+        """The best translation of each sentence, in input order; an empty sentence gives an empty one.
+
+        options: the method's decoding options, for example beam_size=4. Raises ConfigError for others.
+        """
+        found = self.decode(sentences, decoding=self.decoding(options), batch_size=batch_size)
+        return self.tokenizers.target.decode([item.tokens[0] for item in found])
+
+    def decode(
+        self,
+        sentences: Sequence[str],
+        *,
+        decoding: DecodingOptions,
+        batch_size: int,
+        advance: Callable[[int], None] = lambda sentences: None,
+    ) -> list[Decoded]:
+        """Token ids and scores of all translations, in input order; `advance` hears of every batch's size."""
+        rows = self.tokenizers.source.encode(list(sentences))
+        results: list[Decoded | None] = [None] * len(rows)
+        batches = decode_in_batches(
+            self.model, rows, decoding=decoding, batch_size=batch_size, device=self.device
+        )
+        for indices, found in batches:
+            for index, item in zip(indices, found, strict=True):
+                results[index] = item
+            advance(len(indices))
+        return [item for item in results if item is not None]
+
+    @torch.inference_mode()
+    def score(self, sources: Sequence[str], targets: Sequence[str], *, batch_size: int = 64) -> list[float]:
+        """Log-probability of each target given its source (natural logarithm, whole sentence).
+
+        Raises ConfigError if the method cannot score, DataError if the lists differ in length or a source is empty.
+        """
+        if len(sources) != len(targets):
+            raise DataError(f"score: {len(sources)} sources but {len(targets)} targets")
+        source_rows = self.tokenizers.source.encode(list(sources))
+        target_rows = self.tokenizers.target.encode(list(targets))
+        for i, row in enumerate(source_rows):
+            if not row:
+                raise DataError(f"score: source {i + 1} is empty")
+        results = [0.0] * len(source_rows)
+        lengths = [len(s) + len(t) for s, t in zip(source_rows, target_rows, strict=True)]
+        for chosen in length_sorted_batches(lengths, batch_size=batch_size):
+            batch = Batch(
+                Source.from_lists([source_rows[i] for i in chosen]),
+                Target.from_lists([target_rows[i] for i in chosen]),
+            ).to(self.device)
+            for index, value in zip(chosen, self.model.score(batch).tolist(), strict=True):
+                results[index] = value
+        return results
