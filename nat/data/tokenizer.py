@@ -214,13 +214,7 @@ def _train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
         "byte_fallback": config.byte_fallback,
         "normalization_rule_name": config.normalization.value,
     }
-    fixed: dict[str, Any] = {
-        "unk_id": 0,
-        "bos_id": -1,
-        "eos_id": -1,
-        "pad_id": -1,
-        "num_threads": NUM_THREADS,
-    }
+    fixed: dict[str, Any] = {"unk_id": 0, "bos_id": -1, "eos_id": -1, "pad_id": -1, "num_threads": NUM_THREADS}
     try:
         SentencePieceTrainer.train(
             sentence_iterator=iter(texts),

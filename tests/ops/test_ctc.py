@@ -220,7 +220,9 @@ def test_best_alignment_is_the_best_of_all(problem):
 
 @MANY
 @given(
-    rows=st.lists(st.lists(st.integers(0, 3), max_size=7), min_size=1, max_size=4), extra=st.integers(0, 2), left=st.booleans()
+    rows=st.lists(st.lists(st.integers(0, 3), max_size=7), min_size=1, max_size=4),
+    extra=st.integers(0, 2),
+    left=st.booleans(),
 )
 def test_collapse_equals_a_loop(rows, extra, left):
     width = max(map(len, rows)) + extra
@@ -311,6 +313,17 @@ def test_narrow_beam_equals_the_search_on_a_dictionary(seed, num_ids, width, tok
     nll, possible = ctc_loss(*repeated, found.flatten(), blank=blank)
     marginal = (-nll).where(possible, -torch.inf)
     assert (scores.flatten() <= marginal + 1e-9).all()  # a lower bound of the true one
+
+
+def test_beam_joins_a_prefix_whose_parent_left_and_came_back():
+    """(1, 2) leaves the beam and returns while (1, 2, 1) stays. A trie with a new node for each arrival finds
+    (1,) best, as it takes the two arrivals at (1, 2, 1) for two targets."""
+    in_twentieths = [[1, 15, 4], [3, 11, 6], [5, 14, 1], [5, 8, 7], [10, 9, 1], [12, 3, 5]]
+    log_probs = (torch.tensor(in_twentieths, dtype=torch.double) / 20).log()
+    options = {"blank": 0, "pad": PAD, "beam_size": 3, "num_best": 3}
+    tokens, lengths, scores = prefix_beam_search(log_probs[None], torch.tensor([6]), **options)
+    assert tokens[0].tolist() == [[1, 2, 1], [1, PAD, PAD], [1, 2, PAD]]
+    assert_hypotheses((tokens[0], lengths[0], scores[0]), beam_on_a_dictionary(log_probs, 0, 3, None))
 
 
 @MANY

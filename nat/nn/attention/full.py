@@ -63,14 +63,17 @@ class FullAttention(Attention):
         *,
         causal: bool = False,
     ) -> Float[Tensor, "B L D"]:
-        mixed = F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=None if valid is None else valid[:, None, None, :],
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=causal,
-        )  # (B, H, L, D/H)
+        with torch.autocast("cpu", enabled=False):
+            if queries.device.type == "cpu":  # its fused kernel is several times slower in bf16 than in fp32
+                queries, keys, values = queries.float(), keys.float(), values.float()
+            mixed = F.scaled_dot_product_attention(
+                queries,
+                keys,
+                values,
+                attn_mask=None if valid is None else valid[:, None, None, :],
+                dropout_p=self.dropout if self.training else 0.0,
+                is_causal=causal,
+            )  # (B, H, L, D/H)
         return self.project_out(mixed.transpose(1, 2).flatten(2))
 
 

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from nat.data.filters import DropReport, FilterConfig, Lengths, apply_rules, drop_rules
+from nat.data.tokenized import prepare
+
+# (source words, target words, source tokens, target tokens), what becomes of the pair
+CASES = [
+    ((3, 3, 4, 4), None),
+    ((0, 3, 0, 4), "empty source"),
+    ((3, 0, 4, 0), "empty target"),
+    ((0, 0, 0, 0), "empty source"),
+    ((1, 1, 0, 1), "empty source"),  # nothing but characters that the tokenizer ignores
+    ((8, 8, 9, 9), None),
+    ((9, 3, 9, 9), "more than 8 words"),
+    ((3, 9, 99, 1), "more than 8 words"),
+    ((1, 2, 1, 9), "fewer than 2 tokens"),
+    ((8, 8, 50, 50), None),
+    ((8, 8, 51, 50), "more than 50 tokens"),
+    ((8, 8, 49, 51), "more than 50 tokens"),
+    ((8, 3, 10, 3), None),  # the longer side is not over ratio_from
+    ((8, 3, 12, 4), None),  # exactly the ratio
+    ((8, 3, 13, 4), "length ratio over 3"),
+    ((3, 8, 4, 13), "length ratio over 3"),
+]
+FILTERS = FilterConfig(min_tokens=2, max_tokens=50, max_ratio=3.0, ratio_from=10)
+LINES = np.arange(101, 101 + len(CASES))
+
+
+def outcome(**options) -> tuple[np.ndarray, DropReport]:
+    lengths = Lengths(*np.array([case for case, _ in CASES]).T)
+    rules = drop_rules(lengths, **options)
+    return apply_rules(DropReport("train").read(len(CASES)), LINES, rules)
+
+
+def expected(*reasons: str) -> dict[str, list[int]]:
+    found = {r: [int(n) for n, (_, reason) in zip(LINES, CASES, strict=True) if reason == r] for r in reasons}
+    assert all(found.values())
+    return found
+
+
+def test_every_reason_is_counted_once_with_its_first_line():
+    keep, report = outcome(max_words=8, filters=FILTERS)
+    assert keep.tolist() == [reason is None for _, reason in CASES]
+    lines = expected(*{reason for _, reason in CASES if reason})
+    assert report.reasons == {reason: len(numbers) for reason, numbers in lines.items()}
+    assert report.first_line == {reason: numbers[0] for reason, numbers in lines.items()}
+    assert (report.total, report.kept, report.dropped) == (len(CASES), keep.sum(), len(CASES) - keep.sum())
+
+
+def test_without_filters_only_the_corpus_is_defined():
+    keep, report = outcome(max_words=8, filters=None)
+    assert set(report.reasons) == {"empty source", "empty target", "more than 8 words"}
+    keep, report = outcome(max_words=None, filters=None)
+    assert set(report.reasons) == {"empty source", "empty target"}
+    assert keep.sum() == len(CASES) - 4
+
+
+def test_no_ratio():
+    _, report = outcome(max_words=8, filters=FilterConfig(max_ratio=None))
+    assert not any("ratio" in reason for reason in report.reasons)
+
+
+def test_sentences():
+    report = DropReport("train").read(10)
+    assert report.lines() == ["train: 10 of 10 pairs kept"]
+    report = report.drop("empty target", np.array([7])).drop("more than 12 words", np.array([9, 3]))
+    report = report.drop("more than 12 words", np.array([2])).drop("nothing", np.array([], dtype=int))
+    (line,) = report.lines()
+    assert line == (
+        "train: 6 of 10 pairs kept; dropped 4: 3 more than 12 words (first at line 2), 1 empty target (first at line 7)"
+    )
+
+
+def test_plain_form_goes_into_json():
+    _, report = outcome(max_words=8, filters=FILTERS)
+    plain = json.loads(json.dumps(report.to_plain()))
+    assert plain["dropped"] == sum(item["pairs"] for item in plain["reasons"].values()) == report.dropped
+    assert plain["reasons"]["empty source"] == {"pairs": 3, "first_line": 102}
+
+
+def test_on_a_file(tmp_path, data, tokenizers):
+    path = tmp_path / "t.tsv"
+    path.write_text("en\tde\nOpen\tÖffnen\n\tleer\n  \tleer\nempty\t\none two three four\tx\nOpen\tÖffnen\n")
+    config = data(train=str(path), valid=str(path), max_words=3, filters={"max_tokens": 40, "max_ratio": None})
+    corpus = prepare(config, "valid", tokenizers, filtered=False)
+    assert corpus.report.reasons == {"empty source": 2, "empty target": 1, "more than 3 words": 1}
+    assert corpus.report.first_line == {"empty source": 3, "empty target": 5, "more than 3 words": 6}
+    assert corpus.lines.tolist() == [2, 7]
