@@ -88,9 +88,7 @@ class Translator:
         """Token ids and scores of all translations, in input order; `advance` hears of every batch's size."""
         rows = self.tokenizers.source.encode(list(sentences))
         results: list[Decoded | None] = [None] * len(rows)
-        batches = decode_in_batches(
-            self.model, rows, decoding=decoding, batch_size=batch_size, device=self.device
-        )
+        batches = decode_in_batches(self.model, rows, decoding=decoding, batch_size=batch_size, device=self.device)
         for indices, found in batches:
             for index, item in zip(indices, found, strict=True):
                 results[index] = item

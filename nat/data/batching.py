@@ -17,7 +17,12 @@ from nat.data.batch import Batch, Source, Target
 from nat.data.filters import DropReport
 
 T = TypeVar("T")
-LENGTH_GROUP = 4096  # target tokens of similar length that stay together; a constant, so that updates are too
+# Constants of the method, not options: every run's updates follow from them.
+LENGTH_GROUP = 4096  # target tokens of similar length that stay together
+# In one pool, 73 % of an update's pairs would meet again in the next epoch (lohelp, 2000 tokens); in P, about 1/P.
+# Padding grows little as long as a pool has 64 groups.
+GROUPS_PER_POOL = 64
+POOLS_OF_SMALL_CORPORA = 4
 
 
 class Pair(NamedTuple):
@@ -44,19 +49,20 @@ def plan_updates(
 ) -> list[np.ndarray]:
     """Indices of the pairs of each update: a random partition of range(N), the same for the same arguments.
 
-    source_lengths, target_lengths: (N,) tokens. The pairs are sorted by target, then source length (equal ones
-    in random order) and cut into groups of LENGTH_GROUP target tokens; an update is a random choice of groups,
-    so that it needs little padding and yet, where it is large, sees all lengths. All updates of an epoch have
-    nearly the same number of tokens: there is no small remainder.
+    source_lengths, target_lengths: (N,) tokens. The shuffled pairs are sorted by length within pools and cut into
+    groups of about LENGTH_GROUP target tokens (or of an update, if that is less); an update is a random choice
+    of groups, so that it needs little padding and yet, where it is large, sees all lengths. All updates of an
+    epoch have nearly the same number of tokens: there is no small remainder.
     """
     if not len(target_lengths):
         return []
     random = np.random.default_rng(seed)
-    order = np.lexsort((random.random(len(target_lengths)), source_lengths, target_lengths))
-    tokens = target_lengths[order].astype(np.int64) + 1
-    total = int(tokens.sum())
+    total = int(target_lengths.sum(dtype=np.int64)) + len(target_lengths)
     num_updates = max(1, round(total / tokens_per_update))
     num_groups = num_updates * max(1, round(tokens_per_update / LENGTH_GROUP))
+    num_pools = max(1, num_groups // GROUPS_PER_POOL, min(POOLS_OF_SMALL_CORPORA, num_groups // 8))
+    order = _sorted_within_pools(source_lengths, target_lengths, num_pools, random)
+    tokens = target_lengths[order].astype(np.int64) + 1
     # a pair belongs to the group in which its middle lies; whole numbers, so that every machine agrees
     group = (2 * np.cumsum(tokens) - tokens) * num_groups // (2 * total)
     groups = np.split(order, np.searchsorted(group, np.arange(1, num_groups)))
@@ -64,6 +70,17 @@ def plan_updates(
     size = num_groups // num_updates
     updates = [np.concatenate(shuffled[i : i + size]) for i in range(0, num_groups, size)]
     return [update for update in updates if len(update)]  # very long sentences leave groups empty
+
+
+def _sorted_within_pools(
+    source_lengths: np.ndarray, target_lengths: np.ndarray, num_pools: int, random: np.random.Generator
+) -> np.ndarray:
+    """An order of the N pairs: random pools one after the other, each by target, then source length. Every other
+    pool descends, so that no group of similar lengths breaks where two pools meet."""
+    shuffled = random.permutation(len(target_lengths))
+    pool = np.arange(len(shuffled)) * num_pools // len(shuffled)
+    sign = 1 - 2 * (pool % 2)
+    return shuffled[np.lexsort((sign * source_lengths[shuffled], sign * target_lengths[shuffled], pool))]
 
 
 def micro_batches(

@@ -22,7 +22,7 @@ from nat.data.readers import Format, Reader, Row, embedded_directory, parse_loca
 from nat.data.tokenizer import TokenizerConfig
 from nat.errors import ConfigError, DataError
 
-__all__ = ["DataConfig", "SPLITS", "embedded_directory", "read_corpus"]
+__all__ = ["SPLITS", "DataConfig", "embedded_directory", "read_corpus"]
 
 SPLITS = {"train": "train", "valid": "validation", "test": "test"}  # our name -> the hub's name
 TEXT_FEATURES = Features({"source": Value("string"), "target": Value("string"), "line": Value("int64")})

@@ -82,8 +82,9 @@ class DropReport:
         if not len(lines):
             return self
         reasons = self.reasons | {reason: self.reasons.get(reason, 0) + len(lines)}
-        first = {reason: int(lines.min())} | self.first_line
-        return replace(self, kept=self.kept - len(lines), reasons=reasons, first_line=first)
+        first = min(int(lines.min()), self.first_line.get(reason, int(lines.min())))
+        first_line = self.first_line | {reason: first}
+        return replace(self, kept=self.kept - len(lines), reasons=reasons, first_line=first_line)
 
     def lines(self) -> list[str]:
         """Sentences for the log."""

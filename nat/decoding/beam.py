@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -22,24 +22,27 @@ from nat.rows import Rows
 BOS, EOS, PAD = int(Symbol.BOS), int(Symbol.EOS), int(Symbol.PAD)
 
 
-class NextToken(Protocol):
-    """A step of the model. `tokens` (B, K) are the last tokens of K hypotheses of each of B sentences,
-    standing at `position`; returns log-probabilities (B, K, V) of what follows, and the new state. In a state,
-    every tensor's rows are sentences or sentence-hypothesis pairs, as `select` and `reorder` know."""
-
-    def __call__(self, tokens: Tensor, position: int, state: StepState) -> tuple[Tensor, StepState]: ...
-
-
+@runtime_checkable
 class StepState(Protocol):
     """What a model keeps between steps."""
 
-    def select_sentences(self, rows: Int[Tensor, " N"]) -> StepState:
+    def select_sentences(self, rows: Int[Tensor, " N"]) -> Self:
         """Keep these sentences with all their hypotheses."""
         ...
 
-    def reorder(self, origin: Int[Tensor, "B K"]) -> StepState:
+    def reorder(self, origin: Int[Tensor, "B K"]) -> Self:
         """Hypothesis k of sentence b becomes a copy of hypothesis origin[b, k]; K may change."""
         ...
+
+
+State = TypeVar("State", bound=StepState)
+
+
+class NextToken(Protocol[State]):
+    """A step of the model. `tokens` (B, K) are the last tokens of K hypotheses of each of B sentences,
+    standing at `position`; returns log-probabilities (B, K, V) of what follows, and the new state."""
+
+    def __call__(self, tokens: Tensor, position: int, state: State) -> tuple[Tensor, State]: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def length_penalty(length: Tensor, alpha: float) -> Tensor:
     return ((5.0 + length) / 6.0) ** alpha
 
 
-def greedy(step: NextToken, state: StepState, max_lengths: Int[Tensor, " B"]) -> Hypotheses:
+def greedy(step: NextToken[State], state: State, max_lengths: Int[Tensor, " B"]) -> Hypotheses:
     """The most probable token at every position until EOS. max_lengths: tokens before EOS, per sentence;
     at the limit EOS is forced, with its own log-probability."""
     num_rows, device = max_lengths.numel(), max_lengths.device
@@ -114,8 +117,8 @@ class BeamState(Rows):
 
 
 def beam_search(
-    step: NextToken,
-    state: StepState,
+    step: NextToken[State],
+    state: State,
     max_lengths: Int[Tensor, " B"],
     *,
     beam_size: int,
@@ -168,7 +171,7 @@ def _advance(
 ) -> tuple[BeamState, Int[Tensor, "B K"]]:
     """One token more. Of the 2K best continuations, those among the first K that end are finished; the
     best K that do not end live on. Also returns each live hypothesis's origin."""
-    num_rows, beam_size, vocabulary = log_probs.shape
+    _, beam_size, vocabulary = log_probs.shape
     at_limit = position >= beam.max_lengths
     only_eos = torch.full_like(log_probs[0, 0], -math.inf)
     only_eos[EOS] = 0.0

@@ -165,7 +165,8 @@ class Autoregressive(TranslationModel):
     def start(self, memory: Memory) -> DecoderState:
         """The state before the first step: the memory's keys and values, and an empty past."""
         layers = []
-        for layer in self.decoder.layers:
+        for layer in self.decoder.stack:
+            assert layer.cross_attention is not None
             keys, values = layer.cross_attention.keys_values(memory.states)
             layers.append(LayerCache(keys[:, :, :0], values[:, :, :0], keys, values))
         return DecoderState(tuple(layers), memory.valid if len(memory) > 1 else None)
@@ -178,13 +179,17 @@ class Autoregressive(TranslationModel):
         num_rows, num_hypotheses = tokens.shape
         x = self.embeddings.target(tokens) + self.target_positions(1, start=position)  # (B, K, D)
         layers = []
-        for layer, cache in zip(self.decoder.layers, state.layers, strict=True):
+        for layer, cache in zip(self.decoder.stack, state.layers, strict=True):
+            attention, cross, residual = layer.self_attention, layer.cross_attention, layer.cross_residual
+            assert isinstance(attention, CausalAttention)
+            assert cross is not None
+            assert residual is not None
             entered = layer.self_residual.enter(x).flatten(0, 1)[:, None]  # (B * K, 1, D)
-            update, keys, values = layer.self_attention.step(entered, cache.past_keys, cache.past_values)
+            update, keys, values = attention.step(entered, cache.past_keys, cache.past_values)
             x = layer.self_residual.leave(x, update.view(num_rows, num_hypotheses, -1))
-            queries = layer.cross_attention.queries(layer.cross_residual.enter(x))
-            update = layer.cross_attention.attend(queries, cache.memory_keys, cache.memory_values, state.valid)
-            x = layer.feed(layer.cross_residual.leave(x, update))
+            queries = cross.queries(residual.enter(x))
+            x = residual.leave(x, cross.attend(queries, cache.memory_keys, cache.memory_values, state.valid))
+            x = layer.feed(x)
             layers.append(replace(cache, past_keys=keys, past_values=values))
         logits = self.output(self.decoder.norm(x), self.embeddings.target)
         return F.log_softmax(logits.float(), dim=-1), replace(state, layers=tuple(layers))

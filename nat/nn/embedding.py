@@ -30,6 +30,8 @@ class PositionConfig:
 class Positions(nn.Module):
     """Position embeddings (Vaswani et al. 2017, section 3.5; learned: Gehring et al. 2017)."""
 
+    table: Tensor
+
     def __init__(self, config: PositionConfig, *, dim: int) -> None:
         super().__init__()
         self.config = config

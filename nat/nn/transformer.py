@@ -146,6 +146,11 @@ class Decoder(nn.Module):
             x = layer(x, valid, memory)
         return self.norm(x)
 
+    @property
+    def stack(self) -> list[Layer]:
+        """The layers with their type, for decoders that step through them."""
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
+
 
 def initialise(module: nn.Module) -> None:
     """Xavier-uniform weights and zero biases for every linear map inside."""

@@ -12,6 +12,7 @@ RUN_DIR/config.yaml         the resolved configuration
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -65,10 +66,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     except (OSError, SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not isinstance(error, SafetensorError):
             raise
-        try:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
             _remove(part)
-        except OSError:
-            pass  # the first error is the one to tell
         raise DataError(f"{path}: cannot be written ({_reason(error)}); what was saved before is kept") from None
 
 

@@ -65,7 +65,11 @@ def train(config: RunConfig) -> dict[str, Any]:
     device = choose_device(config.trainer.device, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    decoding = parse(config.model.target.Decoding, config.validation.decoding, "validation.decoding")
+    decoding = parse(
+        config.model.target.Decoding,  # type: ignore[attr-defined]
+        config.validation.decoding,
+        "validation.decoding",
+    )
     ranks = Ranks.from_environment(device.type)
     try:
         tokenizers, train_corpus, valid_corpus = ranks.main_first(lambda: prepare_data(config, folder))

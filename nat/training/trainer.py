@@ -55,7 +55,7 @@ class TrainerConfig:
     device: str = option("auto", "auto (a GPU if there is one), cpu or cuda")
     num_threads: int | None = option(None, "CPU threads of torch; null: torch's choice", minimum=1)
     clip_norm: float | None = option(1.0, "largest gradient norm; null: no clipping", above=0)
-    moving_average: float = option(0.0, "decay of an exponential moving average of weights; 0: none", minimum=0, below=1)
+    moving_average: float = option(0.0, "decay of the moving average of weights; 0: none", minimum=0, below=1)
     average_best: bool = option(True, "offer the average of the best checkpoints if it validates better than the best")
     compile: bool = option(False, "torch.compile the loss (needs a C++ compiler on CPU)")
     log_every: int = option(50, "updates between lines of metrics.jsonl and TensorBoard", minimum=1)
@@ -172,9 +172,7 @@ class Trainer:
         epoch, position = self.state.epoch, self.state.position
         while True:
             found = False
-            for pairs in self.corpus.updates(
-                self.config.tokens_per_update, seed=self.seed, epoch=epoch, skip=position
-            ):
+            for pairs in self.corpus.updates(self.config.tokens_per_update, seed=self.seed, epoch=epoch, skip=position):
                 found = True
                 yield pairs
             if not found and position == 0:
@@ -204,7 +202,7 @@ class Trainer:
         if self.state.skipped_in_row >= self.config.max_skipped:
             raise ConfigError(
                 f"update {self.state.update + 1}: the gradient was not finite {self.state.skipped_in_row} times in a "
-                f"row (trainer.max_skipped={self.config.max_skipped}); lower schedule.peak or use trainer.precision=fp32"
+                f"row (trainer.max_skipped={self.config.max_skipped}); lower schedule.peak or use precision=fp32"
             )
 
     @torch.no_grad()

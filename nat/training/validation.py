@@ -102,7 +102,8 @@ class Validator:
         """Means of the loss terms, and their weighted sum `loss`, without dropout."""
         usable = [i for i in range(count) if self.pairs[i].source and self.pairs[i].target]
         lengths = [len(self.pairs[i].source) + len(self.pairs[i].target) for i in usable]
-        training, totals, weights = model.training, Totals(), {}
+        training, totals = model.training, Totals()
+        weights: dict[str, float] = {}
         model.eval()
         for number, chosen in enumerate(length_sorted_batches(lengths, batch_size=self.config.batch_size)):
             pairs = [self.pairs[usable[i]] for i in chosen]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from nat.config import parse
 from nat.data.corpus import DataConfig, read_corpus
 from nat.data.readers import read_lines

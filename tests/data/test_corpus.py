@@ -11,6 +11,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from nat.config import load_yaml, parse
 from nat.data.corpus import DataConfig, embedded_directory, read_corpus
 from nat.data.readers import Reader
@@ -35,7 +36,9 @@ def refusal(config: DataConfig, split: str = "train") -> str:
     with pytest.raises(DataError) as caught:
         rows(config, split)
     assert "\n" not in str(caught.value)
-    assert caught.value.__suppress_context__ or caught.value.__context__ is None, "the user would see a library's traceback"
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None, (
+        "the user would see a library's traceback"
+    )
     return str(caught.value)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+
 from nat.data.filters import DropReport, FilterConfig, Lengths, apply_rules, drop_rules
 from nat.data.tokenized import prepare
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from nat.data.readers import read_lines
 from nat.data.tokenized import StreamingCorpus, TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizer

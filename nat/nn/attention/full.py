@@ -14,7 +14,7 @@ from nat.nn.attention.base import Attention, check_heads
 
 
 class FullAttention(Attention):
-    """Multi-head attention through `scaled_dot_product_attention`."""
+    """Multi-head attention through `scaled_dot_product_attention`. E is the width of a head, D / H."""
 
     @dataclass(frozen=True)
     class Config:
@@ -38,16 +38,14 @@ class FullAttention(Attention):
             keys, values = self.keys_values(context)
         return self.attend(queries, keys, values, valid)
 
-    def split(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B H L D/H"]:
+    def split(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B H L E"]:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def queries(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B H L D/H"]:
+    def queries(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B H L E"]:
         dim = x.size(-1)
         return self.split(F.linear(x, self.project_in.weight[:dim], self.project_in.bias[:dim]))
 
-    def keys_values(
-        self, context: Float[Tensor, "B N D"]
-    ) -> tuple[Float[Tensor, "B H N D/H"], Float[Tensor, "B H N D/H"]]:
+    def keys_values(self, context: Float[Tensor, "B N D"]) -> tuple[Float[Tensor, "B H N E"], Float[Tensor, "B H N E"]]:
         """Keys and values of a context: decoders that take many steps compute them once."""
         dim = context.size(-1)
         both = F.linear(context, self.project_in.weight[dim:], self.project_in.bias[dim:])
@@ -56,9 +54,9 @@ class FullAttention(Attention):
 
     def attend(
         self,
-        queries: Float[Tensor, "B H L D/H"],
-        keys: Float[Tensor, "B H N D/H"],
-        values: Float[Tensor, "B H N D/H"],
+        queries: Float[Tensor, "B H L E"],
+        keys: Float[Tensor, "B H N E"],
+        values: Float[Tensor, "B H N E"],
         valid: Bool[Tensor, "B N"] | None,
         *,
         causal: bool = False,

@@ -1,0 +1,40 @@
+"""nat-distill: translate a corpus with a teacher, for students to learn from."""
+
+from __future__ import annotations
+
+from nat.cli.main import run_command
+
+HELP = """nat-distill: replace a corpus's targets by a teacher's translations.
+
+usage: nat-distill teacher=RUN_DIR output=FOLDER [data=NAME] [decoding.beam_size=N] OVERRIDES
+
+  nat-distill teacher=runs/teacher output=runs/distilled
+  nat-distill teacher=runs/teacher data=files data.train=[a.en,a.de] output=runs/distilled decoding.beam_size=4
+
+Without data=... it is the teacher's own training corpus. The same command with the same output resumes, also
+after a kill. Several ranks: torchrun --nproc-per-node=N -m nat.cli.distill ...
+To train on the result: nat-train data.train=FOLDER/train.jsonl data.tokenizer.path=RUN_DIR/tokenizer ...
+  --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    def work(config: dict[str, object]) -> int:
+        from nat.config import parse
+        from nat.distill import CORPUS, DistillConfig, distill
+
+        settings = parse(DistillConfig, config)
+        manifest = distill(settings)
+        if manifest:  # the other ranks have nothing to say
+            print(
+                f"done: {settings.output}/{CORPUS}: {manifest['num_lines']} lines, {manifest['num_truncated']} cut at "
+                f"the length limit, {manifest['num_empty']} empty, mean score {manifest['mean_score']:.3f}, "
+                f"BLEU against the original targets {manifest['bleu_against_original']:.2f}"
+            )
+        return 0
+
+    run_command("distill", HELP, work, arguments)
+
+
+if __name__ == "__main__":
+    main()
