@@ -32,7 +32,10 @@ def load(run_folder: str | Path, *, device: str = "auto", weights: str | Path | 
         raise DataError(f"{folder}: not a run folder (there is no config.yaml in it)")
     config = load_yaml(folder / "config.yaml")
     tokenizers = Tokenizers.load(folder / "tokenizer")
-    component = parse(Component, config.get("model"), "model")
+    try:
+        component = parse(Component, config.get("model"), "model")
+    except ConfigError as error:  # the user typed none of it: the file is to blame
+        raise DataError(f"{folder}/config.yaml: {'; '.join(str(error).splitlines())}") from None
     chosen = choose_device(device)
     model = component.build(vocabularies=tokenizers.vocabularies).to(chosen)
     load_weights(model, Path(weights) if weights else folder / WEIGHTS, chosen)

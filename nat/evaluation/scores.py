@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from sacrebleu.metrics import BLEU, CHRF, TER
 
+from nat.data.vocabulary import Symbol
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -54,3 +56,9 @@ def repetition_rate(lines: Sequence[str]) -> float:
         words += len(tokens)
         repeated += sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
     return repeated / max(1, words)
+
+
+def unknown_rate(rows: Sequence[Sequence[int]]) -> float:
+    """Share of output token ids that are UNK: what the vocabulary cannot spell."""
+    unknown = sum(row.count(int(Symbol.UNK)) for row in rows)
+    return unknown / max(1, sum(len(row) for row in rows))

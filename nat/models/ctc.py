@@ -82,6 +82,9 @@ class CTC(TranslationModel):
         self.source_positions = Positions(config.positions, dim=dim)
         self.slot_positions = Positions(config.positions, dim=dim)
         self.split = nn.Linear(dim, config.upsampling * dim)
+        with torch.no_grad():  # every slot begins as a copy of its encoder state, told apart by its position
+            self.split.weight.normal_(std=0.02).add_(torch.eye(dim).repeat(config.upsampling, 1))
+            self.split.bias.zero_()
         self.dropout = nn.Dropout(config.size.dropout)
         self.output = OutputLayer(vocabularies.target_size, symbols=(Symbol.UNK, Symbol.BLANK))
 

@@ -23,6 +23,11 @@ class Norm(Enum):
     POST = "post"
 
 
+class Initial(Enum):
+    XAVIER = "xavier"
+    NORMAL = "normal"
+
+
 @dataclass(frozen=True)
 class Size:
     """The dimensions that the stacks of a model share; the model gives them to its parts."""
@@ -32,6 +37,7 @@ class Size:
     ffn_dim: int = option(2048, "width of the feed-forward layers", minimum=1)
     dropout: float = option(0.1, "dropout after embeddings and sub-layers", minimum=0, below=1)
     norm: Norm = option(Norm.PRE, "layer normalisation: pre or post")
+    initial: Initial = option(Initial.XAVIER, "initial weights: xavier (uniform) or normal (standard deviation 0.02)")
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ class Encoder(nn.Module):
             for _ in range(config.num_layers)
         )
         self.norm = nn.LayerNorm(size.dim) if size.norm is Norm.PRE else nn.Identity()
-        initialise(self)
+        initialise(self, size.initial)
 
     def forward(self, x: Float[Tensor, "B S D"], valid: Bool[Tensor, "B S"]) -> Memory:
         for layer in self.layers:
@@ -137,7 +143,7 @@ class Decoder(nn.Module):
             for attention in self_attentions
         )
         self.norm = nn.LayerNorm(size.dim) if size.norm is Norm.PRE else nn.Identity()
-        initialise(self)
+        initialise(self, size.initial)
 
     def forward(
         self, x: Float[Tensor, "B L D"], valid: Bool[Tensor, "B L"] | None, memory: Memory
@@ -152,10 +158,13 @@ class Decoder(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, Layer)]
 
 
-def initialise(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases for every linear map inside."""
+def initialise(module: nn.Module, initial: Initial) -> None:
+    """Weights of every linear map inside, with zero biases."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
-            nn.init.xavier_uniform_(part.weight)
+            if initial is Initial.XAVIER:
+                nn.init.xavier_uniform_(part.weight)
+            else:
+                nn.init.normal_(part.weight, std=0.02)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

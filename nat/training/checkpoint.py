@@ -60,8 +60,6 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         _remove(part)
         write(part)
         _sync(part)
-        if part.is_dir() and path.exists():
-            _remove(path)
         os.replace(part, path)
     except (OSError, SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not isinstance(error, SafetensorError):
@@ -92,7 +90,7 @@ def _reason(error: Exception) -> str:
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors as safetensors, atomically."""
-    ready = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    ready = {name: _ready(tensor) for name, tensor in tensors.items()}
     write_atomically(path, lambda part: save_file(ready, part, dict(metadata or {})))
 
 
@@ -126,25 +124,38 @@ def load_weights(model: torch.nn.Module, path: Path, device: torch.device | str 
 
 
 def save_training_state(
-    folder: Path, update: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any],
+    folder: Path,
+    update: int,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
     average: Mapping[str, Tensor] | None,
-) -> None:  # fmt: skip
-    """`checkpoints/update-N`, complete or not at all; older ones are removed once it stands."""
+) -> None:
+    """`checkpoints/update-N`, complete or not at all; older ones are removed once it stands. The tensors of an
+    update are what they are: saving it again renews only its plain data."""
     tensors, numbers = flatten_optimizer(optimizer.state_dict())
+    path = folder / "checkpoints" / f"update-{update:08d}"
+    plain = {"optimizer": numbers, **state}
+    if path.is_dir():
+        write_json(path / "state.json", plain)
+        return
 
     def write(part: Path) -> None:
         part.mkdir()
-        save_file({k: v.detach().contiguous().cpu() for k, v in model.state_dict().items()}, part / WEIGHTS)
+        save_file({name: _ready(value) for name, value in model.state_dict().items()}, part / WEIGHTS)
         save_file(tensors, part / "optimizer.safetensors")
         if average is not None:
-            save_file({k: v.contiguous().cpu() for k, v in average.items()}, part / "average.safetensors")
-        (part / "state.json").write_text(json.dumps({"optimizer": numbers, **state}, indent=1), encoding="utf-8")
+            save_file({name: _ready(value) for name, value in average.items()}, part / "average.safetensors")
+        (part / "state.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
 
-    path = folder / "checkpoints" / f"update-{update:08d}"
     write_atomically(path, write)
     for old in path.parent.glob("update-*"):
         if old != path:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _ready(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().cpu()
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

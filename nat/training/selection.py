@@ -41,7 +41,7 @@ class BestCheckpoints:
         """Keep these weights if they are among the best; True if they are the best of all."""
         entries = [entry for entry in self.entries if entry["update"] != update]
         entries.append({"update": update, "value": value})
-        entries.sort(key=lambda entry: (-self.sign * entry["value"], entry["update"]))
+        entries.sort(key=lambda entry: (self.sign * entry["value"], entry["update"]), reverse=True)  # of equals the later
         dropped, self.entries = entries[self.keep :], entries[: self.keep]
         if any(entry["update"] == update for entry in self.entries):
             save_tensors(weights, self.path(update) / WEIGHTS)

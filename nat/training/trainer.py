@@ -279,10 +279,10 @@ class Trainer:
 
     def _finish(self) -> None:
         """Offer the average of the best checkpoints where it validates better than the best one."""
-        if self.state.finished or not self.ranks.is_main:
-            self.state.finished = True
+        before, self.state.finished = self.state.finished, True
+        if before or not self.ranks.is_main:
             return
-        best = self.best.best
+        weights, best = "best checkpoint", self.best.best
         if self.config.average_best and best is not None and len(self.best.entries) > 1:
             averaged = self.best.average(self.device)
             with SwappedWeights(self.model, averaged):
@@ -291,8 +291,8 @@ class Trainer:
             value = float(validated.values[self.validator.config.metric.value])
             if self.validator.better(value, best["value"]):
                 save_tensors(averaged, self.folder / WEIGHTS)
-                self._write_run(f"average of the best {len(self.best.entries)}", best | {"value": value})
-        self.state.finished = True
+                weights, best = f"average of the best {len(self.best.entries)}", best | {"value": value}
+        self._write_run(weights, best)
         self._save()
 
     # --- saving and resuming -----------------------------------------------------------------------

@@ -1,0 +1,141 @@
+"""Honest speed: text in, text out, tokenizer included.
+
+Alone (batch 1): every sentence by itself on one CPU thread, after a warm-up, as a median and a 95th percentile, so
+that one slow moment of the machine cannot make the number. Several systems take turns sentence by sentence: what
+else the machine does at that moment hits all alike. Together: all sentences in batches, with all threads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+
+from nat.decoding.batched import Decoded
+from nat.models.base import DecodingOptions
+from nat.translator import Translator
+
+WARM_UP = 3  # sentences that every system translates before the clock counts
+
+
+@dataclass(frozen=True)
+class Speed:
+    """ms_per_sentence_p50, ms_per_sentence_p95: milliseconds of a sentence alone, on one CPU thread (or the GPU);
+    median and 95th percentile over `num_alone` sentences. sentences_per_second: of `num_sentences` sentences in
+    batches of `batch_size`, on `num_threads` CPU threads (or the GPU)."""
+
+    ms_per_sentence_p50: float
+    ms_per_sentence_p95: float
+    sentences_per_second: float
+    batch_size: int
+    num_sentences: int
+    num_alone: int
+    num_threads: int
+    device: str
+
+    @classmethod
+    def of(cls, milliseconds: Sequence[float], timed: Timed, *, batch_size: int, device: torch.device) -> Self:
+        """From the times of sentences alone and of all together."""
+        p50, p95 = np.percentile(np.asarray(milliseconds), [50, 95]).tolist()
+        count = len(timed.decoded)
+        per_second = count / max(timed.seconds, 1e-9)
+        return cls(
+            p50, p95, per_second, batch_size, count, len(milliseconds), torch.get_num_threads(), device_name(device)
+        )
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Translations of sentences in input order, all candidates as ids and as text, and the seconds they took."""
+
+    decoded: list[Decoded]
+    texts: list[list[str]]
+    seconds: float
+
+
+def translate_timed(
+    translator: Translator,
+    sentences: Sequence[str],
+    *,
+    decoding: DecodingOptions,
+    batch_size: int,
+    advance: Callable[[int], None] = lambda sentences: None,
+) -> Timed:
+    """All sentences in batches, from text to text; `advance` hears of every batch's size."""
+    synchronize(translator.device)
+    began = time.perf_counter()
+    with torch.inference_mode():
+        decoded = translator.decode(sentences, decoding=decoding, batch_size=batch_size, advance=advance)
+    texts = [translator.tokenizers.target.decode(item.tokens) for item in decoded]
+    synchronize(translator.device)
+    return Timed(decoded, texts, time.perf_counter() - began)
+
+
+def time_alone(
+    systems: Sequence[tuple[Translator, DecodingOptions]],
+    sentences: Sequence[str],
+    *,
+    advance: Callable[[int], None] = lambda sentences: None,
+) -> list[list[float]]:
+    """Milliseconds that each system (rows) takes for each sentence by itself, on one CPU thread.
+
+    The systems take turns: sentence 1 by the first, by the second ..., then sentence 2.
+    """
+    milliseconds: list[list[float]] = [[] for _ in systems]
+    with threads(1):
+        for translator, decoding in systems:
+            for sentence in spread(sentences, WARM_UP):
+                translate_timed(translator, [sentence], decoding=decoding, batch_size=1)
+        for sentence in sentences:
+            for times, (translator, decoding) in zip(milliseconds, systems, strict=True):
+                timed = translate_timed(translator, [sentence], decoding=decoding, batch_size=1)
+                times.append(1000.0 * timed.seconds)
+            advance(1)
+    return milliseconds
+
+
+def measure_speed(
+    translator: Translator, sentences: Sequence[str], *, decoding: DecodingOptions, batch_size: int, num_alone: int = 100
+) -> Speed:
+    """Both speeds of one system on non-empty sentences; alone, at most `num_alone` spread evenly over them."""
+    assert sentences
+    (milliseconds,) = time_alone([(translator, decoding)], spread(sentences, num_alone))
+    translate_timed(translator, sentences[:batch_size], decoding=decoding, batch_size=batch_size)  # warm-up
+    timed = translate_timed(translator, sentences, decoding=decoding, batch_size=batch_size)
+    return Speed.of(milliseconds, timed, batch_size=batch_size, device=translator.device)
+
+
+def spread(sentences: Sequence[str], count: int) -> list[str]:
+    """At most `count` of the sentences, evenly spread from the first to the last, always the same ones."""
+    return [sentences[i] for i in spread_indices(len(sentences), count)]
+
+
+def spread_indices(total: int, count: int) -> list[int]:
+    """At most `count` different indices below `total`, evenly spread, ascending."""
+    return [i * total // min(total, count) for i in range(min(total, count))]
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the GPU has done what it was given; a CPU has nothing to wait for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """torch works on so many CPU threads inside, on as many as before after it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
