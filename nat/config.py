@@ -238,6 +238,8 @@ def _show(node: Any) -> str:
 
 # --- Hydra -----------------------------------------------------------------------------------------
 
+MISSING = "???"  # stands in a YAML where the user must give a value; left out, so that `parse` asks for it
+
 
 def config_directory() -> Path:
     """Where the YAML files lie: inside the package when installed from a wheel, beside it in a checkout."""
@@ -273,7 +275,7 @@ def compose(name: str, overrides: Sequence[str], *, extra_directory: Path | None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_one_line(error)) from None
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return {str(key): value for key, value in plain.items() if value != MISSING}
 
 
 def _prepare(override: str, groups: set[str]) -> str:
@@ -296,10 +298,15 @@ def _one_line(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def save_yaml(value: Any, path: Path) -> None:
+def to_yaml(value: Any) -> str:
+    """The YAML text of plain data or typed configuration."""
     from omegaconf import OmegaConf
 
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(to_plain(value))), encoding="utf-8")
+    return OmegaConf.to_yaml(OmegaConf.create(to_plain(value)))
+
+
+def save_yaml(value: Any, path: Path) -> None:
+    path.write_text(to_yaml(value), encoding="utf-8")
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

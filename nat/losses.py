@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nat.ops.precision import at_least_float32
+
 
 def cross_entropy(
     logits: Float[Tensor, "B L V"],
@@ -21,7 +23,7 @@ def cross_entropy(
     The smoothing mass is spread evenly over the classes that are not `forbidden` (those whose logit is -inf)
     (Szegedy et al. 2016, section 7).
     """
-    log_probs = F.log_softmax(logits.float(), dim=-1)  # (B, L, V)
+    log_probs = F.log_softmax(at_least_float32(logits), dim=-1)  # (B, L, V)
     nll = -log_probs.gather(2, labels[:, :, None]).squeeze(2).masked_fill(~valid, 0.0)  # (B, L)
     total = nll.sum()
     if label_smoothing > 0:
@@ -36,5 +38,5 @@ def token_log_probs(
     logits: Float[Tensor, "B L V"], labels: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"]
 ) -> Float[Tensor, "B L"]:
     """Log-probability of each label, 0 where not valid."""
-    log_probs = F.log_softmax(logits.float(), dim=-1).gather(2, labels[:, :, None]).squeeze(2)
+    log_probs = F.log_softmax(at_least_float32(logits), dim=-1).gather(2, labels[:, :, None]).squeeze(2)
     return log_probs.masked_fill(~valid, 0.0)

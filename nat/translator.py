@@ -16,7 +16,7 @@ from nat.data.tokenizer import Tokenizers
 from nat.decoding.batched import Decoded, decode_in_batches
 from nat.errors import ConfigError, DataError
 from nat.models.base import DecodingOptions, TranslationModel
-from nat.training.checkpoint import WEIGHTS, load_weights
+from nat.training.checkpoint import WEIGHTS, check_tokenizer, load_weights
 
 
 def load(run_folder: str | Path, *, device: str = "auto", weights: str | Path | None = None) -> Translator:
@@ -38,7 +38,9 @@ def load(run_folder: str | Path, *, device: str = "auto", weights: str | Path | 
         raise DataError(f"{folder}/config.yaml: {'; '.join(str(error).splitlines())}") from None
     chosen = choose_device(device)
     model = component.build(vocabularies=tokenizers.vocabularies).to(chosen)
-    load_weights(model, Path(weights) if weights else folder / WEIGHTS, chosen)
+    path = Path(weights) if weights else folder / WEIGHTS
+    check_tokenizer(path, tokenizers.fingerprint)
+    load_weights(model, path, chosen)
     return Translator(model.eval(), tokenizers, chosen, config=config, folder=folder)
 
 
@@ -90,6 +92,10 @@ class Translator:
     ) -> list[Decoded]:
         """Token ids and scores of all translations, in input order; `advance` hears of every batch's size."""
         rows = self.tokenizers.source.encode(list(sentences))
+        limit = self.model.max_source_length
+        for i, row in enumerate(rows):
+            if limit is not None and len(row) > limit:
+                raise DataError(f"sentence {i + 1} has {len(row)} tokens; {self.folder} takes at most {limit}")
         results: list[Decoded | None] = [None] * len(rows)
         batches = decode_in_batches(self.model, rows, decoding=decoding, batch_size=batch_size, device=self.device)
         for indices, found in batches:

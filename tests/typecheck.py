@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from beartype import beartype
 
 F = TypeVar("F", bound=Callable[..., Any])
+# Self beartype knows only where it decorates a whole class; the others are protocols, for mypy alone.
+UNCHECKED = re.compile(r"\b(Self|NextToken|StepState)\b")
 
 
 def check(function: F) -> F:
-    """beartype, without hints that mention Self: it knows those only where it decorates a whole class."""
+    """beartype, without the hints that it cannot check."""
     hints = getattr(function, "__annotations__", {})
-    function.__annotations__ = {name: hint for name, hint in hints.items() if "Self" not in str(hint)}
+    function.__annotations__ = {name: hint for name, hint in hints.items() if not UNCHECKED.search(str(hint))}
     return beartype(function)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nat.config import compose, config_directory
+from nat.config import compose, config_directory, to_yaml
 from nat.errors import ConfigError, UserError
 
 
@@ -79,7 +79,5 @@ def choices(name: str) -> str:
 
 
 def print_config(config: dict[str, Any]) -> int:
-    from omegaconf import OmegaConf
-
-    print(OmegaConf.to_yaml(OmegaConf.create(config)), end="")
+    print(to_yaml(config), end="")
     return 0

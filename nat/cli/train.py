@@ -31,11 +31,12 @@ def main(arguments: list[str] | None = None) -> None:
                 f"stopped by a signal at update {summary['update']}; saved: the same command resumes", file=sys.stderr
             )
             return 128 + summary["stopped"]
-        print(
-            f"done: {summary['update']} updates, {summary['tokens']:,} target tokens, {summary['seconds'] / 60:.1f} "
-            f"minutes; best {summary['metric']} {summary['best_value']:.2f}; skipped {summary['skipped']}, "
-            f"memory splits {summary['memory_splits']}"
-        )
+        if summary["is_main"]:
+            print(
+                f"done: {summary['update']} updates, {summary['tokens']:,} target tokens, {summary['seconds'] / 60:.1f} "
+                f"minutes; best {summary['metric']} {summary['best_value']:.2f}; skipped {summary['skipped']}, "
+                f"memory splits {summary['memory_splits']}"
+            )
         return 0
 
     run_command("train", HELP, work, arguments)

@@ -133,15 +133,19 @@ class _Hub:
             raise DataError(f"{where}: the split holds no sentence pairs")
 
     def fingerprint(self) -> str:
+        """The library's own key knows the version of a hub dataset, but not the content of a local folder."""
         how = (self.split, self.config.source, self.config.target)
-        return digest("hub", *how, self._load(streaming=False)._fingerprint)
+        return digest("hub", *how, self._content, self._load(streaming=False)._fingerprint)
+
+    @property
+    def _content(self) -> str:
+        """A key of a local folder's files; empty for a dataset of the hub."""
+        return _folder_digest(Path(self.name)) if Path(self.name).is_dir() else ""
 
     def _load(self, *, streaming: bool) -> Any:
         """The dataset as it is. What fails here is the library's to say: there are too many kinds."""
-        folder = self.cache / "hub"
         try:
-            if Path(self.name).is_dir():  # the library looks at dates alone, the key must be the content
-                folder = folder / _folder_digest(Path(self.name))
+            folder = self.cache / "hub" / self._content  # the library looks at dates alone, here content counts
             return datasets.load_dataset(
                 self.name, self.config.hub_config, split=self.split, streaming=streaming, cache_dir=str(folder)
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
@@ -24,6 +24,8 @@ TOKEN_FEATURES = Features(
 )
 READ_AT_ONCE = 1000  # rows of a stream that are tokenised together
 POOL_UPDATES = 8  # a stream's shuffling pool holds this many updates at least, so that they come out even
+
+Wanted = Callable[[Sequence[Pair]], np.ndarray]  # pairs -> (N,) bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,12 @@ class TokenizedCorpus:
             report=self.report.drop(reason, self.lines[~keep]),
         )
 
+    def only(self, wanted: Wanted, reason: str) -> TokenizedCorpus:
+        """The pairs that a model wants; the others are counted under `reason`. Raises DataError if none is left."""
+        chunks = np.array_split(np.arange(len(self)), -(-len(self) // READ_AT_ONCE))
+        keep = np.concatenate([wanted(self.pairs(chunk)) for chunk in chunks])
+        return self if keep.all() else self.select(keep, reason)
+
     def updates(self, tokens_per_update: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[list[Pair]]:
         """See `batching.Updates`. Skipped updates are not read."""
         lengths = (self.source_lengths, self.target_lengths)
@@ -87,7 +95,8 @@ class TokenizedCorpus:
 class StreamingCorpus:
     """Training pairs that are read and tokenised anew each epoch.
 
-    report: what the epoch in progress (or the last one) has dropped so far.
+    report: what the epoch in progress (or the last one) has dropped so far. wanted: which pairs the model can
+    learn from; the others are dropped under `reason`.
     """
 
     texts: IterableDataset
@@ -95,6 +104,12 @@ class StreamingCorpus:
     config: DataConfig
     filters: FilterConfig | None
     report: DropReport
+    wanted: Wanted | None = None
+    reason: str = ""
+
+    def only(self, wanted: Wanted, reason: str) -> StreamingCorpus:
+        """See `TokenizedCorpus.only`; the pairs are looked at as they are read."""
+        return replace(self, wanted=wanted, reason=reason)
 
     def updates(self, tokens_per_update: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[list[Pair]]:
         """See `batching.Updates`. Pairs are shuffled within pools of at least data.shuffle_buffer; skipped
@@ -113,21 +128,27 @@ class StreamingCorpus:
 
     def _kept_pairs(self) -> Iterator[Pair]:
         self.report = DropReport(self.report.name)
-        limit = self.config.limit
+        limit, passed = self.config.limit, 0  # pairs within the limit
         for batch in self.texts.iter(READ_AT_ONCE):
-            tokens = _encode(batch, self.tokenizers)
+            tokens, lines = _encode(batch, self.tokenizers), np.array(batch["line"])
             lengths = Lengths(*(np.array(tokens[name]) for name in LENGTH_COLUMNS))
             rules = drop_rules(lengths, max_words=self.config.max_words, filters=self.filters)
-            kept_before = self.report.kept
-            report = self.report.read(len(batch["line"]))
-            keep, self.report = apply_rules(report, np.array(batch["line"]), rules)
-            indices = keep.nonzero()[0][: None if limit is None else limit - kept_before]
-            for i in indices:
-                yield Pair(tokens["source_ids"][i], tokens["target_ids"][i])
-            if limit is not None and self.report.kept >= limit:
-                surplus = keep.nonzero()[0][len(indices) :]
-                self.report = self.report.drop(_beyond(limit), np.array(batch["line"])[surplus])
+            keep, self.report = apply_rules(self.report.read(len(lines)), lines, rules)
+            rows = keep.nonzero()[0]
+            if limit is not None:
+                self.report = self.report.drop(_beyond(limit), lines[rows[limit - passed :]])
+                rows = rows[: limit - passed]
+            passed += len(rows)
+            yield from self._wanted([Pair(tokens["source_ids"][i], tokens["target_ids"][i]) for i in rows], lines[rows])
+            if limit is not None and passed >= limit:
                 return
+
+    def _wanted(self, pairs: list[Pair], lines: np.ndarray) -> list[Pair]:
+        if self.wanted is None or not pairs:
+            return pairs
+        keep = self.wanted(pairs)
+        self.report = self.report.drop(self.reason, lines[~keep])
+        return [pair for pair, kept in zip(pairs, keep, strict=True) if kept]
 
 
 def _pools(pairs: Iterator[Pair], size: int, tokens: int) -> Iterator[list[Pair]]:

@@ -78,7 +78,7 @@ def greedy(step: NextToken[State], state: State, max_lengths: Int[Tensor, " B"])
         forced = (position >= max_lengths[alive]) & (token != EOS)
         best = torch.where(forced, log_probs[:, 0, EOS], best)
         token = token.masked_fill(forced, EOS)
-        scores[alive] += best
+        scores = scores.to(best.dtype).index_add(0, alive, best)
         truncated[alive] = forced
         ended = token == EOS
         tokens[alive, position] = token.masked_fill(ended, PAD)
@@ -173,6 +173,7 @@ def _advance(
     best K that do not end live on. Also returns each live hypothesis's origin."""
     _, beam_size, vocabulary = log_probs.shape
     at_limit = position >= beam.max_lengths
+    cut = log_probs[:, :, EOS] < log_probs.amax(dim=-1)  # (B, K) those that would rather go on
     only_eos = torch.full_like(log_probs[0, 0], -math.inf)
     only_eos[EOS] = 0.0
     log_probs = log_probs + torch.where(at_limit[:, None, None], only_eos, 0.0)
@@ -181,7 +182,7 @@ def _advance(
     origin, token = flat // vocabulary, flat % vocabulary
     ends = (token == EOS) & (scores > -math.inf)
     eligible = ends & (torch.arange(scores.size(1), device=scores.device) < beam_size)
-    beam = _finish(beam, scores.masked_fill(~eligible, -math.inf), origin, position, alpha, at_limit)
+    beam = _finish(beam, scores.masked_fill(~eligible, -math.inf), origin, position, alpha, cut & at_limit[:, None])
     live = scores.masked_fill(token == EOS, -math.inf)
     live_scores, chosen = live.topk(beam_size, dim=1)  # (B, K)
     origin, token = origin.gather(1, chosen), token.gather(1, chosen)
@@ -191,9 +192,9 @@ def _advance(
 
 
 def _finish(
-    beam: BeamState, scores: Tensor, origin: Tensor, position: int, alpha: float, at_limit: Tensor
+    beam: BeamState, scores: Tensor, origin: Tensor, position: int, alpha: float, cut: Bool[Tensor, "B K"]
 ) -> BeamState:
-    """Merge newly ended hypotheses (score -inf: not ended) into the K best ended ones."""
+    """Merge newly ended hypotheses (score -inf: not ended) into the K best ended ones. cut: the limit ended them."""
     beam_size = beam.scores.size(1)
     ranks = scores / length_penalty(torch.tensor(position + 1.0, device=scores.device), alpha)
     sequences = beam.tokens.gather(1, origin[:, :, None].expand(-1, -1, beam.tokens.size(2)))[:, :, 1:]
@@ -210,7 +211,7 @@ def _finish(
         ended_lengths=merge(beam.ended_lengths, torch.full_like(origin, position)),
         ended_scores=merge(beam.ended_scores, scores),
         ended_ranks=ended_ranks,
-        forced=merge(beam.forced, at_limit[:, None].expand_as(origin)),
+        forced=merge(beam.forced, cut.gather(1, origin)),
         num_ended=beam.num_ended + (scores > -math.inf).sum(dim=1),
     )
 

@@ -10,49 +10,41 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import platform
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from nat.config import option, parse, to_plain
-from nat.data.corpus import DataConfig
-from nat.data.readers import read_lines
-from nat.data.tokenized import TokenizedCorpus, prepare
-from nat.data.tokenizer import Tokenizers
+import nat
+from nat.config import option, to_plain
 from nat.decoding.batched import Decoded
-from nat.errors import ConfigError, DataError
-from nat.evaluation.scores import Scores, score_corpus, unknown_rate
-from nat.evaluation.speed import Speed, Timed, device_name, spread, time_alone, translate_timed
+from nat.errors import ConfigError
+from nat.evaluation.inputs import (
+    Device,
+    Split,
+    Text,
+    check_outputs,
+    decoding_options,
+    open_run,
+    read_files,
+    read_split,
+    run_summary,
+)
+from nat.evaluation.scores import repetition_rate, score_corpus, unknown_rate
+from nat.evaluation.speed import Speed, device_name, spread, time_alone, translate_timed
 from nat.models.base import DecodingOptions
 from nat.progress import Progress
-from nat.training.checkpoint import read_json, write_json, write_text
-from nat.translator import Translator, load
+from nat.training.checkpoint import write_json, write_text
+from nat.translator import Translator
 
-STANDARD_INPUT = "-"
-LONGER_WORDS = 5  # scores on sources of so many words and more stand beside the whole: short lines flatter
+LONGER = 5  # scores on sources of so many words and more stand beside the whole: short lines flatter
 TEACHER_BATCHES = 16  # batches whose pairs are sorted by length together
-
-
-class Split(Enum):
-    TEST = "test"
-    VALID = "valid"
-    TRAIN = "train"
-
-
-class Device(Enum):
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
+SPEEDS = ("ms_per_sentence_p50", "ms_per_sentence_p95", "sentences_per_second")
 
 
 @dataclass(frozen=True)
@@ -95,18 +87,6 @@ class DecodeConfig:
 
 
 @dataclass(frozen=True)
-class Text:
-    """What is translated. lines: line numbers in the split's file. dropped: what the split's filters left out, as
-    `DropReport.to_plain` gives it. Both are None for a file, which is taken as it is."""
-
-    name: str
-    sources: list[str]
-    references: list[str] | None
-    lines: list[int] | None = None
-    dropped: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
 class Translations:
     """decoded, texts: the candidates of each sentence, in the decoder's order. chosen: the candidate that is the
     translation. filled: False where the source is empty. teacher_scores: of every candidate (natural logarithm,
@@ -129,75 +109,24 @@ def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
 
     Raises ConfigError or DataError before any translation where an option or a file is unusable.
     """
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
     check_outputs(config.outputs, inputs=(config.source, config.reference))
-    translator = open_run(config.run_dir, device=config.device, weights=config.weights, num_threads=config.num_threads)
+    translator = open_run(config.run_dir, device=config.device, weights=config.weights)
     decoding, batch_size = decoding_options(translator, config.decoding)
     text = read_text(config, translator)
     teacher = open_teacher(config, text)
-    translated = translate(translator, text.sources, decoding=decoding, batch_size=batch_size)
+    filled = filled_sources(translator, text.sources)
+    # first of all, for it warms up what is timed next
+    alone = measure_alone(translator, decoding, spread(filled, config.speed_sentences)) if config.speed else []
+    found = translate(translator, text.sources, decoding=decoding, batch_size=batch_size)
     if teacher is not None:
-        translated = rescore(teacher, text.sources, translated, batch_size=batch_size)
-    report = quality(text, translated, ter=config.ter)
-    if teacher is not None:
-        report |= {"teacher": config.teacher} | teacher_report(translated, choice=decoding.num_best > 1)
-    speed = measure(translator, text, translated, decoding, batch_size, config) if config.speed else None
-    report |= speed_report(speed) | provenance(translator, decoding, batch_size, weights=config.weights)
-    write_outputs(config.outputs, text, translated, report)
-    return translated.best, report
-
-
-# --- before the work -------------------------------------------------------------------------------
-
-
-def check_outputs(paths: Mapping[str, Path], *, inputs: Iterable[str | None] = ()) -> None:
-    """The files can be written, differ, and are none of the inputs. Raises ConfigError or DataError."""
-    taken = {Path(path).resolve(): "an input" for path in inputs if path is not None}
-    for name, path in paths.items():
-        if path.resolve() in taken:
-            raise ConfigError(f"{name}={path}: this is {taken[path.resolve()]}, choose another file")
-        taken[path.resolve()] = f"the {name} file"
-        if path.exists() and not path.is_file():
-            raise DataError(f"{name}={path}: cannot be written (it is no ordinary file)")
-        check_folder(name, path)
-
-
-def check_folder(name: str, path: Path) -> None:
-    """The folder of `path` can be made or written to. Raises DataError."""
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        why = "is no folder" if not folder.is_dir() else "may not be written to"
-        raise DataError(f"{name}={path}: cannot be written ({folder} {why})")
-
-
-def open_run(
-    run_dir: str, *, device: Device, weights: str | None = None, num_threads: int | None = None
-) -> Translator:
-    """A run's translator. Raises ConfigError where there is no GPU to use, DataError where the run is damaged."""
-    if num_threads:
-        torch.set_num_threads(num_threads)
-    if device is Device.CUDA and not torch.cuda.is_available():
-        raise ConfigError("device=cuda: torch sees no GPU here; use cpu or auto")
-    translator = load(run_dir, device=device.value, weights=weights)
-    run_summary(translator)  # damaged? better known now than after an hour
-    return translator
-
-
-def run_summary(translator: Translator) -> dict[str, Any]:
-    """run.json; {} where there is none, as for weights given by hand. Raises DataError if it is damaged."""
-    path = translator.folder / "run.json"
-    summary = read_json(path) if path.exists() else {}
-    if not isinstance(summary, dict):
-        raise DataError(f"{path}: damaged or unreadable (it is not a JSON object)")
-    return summary
-
-
-def decoding_options(translator: Translator, given: Mapping[str, Any]) -> tuple[DecodingOptions, int]:
-    """The method's options, and batch_size, which is the command's. Raises ConfigError by name."""
-    options = dict(given)
-    batch_size = parse(int, options.pop("batch_size", 64), "decoding.batch_size")
-    if batch_size < 1:
-        raise ConfigError(f"decoding.batch_size={batch_size}: must be at least 1")
-    return translator.decoding(options), batch_size
+        found = rescore(teacher, text.sources, found, batch_size=batch_size)
+    report = quality(text, found, ter=config.ter) | teacher_report(config.teacher, found, decoding)
+    report |= speed_report(speed_of(alone, found, batch_size=batch_size, translator=translator))
+    report |= provenance(translator, decoding, batch_size=batch_size, weights=config.weights)
+    write_outputs(config.outputs, text, found, report)
+    return found.best, report
 
 
 def read_text(config: DecodeConfig, translator: Translator) -> Text:
@@ -207,82 +136,42 @@ def read_text(config: DecodeConfig, translator: Translator) -> Text:
     return read_split(translator, config.split or Split.TEST, config.data)
 
 
-def read_files(source: str, reference: str | None) -> Text:
-    """Raises DataError: no such file, bad UTF-8 with its line, other numbers of lines."""
-    sources = read_standard_input() if source == STANDARD_INPUT else list(read_lines(source))
-    name = "standard input" if source == STANDARD_INPUT else source
-    references = None if reference is None else list(read_lines(reference))
-    if references is not None and len(references) != len(sources):
-        raise DataError(
-            f"{name} has {len(sources)} lines but {reference} has {len(references)}: "
-            "source and reference need equally many"
-        )
-    return Text(name, sources, references)
-
-
-def read_standard_input() -> list[str]:
-    """Raises DataError naming the line that is not UTF-8."""
-    lines = []
-    for number, raw in enumerate(sys.stdin.buffer, 1):
-        try:
-            lines.append(raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise DataError(f"standard input line {number}: not UTF-8 (byte 0x{raw[error.start]:02x})") from None
-    return lines
-
-
-def read_split(translator: Translator, split: Split, changes: Mapping[str, Any]) -> Text:
-    """A split of the run's own corpus, with `changes` of its data options except the tokenizer, which is the
-    run's. Raises ConfigError or DataError."""
-    stored = translator.config.get("data")
-    if not isinstance(stored, Mapping):
-        raise DataError(f"{translator.folder}/config.yaml: has no data options; give source=FILE")
-    wanted = {key: value for key, value in changes.items() if key != "tokenizer"}
-    data = dataclasses.replace(parse(DataConfig, merge(stored, wanted), "data"), streaming=False)
-    corpus = prepare(data, split.value, translator.tokenizers, filtered=split is Split.TRAIN)
-    assert isinstance(corpus, TokenizedCorpus)
-    sources, references = corpus.texts(np.arange(len(corpus)))
-    return Text(f"split {split.value}", sources, references, corpus.lines.tolist(), corpus.report.to_plain())
-
-
-def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes`, mappings within mappings too."""
-    merged = dict(base)
-    for key, value in changes.items():
-        before = merged.get(key)
-        both = isinstance(value, Mapping) and isinstance(before, Mapping)
-        merged[key] = merge(before, value) if both else value  # type: ignore[arg-type]
-    return merged
-
-
 def open_teacher(config: DecodeConfig, text: Text) -> Translator | None:
     """The teacher, tried on one sentence. Raises ConfigError if its method cannot score."""
     if config.teacher is None:
         return None
     teacher = open_run(config.teacher, device=config.device)
+    sentence = filled_sources(teacher, text.sources)[:1]
     try:
-        teacher.score(*[next(([s] for s in text.sources if teacher.tokenizers.source.encode([s])[0]), [])] * 2)
+        teacher.score(sentence, sentence)
     except ConfigError as error:
         raise ConfigError(f"teacher={config.teacher}: {error}") from None
     return teacher
 
 
-# --- the work --------------------------------------------------------------------------------------
+def filled_sources(translator: Translator, sources: Sequence[str]) -> list[str]:
+    """The sentences that have tokens."""
+    rows = translator.tokenizers.source.encode(list(sources))
+    return [source for source, row in zip(sources, rows, strict=True) if row]
+
+
+def measure_alone(translator: Translator, decoding: DecodingOptions, sentences: Sequence[str]) -> list[float]:
+    """Milliseconds of each sentence by itself."""
+    with Progress("time alone", total=len(sentences), unit="sentences") as progress:
+        return time_alone([(translator, decoding)], sentences, advance=progress.advance)[0]
 
 
 def translate(
-    translator: Translator, sources: Sequence[str], *, decoding: DecodingOptions, batch_size: int, name: str = "translate"
+    translator: Translator, sources: Sequence[str], *, decoding: DecodingOptions, batch_size: int, name: str = ""
 ) -> Translations:
     """All sentences, timed; candidates that a search did not find (log-probability -inf) are left out."""
-    filled = [bool(row) for row in translator.tokenizers.source.encode(list(sources))]
-    with Progress(name, total=len(sources), unit="sentences") as progress:
-        timed = translate_timed(
-            translator, sources, decoding=decoding, batch_size=batch_size, advance=progress.advance
-        )
+    with Progress(f"translate {name}".strip(), total=len(sources), unit="sentences") as progress:
+        timed = translate_timed(translator, sources, decoding=decoding, batch_size=batch_size, advance=progress.advance)
     decoded = [found_only(item) for item in timed.decoded]
     texts = [
         [one_line(text) for text in texts[: len(item.tokens)]] for texts, item in zip(timed.texts, decoded, strict=True)
     ]
+    filled = [bool(row) for row in translator.tokenizers.source.encode(list(sources))]
     return Translations(decoded, texts, [0] * len(decoded), filled, timed.seconds)
 
 
@@ -298,16 +187,15 @@ def one_line(text: str) -> str:
 
 def rescore(teacher: Translator, sources: Sequence[str], found: Translations, *, batch_size: int) -> Translations:
     """With the teacher's score of every candidate, and the candidate that it likes best chosen."""
-    usable = [bool(row) for row in teacher.tokenizers.source.encode(list(sources))]
-    where = [(i, k) for i, texts in enumerate(found.texts) if usable[i] and found.filled[i] for k in range(len(texts))]
+    rows = teacher.tokenizers.source.encode(list(sources))
+    where = [(i, k) for i, texts in enumerate(found.texts) if rows[i] and found.filled[i] for k in range(len(texts))]
     scores: list[list[float | None]] = [[None] * len(texts) for texts in found.texts]
     size = TEACHER_BATCHES * batch_size
     with Progress("score", total=len(where), unit="candidates") as progress:
         for start in range(0, len(where), size):
             part = where[start : start + size]
-            values = teacher.score(
-                [sources[i] for i, _ in part], [found.texts[i][k] for i, k in part], batch_size=batch_size
-            )
+            targets = [found.texts[i][k] for i, k in part]
+            values = teacher.score([sources[i] for i, _ in part], targets, batch_size=batch_size)
             for (i, k), value in zip(part, values, strict=True):
                 scores[i][k] = value if math.isfinite(value) else None
             progress.advance(len(part))
@@ -316,46 +204,177 @@ def rescore(teacher: Translator, sources: Sequence[str], found: Translations, *,
 
 def highest(scores: Sequence[float | None]) -> int:
     """The first index of the highest score; None is the lowest."""
-    return max(range(len(scores)), key=lambda k: -math.inf if scores[k] is None else scores[k])
-
-
-def measure(
-    translator: Translator, text: Text, found: Translations, decoding: DecodingOptions, batch_size: int,
-    config: DecodeConfig,
-) -> Speed | None:  # fmt: skip
-    """The speed on the sentences that are not empty; None if all are."""
-    sentences = [source for source, filled in zip(text.sources, found.filled, strict=True) if filled]
-    if not sentences:
-        return None
-    chosen = spread(sentences, config.speed_sentences)
-    with Progress("time alone", total=len(chosen), unit="sentences") as progress:
-        (milliseconds,) = time_alone([(translator, decoding)], chosen, advance=progress.advance)
-    together = Timed([item for item, filled in zip(found.decoded, found.filled, strict=True) if filled], [], found.seconds)
-    return Speed.of(milliseconds, together, batch_size=batch_size, device=translator.device)
+    values = [-math.inf if score is None else score for score in scores]
+    return values.index(max(values))
 
 
 # --- the report ------------------------------------------------------------------------------------
 
 
 def quality(text: Text, found: Translations, *, ter: bool = False) -> dict[str, Any]:
-    """Scores (where there are references), rates and counts."""
+    """Scores (null without references), rates and counts."""
     best = found.best
-    filled = [item for item, filled in zip(found.decoded, found.filled, strict=True) if filled]
+    decoded = [item for item, filled in zip(found.decoded, found.filled, strict=True) if filled]
     rows = [item.tokens[k] for item, k in zip(found.decoded, found.chosen, strict=True)]
-    report: dict[str, Any] = {"text": text.name, "num_sentences": len(best)}
-    report |= score_report(text, best, ter=ter)
-    return report | {
+    return {
+        "text": text.name,
+        "num_sentences": len(best),
+        **score_report(text, best, ter=ter),
+        "repetition_rate": repetition_rate(best),
         "unknown_rate": unknown_rate(rows),
-        "passes": sum(item.passes for item in filled) / max(1, len(filled)),
-        "num_empty": len(best) - len(filled),
-        "num_empty_translations": sum(ok and not line for ok, line in zip(found.filled, best, strict=True)),
-        "num_truncated": sum(item.truncated for item in filled),
+        "passes": sum(item.passes for item in decoded) / max(1, len(decoded)),
+        "num_empty": 0,
+        "num_empty_translations": sum(filled and not line for filled, line in zip(found.filled, best, strict=True)),
+        "num_truncated": sum(item.truncated for item in decoded),
         "num_dropped": text.dropped["dropped"] if text.dropped else 0,
-        "dropped": text.dropped["reasons"] if text.dropped else {},
+        "dropped_reasons": text.dropped["reasons"] if text.dropped else {},
     }
 
 
 def score_report(text: Text, best: Sequence[str], *, ter: bool) -> dict[str, Any]:
-    """Scores on all sentences, and on sources of LONGER_WORDS words and more; repetition needs no references."""
-    if text.references is None:
-        return {"repetition_rate": score_corpus(best, best).repetition_rate} if best else {}
+    """Scores on all sentences, and on those whose source has LONGER words or more."""
+    longer = [i for i, source in enumerate(text.sources) if len(source.split()) >= LONGER]
+    names = ("bleu", "bleu_signature", "chrf", "chrf_signature", "length_ratio")
+    report: dict[str, Any] = dict.fromkeys(names)
+    report |= {f"bleu_{LONGER}plus_words": None, f"chrf_{LONGER}plus_words": None}
+    report |= {f"num_{LONGER}plus_words": len(longer)}
+    if text.references is None or not best:
+        return report
+    scores = score_corpus(best, text.references, ter=ter)
+    report |= {name: getattr(scores, name) for name in names}
+    if ter:
+        report |= {"ter": scores.ter, "ter_signature": scores.ter_signature}
+    if longer:
+        part = score_corpus([best[i] for i in longer], [text.references[i] for i in longer])
+        report |= {f"bleu_{LONGER}plus_words": part.bleu, f"chrf_{LONGER}plus_words": part.chrf}
+    return report
+
+
+def teacher_report(teacher: str | None, found: Translations, decoding: DecodingOptions) -> dict[str, Any]:
+    """The mean log-probability of a translation under the teacher, and how often it chose another one."""
+    if found.teacher_scores is None:
+        return {}
+    chosen = [scores[k] for scores, k in zip(found.teacher_scores, found.chosen, strict=True)]
+    known = [score for score in chosen if score is not None]
+    report: dict[str, Any] = {
+        "teacher": teacher,
+        "teacher_score": sum(known) / len(known) if known else None,
+        "num_unscored": len(chosen) - len(known),
+    }
+    return report | ({"num_rescored_differ": sum(k > 0 for k in found.chosen)} if decoding.num_best > 1 else {})
+
+
+def speed_of(alone: Sequence[float], found: Translations, *, batch_size: int, translator: Translator) -> Speed | None:
+    """None where nothing was measured."""
+    if not alone:
+        return None
+    count = sum(found.filled)
+    return Speed.of(alone, seconds=found.seconds, num_sentences=count, batch_size=batch_size, device=translator.device)
+
+
+def speed_report(speed: Speed | None) -> dict[str, Any]:
+    if speed is None:
+        return dict.fromkeys(SPEEDS) | {"num_timed_alone": 0}
+    return {name: getattr(speed, name) for name in SPEEDS} | {"num_timed_alone": speed.num_alone}
+
+
+def provenance(
+    translator: Translator, decoding: DecodingOptions, *, batch_size: int, weights: str | None
+) -> dict[str, Any]:
+    """What made the translations."""
+    return {
+        "run_dir": str(translator.folder),
+        "model": type(translator.model).__name__,
+        "weights": weights or run_summary(translator).get("weights"),
+        "num_parameters": sum(parameter.numel() for parameter in translator.model.parameters()),
+        "decoding": to_plain(decoding),
+        "batch_size": batch_size,
+        "device": device_name(translator.device),
+        "num_threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "sacrebleu", "sentencepiece")}
+        | {"nat": nat.__version__},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def describe(report: dict[str, Any]) -> str:
+    """The report for people to read."""
+
+    def shown(name: str, digits: int = 2) -> str:
+        value = report.get(name)
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    lines = [
+        f"{report['model']} {report['run_dir']} (weights: {report['weights']}), {report['text']}",
+        f"sentences {report['num_sentences']}: empty {report['num_empty']}, at the length limit "
+        f"{report['num_truncated']}; left out of the text {report['num_dropped']}",
+        *(f"  left out: {reason}: {count['pairs']}" for reason, count in report["dropped_reasons"].items()),
+    ]
+    if report["bleu"] is not None:
+        lines.append(f"BLEU {shown('bleu')}  chrF {shown('chrf')}  length ratio {shown('length_ratio', 3)}")
+        lines[-1] += f"  TER {shown('ter')}" if "ter" in report else ""
+        lines.append(
+            f"BLEU {shown(f'bleu_{LONGER}plus_words')}  chrF {shown(f'chrf_{LONGER}plus_words')}  on the "
+            f"{report[f'num_{LONGER}plus_words']} sources of {LONGER} words and more"
+        )
+        lines += [f"  {report[name]}" for name in report if name.endswith("_signature") and report[name]]
+    lines.append(
+        f"repetition {100 * report['repetition_rate']:.2f} %  unknown {100 * report['unknown_rate']:.2f} %  "
+        f"passes {shown('passes')}"
+    )
+    if "teacher" in report:
+        differ = report.get("num_rescored_differ")
+        lines.append(
+            f"teacher score {shown('teacher_score', 3)} ({report['teacher']})"
+            + (f"  other candidate chosen {differ} times" if differ is not None else "")
+        )
+    if report["sentences_per_second"] is not None:
+        lines.append(
+            f"alone {shown('ms_per_sentence_p50', 1)} ms (95 %: {shown('ms_per_sentence_p95', 1)} ms), one thread; "
+            f"batches of {report['batch_size']}: {shown('sentences_per_second', 1)} sentences/s, "
+            f"{report['num_threads']} threads; {report['device']}"
+        )
+    return "\n".join(lines)
+
+
+# --- files -----------------------------------------------------------------------------------------
+
+
+def write_outputs(paths: dict[str, Path], text: Text, found: Translations, report: dict[str, Any]) -> None:
+    """Every file whole or not at all; the report, which says that all is done, last. Raises DataError."""
+    if "output" in paths:
+        write_text(paths["output"], "".join(f"{line}\n" for line in found.best))
+    if "nbest" in paths:
+        write_text(paths["nbest"], "".join(nbest_lines(found)))
+    if "jsonl" in paths:
+        rows = (json.dumps(json_row(i, text, found), ensure_ascii=False) + "\n" for i in range(len(text.sources)))
+        write_text(paths["jsonl"], "".join(rows))
+    if "report" in paths:
+        write_json(paths["report"], report)
+
+
+def nbest_lines(found: Translations) -> list[str]:
+    """The format of Moses: index (from 0) ||| text ||| log-probability under the model."""
+    return [
+        f"{i} ||| {line} ||| {score:.4f}\n"
+        for i, (texts, item) in enumerate(zip(found.texts, found.decoded, strict=True))
+        for line, score in zip(texts, item.scores, strict=True)
+    ]
+
+
+def json_row(i: int, text: Text, found: Translations) -> dict[str, Any]:
+    """All that is known of sentence i (from 0). Scores are log-probabilities."""
+    item, k = found.decoded[i], found.chosen[i]
+    candidates: list[dict[str, Any]] = [
+        {"text": line, "score": score, "tokens": tokens}
+        for line, score, tokens in zip(found.texts[i], item.scores, item.tokens, strict=True)
+    ]
+    row: dict[str, Any] = {"index": i} | ({"line": text.lines[i]} if text.lines is not None else {})
+    row |= {"source": text.sources[i], "translation": found.texts[i][k], "score": item.scores[k]}
+    if found.teacher_scores is not None:
+        row["teacher_score"] = found.teacher_scores[i][k]
+        for candidate, score in zip(candidates, found.teacher_scores[i], strict=True):
+            candidate["teacher_score"] = score
+    row |= {"nbest": candidates, "passes": item.passes, "truncated": item.truncated}
+    return row | ({"reference": text.references[i]} if text.references is not None else {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from sacrebleu.metrics import BLEU, CHRF, TER
 
@@ -54,7 +55,7 @@ def repetition_rate(lines: Sequence[str]) -> float:
     for line in lines:
         tokens = line.split()
         words += len(tokens)
-        repeated += sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
+        repeated += sum(a == b for a, b in pairwise(tokens))
     return repeated / max(1, words)
 
 

@@ -39,13 +39,20 @@ class Speed:
     device: str
 
     @classmethod
-    def of(cls, milliseconds: Sequence[float], timed: Timed, *, batch_size: int, device: torch.device) -> Self:
-        """From the times of sentences alone and of all together."""
+    def of(
+        cls, milliseconds: Sequence[float], *, seconds: float, num_sentences: int, batch_size: int, device: torch.device
+    ) -> Self:
+        """From the times of sentences alone, and the seconds of `num_sentences` together."""
         p50, p95 = np.percentile(np.asarray(milliseconds), [50, 95]).tolist()
-        count = len(timed.decoded)
-        per_second = count / max(timed.seconds, 1e-9)
         return cls(
-            p50, p95, per_second, batch_size, count, len(milliseconds), torch.get_num_threads(), device_name(device)
+            ms_per_sentence_p50=p50,
+            ms_per_sentence_p95=p95,
+            sentences_per_second=num_sentences / max(seconds, 1e-9),
+            batch_size=batch_size,
+            num_sentences=num_sentences,
+            num_alone=len(milliseconds),
+            num_threads=torch.get_num_threads(),
+            device=device_name(device),
         )
 
 
@@ -100,14 +107,24 @@ def time_alone(
 
 
 def measure_speed(
-    translator: Translator, sentences: Sequence[str], *, decoding: DecodingOptions, batch_size: int, num_alone: int = 100
+    translator: Translator,
+    sentences: Sequence[str],
+    *,
+    decoding: DecodingOptions,
+    batch_size: int,
+    num_alone: int = 100,
 ) -> Speed:
     """Both speeds of one system on non-empty sentences; alone, at most `num_alone` spread evenly over them."""
     assert sentences
     (milliseconds,) = time_alone([(translator, decoding)], spread(sentences, num_alone))
-    translate_timed(translator, sentences[:batch_size], decoding=decoding, batch_size=batch_size)  # warm-up
-    timed = translate_timed(translator, sentences, decoding=decoding, batch_size=batch_size)
-    return Speed.of(milliseconds, timed, batch_size=batch_size, device=translator.device)
+    timed = translate_timed(translator, sentences, decoding=decoding, batch_size=batch_size)  # the above warmed it up
+    return Speed.of(
+        milliseconds,
+        seconds=timed.seconds,
+        num_sentences=len(sentences),
+        batch_size=batch_size,
+        device=translator.device,
+    )
 
 
 def spread(sentences: Sequence[str], count: int) -> list[str]:

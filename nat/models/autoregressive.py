@@ -24,6 +24,7 @@ from nat.nn.attention.base import Attention
 from nat.nn.attention.full import CausalAttention
 from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions
 from nat.nn.transformer import Decoder, DecoderConfig, Memory, Size
+from nat.ops.precision import at_least_float32
 from nat.rows import Rows
 
 
@@ -146,6 +147,8 @@ class Autoregressive(TranslationModel):
         assert isinstance(decoding, Autoregressive.Decoding)
         source = source.compact()
         limits = (source.lengths * decoding.max_length_factor).long() + decoding.max_length_offset
+        if self.max_source_length is not None:
+            limits = limits.clamp(max=self.max_source_length - 1)
         state = self.start(self.encode(source))
         if decoding.beam_size == 1:
             found = greedy(self.step, state, limits)
@@ -162,6 +165,17 @@ class Autoregressive(TranslationModel):
         passes = found.lengths[:, 0] + 1
         return Translation(found.tokens, valid, found.scores, passes, found.truncated)
 
+    @property
+    def max_source_length(self) -> int | None:
+        return self.source_positions.max_length
+
+    def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
+        fits = batch.source.valid.any(dim=1)
+        if self.max_source_length is not None:
+            longest = torch.maximum(batch.source.lengths, batch.target.lengths + 1)  # EOS stands after the target
+            fits = fits & (longest <= self.max_source_length)
+        return fits
+
     def start(self, memory: Memory) -> DecoderState:
         """The state before the first step: the memory's keys and values, and an empty past."""
         layers = []
@@ -169,7 +183,7 @@ class Autoregressive(TranslationModel):
             assert layer.cross_attention is not None
             keys, values = layer.cross_attention.keys_values(memory.states)
             layers.append(LayerCache(keys[:, :, :0], values[:, :, :0], keys, values))
-        return DecoderState(tuple(layers), memory.valid if len(memory) > 1 else None)
+        return DecoderState(tuple(layers), None if bool(memory.valid.all()) else memory.valid)
 
     def step(
         self, tokens: Int[Tensor, "B K"], position: int, state: DecoderState
@@ -192,4 +206,4 @@ class Autoregressive(TranslationModel):
             x = layer.feed(x)
             layers.append(replace(cache, past_keys=keys, past_values=values))
         logits = self.output(self.decoder.norm(x), self.embeddings.target)
-        return F.log_softmax(logits.float(), dim=-1), replace(state, layers=tuple(layers))
+        return F.log_softmax(at_least_float32(logits), dim=-1), replace(state, layers=tuple(layers))

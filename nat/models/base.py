@@ -67,6 +67,7 @@ class TranslationModel(nn.Module, ABC):
 
     Config: ClassVar[type]
     Decoding: ClassVar[type[DecodingOptions]] = DecodingOptions
+    unlearnable: ClassVar[str] = "longer than positions.max_length"  # why `learnable` may be False
 
     def __init__(self, vocabularies: Vocabularies) -> None:
         super().__init__()
@@ -90,6 +91,11 @@ class TranslationModel(nn.Module, ABC):
     def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
         """Positions that the decoder works on for pairs of these lengths; batches are sized by it."""
         return target_length + 1
+
+    @property
+    def max_source_length(self) -> int | None:
+        """The longest source that the model takes, in tokens; None where there is no limit."""
+        return None
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
         """False where a pair cannot be learnt from at all; such pairs are counted, reported and left out."""

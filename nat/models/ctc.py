@@ -22,6 +22,7 @@ from nat.nn.attention.base import Attention
 from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions
 from nat.nn.transformer import Decoder, DecoderConfig, Memory, Size
 from nat.ops import ctc
+from nat.ops.precision import at_least_float32
 from nat.rows import Rows
 
 BLANK, PAD = int(Symbol.BLANK), int(Symbol.PAD)
@@ -45,6 +46,8 @@ class CTC(TranslationModel):
     The target is the marginal over all alignments; no length model is needed. A pair with
     T + repeats > s S has no alignment: it is counted in `unalignable` and left out of the loss.
     """
+
+    unlearnable = "more tokens and repeats than slots, model.upsampling; or longer than positions.max_length"
 
     @dataclass(frozen=True)
     class Config:
@@ -102,7 +105,7 @@ class CTC(TranslationModel):
         memory = self.encode(source)
         slots = self.slots(memory)
         states = self.decoder(slots.states, slots.valid, memory)
-        return F.log_softmax(self.output(states, self.embeddings.target).float(), dim=-1), slots
+        return F.log_softmax(at_least_float32(self.output(states, self.embeddings.target)), dim=-1), slots
 
     def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
         batch = batch.compact()
@@ -114,19 +117,21 @@ class CTC(TranslationModel):
         total = nll.sum()
         terms = {"nll": LossTerm(total.detach(), tokens, weight=0.0)}
         if self.config.label_smoothing > 0:
-            total = total + self.config.label_smoothing * (self.uniform_divergence(log_probs, slots) - total)
+            total = total + self.config.label_smoothing * (
+                self.uniform_divergence(log_probs, slots.valid & alignable[:, None]) - total
+            )
         unalignable = (~alignable).sum()
         return {
             "ctc": LossTerm(total, tokens),
             "unalignable": LossTerm(unalignable, unalignable.new_tensor(len(batch)), weight=0.0),
         } | terms
 
-    def uniform_divergence(self, log_probs: Float[Tensor, "B A V"], slots: Slots) -> Float[Tensor, ""]:
+    def uniform_divergence(self, log_probs: Float[Tensor, "B A V"], valid: Bool[Tensor, "B A"]) -> Float[Tensor, ""]:
         """Cross entropy of the uniform distribution over the allowed tokens, summed over the valid slots:
         label smoothing where no slot has a label."""
         forbidden = torch.tensor(self.output.forbidden, device=log_probs.device)
         mean = log_probs.index_fill(2, forbidden, 0.0).sum(dim=-1) / self.output.num_allowed  # (B, A)
-        return -mean.masked_fill(~slots.valid, 0.0).sum()
+        return -mean.masked_fill(~valid, 0.0).sum()
 
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """log p(y|x), the marginal over all alignments; -inf for a pair that has none."""
@@ -160,7 +165,15 @@ class CTC(TranslationModel):
     def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
         return self.config.upsampling * source_length
 
+    @property
+    def max_source_length(self) -> int | None:
+        limit = self.slot_positions.max_length
+        return None if limit is None else limit // self.config.upsampling
+
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
         batch = batch.compact()
         canvas = self.config.upsampling * batch.source.lengths
-        return batch.source.valid.any(dim=1) & ctc.alignable(batch.target.tokens, batch.target.lengths, canvas)
+        fits = batch.source.valid.any(dim=1) & ctc.alignable(batch.target.tokens, batch.target.lengths, canvas)
+        if self.max_source_length is not None:
+            fits = fits & (batch.source.lengths <= self.max_source_length)
+        return fits

@@ -41,6 +41,11 @@ class Positions(nn.Module):
         else:
             self.register_buffer("table", sinusoids(256, dim), persistent=False)
 
+    @property
+    def max_length(self) -> int | None:
+        """The longest sequence; None where there is no limit."""
+        return self.config.max_length if self.config.kind is PositionKind.LEARNED else None
+
     def forward(self, length: int, *, start: int = 0) -> Float[Tensor, "L D"]:
         """Embeddings of positions start .. start + length - 1."""
         end = start + length

@@ -170,8 +170,7 @@ def prefix_beam_search(
     blanks = log_probs[:, :, blank].double().where(inside, 0.0)
     beam = _Beam.start(log_probs, beam_size)
     for t in range(log_probs.size(1)):
-        last = log_probs[:, t].gather(1, beam.last.clamp(min=0)).double()
-        last = last.where((beam.last >= 0) & inside[:, t, None], -torch.inf)
+        last = log_probs[:, t].gather(1, beam.last.clamp(min=0)).double().where(inside[:, t, None], -torch.inf)
         beam = beam.advance(blanks[:, t, None], last, tokens[:, t], scores[:, t])
 
     total = beam.total[:, :num_best]
@@ -290,11 +289,11 @@ class _Beam:
 
     def leads_to(self) -> Tensor:
         """(B, K, K): True at [k, j] if prefix j is prefix k and one token. Compares the tokens themselves: a
-        prefix may leave the beam and come back while its children stay, so that node ids would not do."""
+        prefix may leave the beam and come back while its children stay, so that node ids would not do. Dead
+        prefixes lead nowhere by their score, and are not led to: their tokens may be those of a living one."""
         parents = self.prefixes.scatter(2, (self.lengths - 1).clamp(min=0)[:, :, None], -1)
         same = (self.prefixes[:, :, None] == parents[:, None]).all(3)
-        alive = self.total > -torch.inf
-        return same & alive[:, :, None] & (alive & (self.lengths > 0))[:, None]
+        return same & ((self.total > -torch.inf) & (self.lengths > 0))[:, None]
 
     def advance(self, blank: Tensor, last: Tensor, tokens: Tensor, scores: Tensor) -> _Beam:
         """The beam after one more slot, of which we get the scores of the blank (B, 1) and of each prefix's

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -104,6 +104,19 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Te
         raise DataError(f"{path}: damaged or truncated ({_reason(error)})") from None
 
 
+def check_tokenizer(path: Path, fingerprint: str) -> None:
+    """Raises DataError if the weights at `path` were trained with another tokenizer than the one of `fingerprint`."""
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such checkpoint file")
+    try:
+        with safe_open(path, "pt") as file:
+            trained_with = (file.metadata() or {}).get("tokenizer", fingerprint)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(f"{path}: damaged or truncated ({_reason(error)})") from None
+    if trained_with != fingerprint:
+        raise DataError(f"{path}: was trained with another tokenizer than the one in the folder tokenizer beside it")
+
+
 def load_weights(model: torch.nn.Module, path: Path, device: torch.device | str = "cpu") -> None:
     """Raises DataError naming the first tensor that does not fit."""
     weights = load_tensors(path, device)
@@ -149,7 +162,7 @@ def save_training_state(
         (part / "state.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
 
     write_atomically(path, write)
-    for old in path.parent.glob("update-*"):
+    for old in (*path.parent.glob("update-*"), *path.parent.glob(".update-*.part")):
         if old != path:
             shutil.rmtree(old, ignore_errors=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 
 from nat.config import Component, load_yaml, option, parse, save_yaml, to_plain
 from nat.data.batch import Batch, Source, Target
+from nat.data.batching import Pair
 from nat.data.corpus import DataConfig, read_corpus
 from nat.data.tokenized import StreamingCorpus, TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizers, build_tokenizers
@@ -72,16 +73,19 @@ def train(config: RunConfig) -> dict[str, Any]:
     )
     ranks = Ranks.from_environment(device.type)
     try:
-        tokenizers, train_corpus, valid_corpus = ranks.main_first(lambda: prepare_data(config, folder))
+        fresh = ranks.is_main and latest_checkpoint(folder) is None
+        tokenizers, train_corpus, valid_corpus = ranks.main_first(lambda: prepare_data(config, folder, fresh=fresh))
         set_seed(config.seed, "weights")
         model: TranslationModel = config.model.build(vocabularies=tokenizers.vocabularies)
         train_corpus = keep_learnable(model, train_corpus)
         if ranks.is_main:
             for corpus in (train_corpus, valid_corpus):
-                for line in corpus.report.lines():
-                    print(line, file=sys.stderr, flush=True)
+                if isinstance(corpus, TokenizedCorpus):
+                    report(corpus)
         if config.init_from and latest_checkpoint(folder) is None:
-            print(initialise_from(model, tokenizers, Path(config.init_from)), file=sys.stderr, flush=True)
+            told = initialise_from(model, tokenizers, Path(config.init_from))
+            if ranks.is_main:
+                print(told, file=sys.stderr, flush=True)
         model.to(device)
         if ranks.is_main:
             write_atomically(folder / "config.yaml", lambda part: save_yaml(config, part))
@@ -100,9 +104,18 @@ def train(config: RunConfig) -> dict[str, Any]:
             device=device,
             seed=config.seed,
         )
-        return trainer.fit()
+        summary = trainer.fit()
+        if isinstance(train_corpus, StreamingCorpus) and ranks.is_main:  # only now it is known
+            report(train_corpus)
+        return summary
     finally:
         ranks.close()
+
+
+def report(corpus: TokenizedCorpus | StreamingCorpus) -> None:
+    """Tell what was kept of a corpus, and what was dropped and why."""
+    for line in corpus.report.lines():
+        print(line, file=sys.stderr, flush=True)
 
 
 def check_folder(folder: Path, config: RunConfig) -> None:
@@ -139,17 +152,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
 
 
 def prepare_data(
-    config: RunConfig, folder: Path
+    config: RunConfig, folder: Path, *, fresh: bool
 ) -> tuple[Tokenizers, TokenizedCorpus | StreamingCorpus, TokenizedCorpus]:
-    """The run's tokenizers (stored in its folder) and its training and validation corpora."""
+    """The run's tokenizers and its training and validation corpora. fresh: nothing was trained yet, so that
+    tokenizers in the folder are of an attempt that failed early; else they are the run's."""
     for split in ("train", "valid"):
         if getattr(config.data, split) is None:
             raise ConfigError(f"data.{split}: a location is needed to train, for example a .tsv file")
-    if (folder / "tokenizer").is_dir():
-        tokenizers = Tokenizers.load(folder / "tokenizer")
-    else:
+    if fresh:
         tokenizers = build_tokenizers(config.data, read_corpus(config.data, "train"))
         tokenizers.save(folder / "tokenizer")
+    else:
+        tokenizers = Tokenizers.load(folder / "tokenizer")
     train_corpus = prepare(config.data, "train", tokenizers, filtered=True)
     valid_corpus = prepare(config.data, "valid", tokenizers, filtered=False)
     assert isinstance(valid_corpus, TokenizedCorpus)
@@ -159,18 +173,13 @@ def prepare_data(
 def keep_learnable(
     model: TranslationModel, corpus: TokenizedCorpus | StreamingCorpus
 ) -> TokenizedCorpus | StreamingCorpus:
-    """Leave out, and count, the pairs that this method cannot learn from (a streamed corpus is counted by the
-    loss as it goes). Raises DataError if none is left."""
-    if isinstance(corpus, StreamingCorpus):
-        return corpus
-    keep = np.ones(len(corpus), dtype=bool)
-    for start in range(0, len(corpus), 2048):
-        pairs = corpus.pairs(np.arange(start, min(start + 2048, len(corpus))))
+    """Leave out, and count, the pairs that this method cannot learn from. Raises DataError if none is left."""
+
+    def wanted(pairs: Sequence[Pair]) -> np.ndarray:
         batch = Batch(Source.from_lists([p.source for p in pairs]), Target.from_lists([p.target for p in pairs]))
-        keep[start : start + len(pairs)] = model.learnable(batch).numpy()
-    if keep.all():
-        return corpus
-    return corpus.select(keep, f"cannot be aligned by {type(model).__name__}")
+        return model.learnable(batch).numpy()
+
+    return corpus.only(wanted, f"that {type(model).__name__} cannot learn from ({model.unlearnable})")
 
 
 def initialise_from(model: TranslationModel, tokenizers: Tokenizers, folder: Path) -> str:

@@ -26,8 +26,11 @@ class BestCheckpoints:
     entries: [{update, value}], the best first; part of the training state, so that a resumed run continues it.
     """
 
-    def __init__(self, folder: Path, *, keep: int, smaller_is_better: bool) -> None:
+    def __init__(
+        self, folder: Path, *, keep: int, smaller_is_better: bool, metadata: Mapping[str, str] | None = None
+    ) -> None:
         self.folder, self.keep, self.sign = folder, keep, -1.0 if smaller_is_better else 1.0
+        self.metadata = dict(metadata or {})
         self.entries: list[dict[str, float]] = []
 
     @property
@@ -41,17 +44,33 @@ class BestCheckpoints:
         """Keep these weights if they are among the best; True if they are the best of all."""
         entries = [entry for entry in self.entries if entry["update"] != update]
         entries.append({"update": update, "value": value})
-        entries.sort(key=lambda entry: (self.sign * entry["value"], entry["update"]), reverse=True)  # of equals the later
+        # of equals the later
+        entries.sort(key=lambda entry: (self.sign * entry["value"], entry["update"]), reverse=True)
         dropped, self.entries = entries[self.keep :], entries[: self.keep]
         if any(entry["update"] == update for entry in self.entries):
-            save_tensors(weights, self.path(update) / WEIGHTS)
+            save_tensors(weights, self.path(update) / WEIGHTS, self.metadata)
             write_json(self.path(update) / "score.json", {"update": update, "value": value})
         for entry in dropped:
             shutil.rmtree(self.path(int(entry["update"])), ignore_errors=True)
         is_best = self.entries[0]["update"] == update
         if is_best:
-            save_tensors(weights, self.folder / WEIGHTS)
+            self.choose(weights)
         return is_best
+
+    def choose(self, weights: Mapping[str, Tensor]) -> None:
+        """Offer these weights as RUN_DIR/model.safetensors."""
+        save_tensors(weights, self.folder / WEIGHTS, self.metadata)
+
+    def resume(self, entries: Sequence[dict[str, float]]) -> None:
+        """Continue with the entries of a training state: what a killed run has kept or dropped since then is
+        forgotten, and RUN_DIR/model.safetensors is again the best of them."""
+        self.entries = [entry for entry in entries if (self.path(int(entry["update"])) / WEIGHTS).is_file()]
+        kept = {self.path(int(entry["update"])) for entry in self.entries}
+        for path in (self.folder / "best").glob("update-*"):
+            if path not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+        if self.best is not None:
+            self.choose(load_tensors(self.path(int(self.best["update"])) / WEIGHTS))
 
     def average(self, device: torch.device) -> dict[str, Tensor]:
         """The mean of the kept weights."""

@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from nat.config import option
 from nat.data.batching import prefetch
 from nat.data.tokenized import Pair, StreamingCorpus, TokenizedCorpus
-from nat.errors import ConfigError
+from nat.errors import ConfigError, DataError
 from nat.models.base import TranslationModel
 from nat.progress import Progress
 from nat.training.checkpoint import (
@@ -26,7 +26,6 @@ from nat.training.checkpoint import (
     load_tensors,
     load_weights,
     read_json,
-    save_tensors,
     save_training_state,
     unflatten_optimizer,
     write_json,
@@ -117,7 +116,13 @@ class Trainer:
         self.state = TrainingState()
         self.average: dict[str, Tensor] | None = None
         smaller = validator.config.metric is Metric.LOSS
-        self.best = BestCheckpoints(folder, keep=validator.config.keep_best, smaller_is_better=smaller)
+        self.tokenizer = validator.tokenizers.fingerprint
+        self.best = BestCheckpoints(
+            folder,
+            keep=validator.config.keep_best,
+            smaller_is_better=smaller,
+            metadata={"tokenizer": self.tokenizer},
+        )
         self.board: SummaryWriter | None = None
         self.window, self.window_tokens, self.window_start = Totals(), 0, time.monotonic()
         self.note = self.last_bleu = ""
@@ -128,7 +133,7 @@ class Trainer:
         resumed = self._resume()
         if not resumed:
             self._preflight()
-        if self.ranks.is_main:
+        if self.ranks.is_main and not self.state.finished:
             self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.state.update + 1)
         began = time.monotonic() - self.state.seconds
         with StopSignal() as signal:
@@ -140,7 +145,7 @@ class Trainer:
         if self.board is not None:
             self.board.close()
         self.ranks.barrier()
-        return self._summary() | {"stopped": stopped}
+        return self._summary() | {"stopped": stopped, "is_main": self.ranks.is_main}
 
     def _loop(self, signal: StopSignal, began: float) -> int | None:
         """Updates until the budget is used (None) or a signal arrives (its number)."""
@@ -231,12 +236,16 @@ class Trainer:
             return
         line = {"kind": kind, "update": self.state.update, "epoch": self.state.epoch, "tokens": self.state.tokens,
                 "seconds": round(self.state.seconds, 3)} | values  # fmt: skip
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        if self.board is not None:
-            for name, value in values.items():
-                if isinstance(value, (int, float)):
-                    self.board.add_scalar(f"{kind}/{name}", value, self.state.update)
+        path = self.folder / "metrics.jsonl"
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            if self.board is not None:
+                for name, value in values.items():
+                    if isinstance(value, (int, float)):
+                        self.board.add_scalar(f"{kind}/{name}", value, self.state.update)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written ({error.strerror}); what was saved before is kept") from None
 
     def _validate(self, progress: Progress) -> None:
         """Decode, score, keep the weights if they are among the best. The main rank does it for all."""
@@ -268,8 +277,11 @@ class Trainer:
         return SwappedWeights(self.model, self.average)
 
     def _is_done(self) -> bool:
+        return self.state.finished or self._budget_is_used()
+
+    def _budget_is_used(self) -> bool:
         minutes = self.config.max_minutes
-        if self.state.update >= self.config.max_updates or self.state.finished:
+        if self.state.update >= self.config.max_updates:
             return True
         return minutes is not None and self.ranks.any(self.state.seconds >= 60 * minutes)
 
@@ -290,7 +302,7 @@ class Trainer:
             self._record("valid_average", dict(validated.values))
             value = float(validated.values[self.validator.config.metric.value])
             if self.validator.better(value, best["value"]):
-                save_tensors(averaged, self.folder / WEIGHTS)
+                self.best.choose(averaged)
                 weights, best = f"average of the best {len(self.best.entries)}", best | {"value": value}
         self._write_run(weights, best)
         self._save()
@@ -298,7 +310,11 @@ class Trainer:
     # --- saving and resuming -----------------------------------------------------------------------
 
     def _save(self) -> None:
-        state = dataclasses.asdict(self.state) | {"best": self.best.entries, "scaler": self.step.scaler.state_dict()}
+        state = dataclasses.asdict(self.state) | {
+            "best": self.best.entries,
+            "scaler": self.step.scaler.state_dict(),
+            "tokenizer": self.tokenizer,
+        }
         save_training_state(self.folder, self.state.update, self.model, self.optimizer, state, self.average)
 
     def _resume(self) -> bool:
@@ -308,14 +324,19 @@ class Trainer:
             return False
         load_weights(self.model, path / WEIGHTS, self.device)
         saved = read_json(path / "state.json")
+        if saved.get("tokenizer", self.tokenizer) != self.tokenizer:
+            raise DataError(f"{path}: was trained with another tokenizer than {self.folder / 'tokenizer'}")
         tensors = load_tensors(path / "optimizer.safetensors", self.device)
         self.optimizer.load_state_dict(unflatten_optimizer(tensors, saved["optimizer"]))
         if (path / "average.safetensors").is_file():
             self.average = load_tensors(path / "average.safetensors", self.device)
         fields = {f.name for f in dataclasses.fields(TrainingState)}
         self.state = TrainingState(**{name: value for name, value in saved.items() if name in fields})
-        self.state.finished = self.state.finished and self.state.update >= self.config.max_updates
-        self.best.entries = saved["best"]
+        self.state.finished = self.state.finished and (self._budget_is_used() or self._out_of_patience())
+        if self.ranks.is_main and not self.state.finished:
+            self.best.resume(saved["best"])
+        else:
+            self.best.entries = saved["best"]
         if saved["scaler"]:
             self.step.scaler.load_state_dict(saved["scaler"])
         if self.ranks.is_main:

@@ -90,7 +90,9 @@ def test_a_local_folder_serves_as_hub_dataset(tmp_path, data, streaming):
     config = data(train=f"hub:{folder}", valid=f"hub:{folder}", test=f"hub:{folder}", streaming=streaming)
     assert rows(config) == rows(config, "valid") == ROWS
     assert f"hub:{folder}: the test split cannot be loaded" in refusal(config, "test")
+    date = os.stat(folder / "train.jsonl")
     write(folder / "train.jsonl", json.dumps({"translation": {"en": "new", "de": "neu"}}) + "\n")
+    os.utime(folder / "train.jsonl", ns=(date.st_atime_ns, date.st_mtime_ns))
     assert [row["source"] for row in rows(config)] == ["new"]
 
 
@@ -141,8 +143,8 @@ def test_yaml_lists_every_option_with_a_comment(name):
         (
             "t.tsv",
             "en\tfr\na\tb\n",
-            "{} line 1: the header has no column 'de' (it has: en, fr); "
-            "name the columns with data.columns if the file has no header line",
+            "{} line 1: the header has no column 'de' (it has: en, fr); name the columns with data.columns "
+            + "if the file has no header line",
         ),
         ("t.tsv", b"en\tde\na\tb\nc\td\xff\n", "{} line 3: not UTF-8 (byte 0xff at position 4)"),
         ("t.tsv", "", "{}: the file holds no sentence pairs"),
@@ -227,7 +229,7 @@ def test_impossible_configuration(data, options, message):
 
 
 def test_a_split_that_is_not_given(data):
-    with pytest.raises(ConfigError, match="data.valid: no text is given; a file, hub:NAME or embedded:"):
+    with pytest.raises(ConfigError, match=r"data.valid: no text is given; a file, hub:NAME or embedded:"):
         read_corpus(data(), "valid")
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nat.data import tokenized
+from nat.data.batching import Pair
 from nat.data.readers import read_lines
 from nat.data.tokenized import StreamingCorpus, TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizer
@@ -50,7 +52,8 @@ def test_filters_are_for_training_alone(data, text, tokenizers):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_limit_counts_what_passes_the_filters(data, text, tokenizers, streaming):
+def test_limit_counts_what_passes_the_filters(data, text, tokenizers, streaming, monkeypatch):
+    monkeypatch.setattr(tokenized, "READ_AT_ONCE", 40)  # the limit falls into a later piece of the stream
     config = data(**text, limit=20, max_words=4, streaming=streaming)
     corpus = prepare(config, "train", tokenizers, filtered=True)
     assert sum(len(update) for update in corpus.updates(50, seed=1, epoch=0)) == 20
@@ -85,6 +88,8 @@ def test_select_drops_and_counts(data, text, tokenizers):
     kept = keep.nonzero()[0]
     assert smaller.pairs([0, 40]) == corpus.pairs(kept[[0, 40]])
     assert smaller.target_lengths.tolist() == corpus.target_lengths[kept].tolist()
+    assert smaller.source_lengths.tolist() == corpus.source_lengths[kept].tolist()
+    assert smaller.lines.tolist() == corpus.lines[kept].tolist()
     assert smaller.fingerprint != corpus.fingerprint
     with pytest.raises(DataError, match="no pair is left"):
         corpus.select(np.zeros(600, dtype=bool), "nothing")
@@ -139,6 +144,8 @@ def test_an_epoch_covers_every_pair_once(corpus, reference):
     seen = [pair for update in corpus.updates(TOKENS, seed=1, epoch=0) for pair in update]
     assert sorted(seen) == sorted(reference.pairs(range(len(reference))))
     assert corpus.report == reference.report
+    list(corpus.updates(TOKENS, seed=1, epoch=1))
+    assert corpus.report == reference.report, "a second epoch counts anew"
 
 
 def test_updates_are_reproducible_and_differ_between_epochs_and_seeds(corpus):
@@ -182,3 +189,16 @@ def test_a_stream_is_read_no_further_than_its_pool(data, text, tokenizers):
     corpus._kept_pairs = counting
     list(islice(corpus.updates(20, seed=1, epoch=0), 2))
     assert 10 < pulled < 200
+
+
+@pytest.mark.parametrize(("number", "sizes"), [(3, [3]), (10, [10]), (19, [19]), (20, [10, 10]), (38, [10, 10, 18])])
+def test_the_rest_of_a_stream_joins_the_last_pool(number, sizes):
+    pairs = [Pair([7], [n]) for n in range(number)]
+    pools = list(tokenized._pools(iter(pairs), 10, 4))
+    assert [len(pool) for pool in pools] == sizes
+    assert [pair for pool in pools for pair in pool] == pairs
+
+
+def test_a_pool_holds_the_tokens_of_several_updates():
+    pairs = [Pair([7], [8, 9])] * 100
+    assert [len(pool) for pool in tokenized._pools(iter(pairs), 10, 90)] == [30, 30, 40]

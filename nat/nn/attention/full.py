@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nat.config import option
 from nat.nn.attention.base import Attention, check_heads
+from nat.ops.precision import at_least_float32
 
 
 class FullAttention(Attention):
@@ -63,7 +64,7 @@ class FullAttention(Attention):
     ) -> Float[Tensor, "B L D"]:
         with torch.autocast("cpu", enabled=False):
             if queries.device.type == "cpu":  # its fused kernel is several times slower in bf16 than in fp32
-                queries, keys, values = queries.float(), keys.float(), values.float()
+                queries, keys, values = (at_least_float32(part) for part in (queries, keys, values))
             mixed = F.scaled_dot_product_attention(
                 queries,
                 keys,

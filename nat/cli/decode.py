@@ -1,0 +1,48 @@
+"""nat-decode: translate a split or a file with a trained run, score it and measure its speed."""
+
+from __future__ import annotations
+
+import sys
+
+from nat.cli.main import run_command
+
+HELP = """nat-decode: translate with a trained run.
+
+usage: nat-decode run_dir=PATH [split=test|valid|train | source=FILE [reference=FILE]] [output=FILE] OVERRIDES
+
+  nat-decode run_dir=runs/ctc output=ctc.de                               the run's own test split
+  nat-decode run_dir=runs/ctc source=mine.en reference=mine.de output=mine.ctc.de decoding.batch_size=128
+  echo "Click OK." | nat-decode run_dir=runs/ctc source=- speed=false
+  nat-decode run_dir=runs/ctc output=ctc.de decoding.beam_size=8 decoding.num_best=8 teacher=runs/teacher
+
+FILE gets one translation a line, in input order; FILE.json the scores, the speed and what made them. Without
+output=FILE the translations go to standard output and the report to standard error.
+  --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    words = sys.argv[1:] if arguments is None else arguments
+
+    def work(config: dict[str, object]) -> int:
+        from nat.config import parse
+        from nat.evaluation.decode import DecodeConfig, decode, describe
+        from nat.evaluation.inputs import refuse_tokenizer
+
+        refuse_tokenizer(words)
+        given = {key: value for key, value in config.items() if value != "???"}
+        settings = parse(DecodeConfig, given)
+        translations, report = decode(settings)
+        if settings.output is not None:
+            print(describe(report))
+            return 0
+        sys.stdout.buffer.write("".join(f"{line}\n" for line in translations).encode())  # UTF-8 in every locale
+        sys.stdout.buffer.flush()
+        print(describe(report), file=sys.stderr)
+        return 0
+
+    run_command("decode", HELP, work, arguments)
+
+
+if __name__ == "__main__":
+    main()

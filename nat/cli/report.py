@@ -1,0 +1,49 @@
+"""nat-report: several runs side by side on the same text."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+from nat.cli.main import run_command
+
+HELP = """nat-report: compare runs: quality, speed, samples.
+
+usage: nat-report run_dirs=[RUN_DIR,...] output=FOLDER [split=test] OVERRIDES
+
+  nat-report run_dirs=[runs/teacher,runs/ctc] output=reports/first
+  nat-report 'run_dirs=[runs/teacher?beam_size=4&name=beam 4,runs/ctc]' output=reports/beam
+
+The text is the first run's split; data.* options change it. A run with options, FOLDER?option=value&option=value
+(in quotes, for the shell), is decoded with them; name= labels its row. The same run may come several times.
+Writes results.json, table.md and samples.txt, and prints the last two.
+  --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    words = [quote_entries(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+
+    def work(config: dict[str, object]) -> int:
+        from nat.config import parse
+        from nat.evaluation.inputs import refuse_tokenizer
+        from nat.evaluation.report import ReportConfig, report
+
+        refuse_tokenizer(words)
+        given = {key: value for key, value in config.items() if value != "???"}
+        _, table, samples = report(parse(ReportConfig, given))
+        print(f"{table}\n{samples}", end="")
+        return 0
+
+    run_command("report", HELP, work, words)
+
+
+def quote_entries(word: str) -> str:
+    """Quotes for the entries of run_dirs=[...] that have options: Hydra takes = and & only in quotes."""
+    if not word.startswith("run_dirs="):
+        return word
+    return re.sub(r"(?<=[\[,=])([^\[\],'\"]*\?[^\[\],'\"]*)(?=[\],]|$)", r"'\1'", word)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""What the evaluation commands are given: runs, text and files to write. All of it is checked before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nat.config import parse
+from nat.data.corpus import DataConfig
+from nat.data.readers import read_lines
+from nat.data.tokenized import TokenizedCorpus, prepare
+from nat.errors import ConfigError, DataError
+from nat.models.base import DecodingOptions
+from nat.training.checkpoint import read_json
+from nat.translator import Translator, load
+
+STANDARD_INPUT = "-"
+
+
+class Split(Enum):
+    TEST = "test"
+    VALID = "valid"
+    TRAIN = "train"
+
+
+class Device(Enum):
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is translated. lines: line numbers in the split's file. dropped: what the split's filters left out, as
+    `DropReport.to_plain` gives it. Both are None for a file, which is taken as it is."""
+
+    name: str
+    sources: list[str]
+    references: list[str] | None
+    lines: list[int] | None = None
+    dropped: dict[str, Any] | None = None
+
+
+def check_outputs(paths: Mapping[str, Path], *, inputs: Iterable[str | None] = ()) -> None:
+    """The files (by the option that names them) can be written, differ, and are none of the inputs.
+    Raises ConfigError or DataError."""
+    taken = {Path(path).resolve(): "an input" for path in inputs if path is not None}
+    for name, path in paths.items():
+        where = path.resolve()
+        if where in taken:
+            raise ConfigError(f"{name}={path}: this is {taken[where]}, choose another file")
+        taken[where] = f"also the file of {name}"
+        if path.exists() and not path.is_file():
+            raise DataError(f"{name}={path}: cannot be written (it is no ordinary file)")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not folder.is_dir():
+            raise DataError(f"{name}={path}: cannot be written ({folder} is not a folder)")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise DataError(f"{name}={path}: cannot be written (no permission for {folder})")
+
+
+def open_run(run_dir: str, *, device: Device, weights: str | None = None) -> Translator:
+    """A run's translator. Raises ConfigError where there is no GPU to use, DataError where the run is damaged."""
+    if device is Device.CUDA and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: torch sees no GPU here; use cpu or auto")
+    translator = load(run_dir, device=device.value, weights=weights)
+    run_summary(translator)  # damaged? better known now than after an hour
+    return translator
+
+
+def run_summary(translator: Translator) -> dict[str, Any]:
+    """run.json; {} where there is none, as for weights given by hand. Raises DataError if it is damaged."""
+    path = translator.folder / "run.json"
+    summary = read_json(path) if path.exists() else {}
+    if not isinstance(summary, dict):
+        raise DataError(f"{path}: damaged or unreadable (it is not a JSON object)")
+    return summary
+
+
+def decoding_options(translator: Translator, given: Mapping[str, Any]) -> tuple[DecodingOptions, int]:
+    """The method's options, and batch_size, which is the command's. Raises ConfigError by name."""
+    options = dict(given)
+    batch_size = parse(int, options.pop("batch_size", 64), "decoding.batch_size")
+    if batch_size < 1:
+        raise ConfigError(f"decoding.batch_size={batch_size}: must be at least 1")
+    return translator.decoding(options), batch_size
+
+
+def read_files(source: str, reference: str | None) -> Text:
+    """Raises DataError: no such file, bad UTF-8 with its line, other numbers of lines, no line at all."""
+    name = "standard input" if source == STANDARD_INPUT else source
+    sources = read_standard_input() if source == STANDARD_INPUT else list(read_lines(source))
+    references = None if reference is None else list(read_lines(reference))
+    if references is not None and len(references) != len(sources):
+        raise DataError(
+            f"{name} has {len(sources)} lines but {reference} has {len(references)}: "
+            "source and reference need equally many"
+        )
+    return Text(name, sources, references)
+
+
+def read_standard_input() -> list[str]:
+    """Its lines. Raises DataError naming the one that is not UTF-8."""
+    lines = []
+    for number, raw in enumerate(sys.stdin.buffer, 1):
+        try:
+            lines.append(raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise DataError(f"standard input line {number}: not UTF-8 (byte 0x{raw[error.start]:02x})") from None
+    return lines
+
+
+def read_split(translator: Translator, split: Split, changes: Mapping[str, Any]) -> Text:
+    """A split of the run's own corpus, with `changes` of its data options except the tokenizer, which is the
+    run's. Raises ConfigError or DataError."""
+    stored = translator.config.get("data")
+    if not isinstance(stored, Mapping):
+        raise DataError(f"{translator.folder}/config.yaml: has no data options; give source=FILE")
+    wanted = {key: value for key, value in changes.items() if key != "tokenizer"}
+    data = dataclasses.replace(parse(DataConfig, merge(stored, wanted), "data"), streaming=False)
+    corpus = prepare(data, split.value, translator.tokenizers, filtered=split is Split.TRAIN)
+    assert isinstance(corpus, TokenizedCorpus)
+    sources, references = corpus.texts(np.arange(len(corpus)))
+    return Text(f"split {split.value}", sources, references, corpus.lines.tolist(), corpus.report.to_plain())
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`, mappings within mappings too."""
+    merged = dict(base)
+    for key, value in changes.items():
+        before = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            value = merge(before, value)
+        merged[key] = value
+    return merged
+
+
+def refuse_tokenizer(overrides: Iterable[str]) -> None:
+    """A run is used with the tokenizer that it was trained with. Raises ConfigError."""
+    for override in overrides:
+        if override.lstrip("+~").startswith("data.tokenizer"):
+            raise ConfigError(f"{override}: the tokenizer is the run's own and cannot be changed")

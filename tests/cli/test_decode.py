@@ -1,0 +1,389 @@
+"""nat-decode, as a user runs it, on tiny trained runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sacrebleu
+import torch
+from nat.cli.decode import main
+from nat.decoding.batched import Decoded
+from nat.errors import ConfigError
+from nat.evaluation import decode as work
+from nat.models.ctc import CTC
+from nat.translator import load
+
+SOURCES = [
+    "Click OK.",
+    "",
+    "Opens the dialog.",
+    "   ",
+    "Choose the menu item to insert a new table.",
+    "Help",
+    "",
+    "Page",
+]
+REFERENCES = ["Klicken Sie auf OK.", "", "Öffnet den Dialog.", "", "Wählen Sie den Eintrag.", "Hilfe", "", "Seite"]
+FILLED = [bool(source.strip()) for source in SOURCES]
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """source.txt, reference.txt."""
+    (tmp_path / "source.txt").write_text("\n".join(SOURCES) + "\n", encoding="utf-8")
+    (tmp_path / "reference.txt").write_text("\n".join(REFERENCES) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def decode(tiny_runs: dict[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """nat-decode of the CTC run in `folder`, without speed: its exit code."""
+    monkeypatch.chdir(folder)
+
+    def run(*arguments: str, model: str = "ctc") -> int:
+        given = {argument.split("=")[0] for argument in arguments}
+        usual = {"run_dir": tiny_runs[model], "speed": "false", "device": "cpu"}
+        with pytest.raises(SystemExit) as stop:
+            main([*arguments, *(f"{name}={value}" for name, value in usual.items() if name not in given)])
+        return int(stop.value.code or 0)
+
+    return run
+
+
+def lines_of(path: Path) -> list[str]:
+    text = path.read_text(encoding="utf-8")
+    assert text.endswith("\n")
+    return text[:-1].split("\n")
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines_of(path)]
+
+
+def report_of(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+# --- what comes out --------------------------------------------------------------------------------
+
+
+def test_a_split_is_scored_as_sacrebleu_scores_the_files(
+    decode: Run, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert decode("output=out.txt", "jsonl=out.jsonl", "ter=true", "data.max_words=4") == 0
+    outputs, rows, report = (
+        lines_of(folder / "out.txt"),
+        rows_of(folder / "out.jsonl"),
+        report_of(folder / "out.txt.json"),
+    )
+    references = [row["reference"] for row in rows]
+    assert outputs == [row["translation"] for row in rows]
+    assert report["bleu"] == sacrebleu.corpus_bleu(outputs, [references]).score
+    assert report["chrf"] == sacrebleu.corpus_chrf(outputs, [references]).score
+    assert report["ter"] == sacrebleu.corpus_ter(outputs, [references]).score
+    assert report["num_sentences"] == len(outputs) > 20
+    assert report["num_sentences"] + report["num_dropped"] == 1088
+    assert report["dropped_reasons"]["more than 4 words"]["pairs"] == report["num_dropped"]
+    assert (report["num_5plus_words"], report["bleu_5plus_words"]) == (0, None)
+    assert (report["passes"], report["model"], report["decoding"]["beam_size"]) == (1.0, "CTC", 1)
+    shown = capsys.readouterr().out
+    for part in (report["bleu_signature"], report["chrf_signature"], f"BLEU {report['bleu']:.2f}", "left out"):
+        assert part in shown
+
+
+def test_the_split_is_the_one_asked_for(decode: Run, folder: Path) -> None:
+    texts = folder / "mine.tsv"
+    texts.write_text("de\ten\nHilfe\tHelp\nSeite\tPage\n", encoding="utf-8")
+    assert decode("output=out.txt", "jsonl=out.jsonl", "split=valid", f"data.valid={texts}", "data.columns=null") == 0
+    assert [row["source"] for row in rows_of(folder / "out.jsonl")] == ["Help", "Page"]
+    assert [row["line"] for row in rows_of(folder / "out.jsonl")] == [2, 3]
+    assert report_of(folder / "out.txt.json")["text"] == "split valid"
+
+
+def test_longer_sources_have_scores_of_their_own(decode: Run, folder: Path) -> None:
+    assert decode("source=source.txt", "reference=reference.txt", "output=out.txt") == 0
+    report, outputs = report_of(folder / "out.txt.json"), lines_of(folder / "out.txt")
+    assert report["num_5plus_words"] == 1
+    assert report["bleu_5plus_words"] == sacrebleu.corpus_bleu([outputs[4]], [[REFERENCES[4]]]).score
+    assert report["bleu"] == sacrebleu.corpus_bleu(outputs, [REFERENCES]).score
+
+
+@pytest.mark.parametrize("model", ["ctc", "autoregressive"])
+def test_output_is_in_input_order_at_every_batch_size(
+    decode: Run, folder: Path, tiny_runs: dict[str, Path], model: str
+) -> None:
+    alone = [load(tiny_runs[model], device="cpu").translate([source])[0] for source in SOURCES]
+    for size in (1, 7, 64):
+        assert decode("source=source.txt", f"output={size}.txt", f"decoding.batch_size={size}", model=model) == 0
+        assert lines_of(folder / f"{size}.txt") == alone
+    assert [bool(line) for line, filled in zip(alone, FILLED, strict=True) if not filled] == [False] * 3
+    report = report_of(folder / "7.txt.json")
+    assert (report["num_sentences"], report["num_empty"], report["batch_size"]) == (8, 3, 7)
+    assert report["bleu"] is None
+
+
+@pytest.mark.parametrize("text", ["", "\n", "\n\n", "Help", "Help\n\n", "\ufeffHelp\r\nPage\r\n"])
+def test_as_many_lines_as_came_in(decode: Run, folder: Path, text: str) -> None:
+    (folder / "some.txt").write_bytes(text.encode())
+    assert decode("source=some.txt", "output=out.txt", "speed=true") == 0
+    expected = text.removeprefix("\ufeff").replace("\r", "")
+    count = expected.count("\n") + (not expected.endswith("\n") and expected != "")
+    outputs = (folder / "out.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    assert len(outputs) == count
+    assert [bool(line) for line in outputs] == [bool(line) for line in expected.split("\n")[:count]]
+
+
+def test_candidates_are_written(decode: Run, folder: Path) -> None:
+    options = ("decoding.beam_size=4", "decoding.num_best=3", "nbest=nbest.txt", "jsonl=out.jsonl", "output=out.txt")
+    assert decode("source=source.txt", *options) == 0
+    rows, outputs = rows_of(folder / "out.jsonl"), lines_of(folder / "out.txt")
+    assert [row["index"] for row in rows] == list(range(len(SOURCES)))
+    assert [row["source"] for row in rows] == SOURCES
+    assert [row["translation"] for row in rows] == outputs == [row["nbest"][0]["text"] for row in rows]
+    assert [row["passes"] for row in rows] == [int(filled) for filled in FILLED]
+    assert [len(row["nbest"]) for row in rows] == [3 if filled else 1 for filled in FILLED]
+    assert not any("reference" in row for row in rows)
+    for row in rows:
+        scores = [candidate["score"] for candidate in row["nbest"]]
+        assert scores == sorted(scores, reverse=True)
+        assert row["score"] == scores[0]
+    expected = [f"{row['index']} ||| {item['text']} ||| {item['score']:.4f}" for row in rows for item in row["nbest"]]
+    assert lines_of(folder / "nbest.txt") == expected
+
+
+def test_candidates_that_do_not_exist_are_left_out() -> None:
+    assert work.found_only(Decoded([[8], [9], []], [-1.0, -2.0, -torch.inf], 1, False)).tokens == [[8], [9]]
+    assert work.found_only(Decoded([[8]], [-torch.inf], 1, False)).tokens == [[8]]
+
+
+def test_a_line_end_in_a_translation_moves_no_line() -> None:
+    assert work.one_line("a\nb\r\nc\u2028d") == "a b  c\u2028d"
+
+
+def test_sentences_at_the_length_limit_are_counted(decode: Run, folder: Path) -> None:
+    limit = ("decoding.max_length_factor=0", "decoding.max_length_offset=1")
+    options = ("source=source.txt", "output=out.txt", "jsonl=out.jsonl", *limit)
+    assert decode(*options, model="autoregressive") == 0
+    truncated = [row["truncated"] for row in rows_of(folder / "out.jsonl")]
+    assert report_of(folder / "out.txt.json")["num_truncated"] == sum(truncated) > 0
+
+
+def test_speed_is_reported_or_null(decode: Run, folder: Path) -> None:
+    names = ("ms_per_sentence_p50", "ms_per_sentence_p95", "sentences_per_second")
+    assert decode("source=source.txt", "output=a.txt", "speed=true", "speed_sentences=2") == 0
+    assert decode("source=source.txt", "output=b.txt") == 0
+    with_speed, without = report_of(folder / "a.txt.json"), report_of(folder / "b.txt.json")
+    assert all(with_speed[name] > 0 for name in names)
+    assert with_speed["num_timed_alone"] == 2
+    assert all(without[name] is None for name in names)
+
+
+def test_provenance(decode: Run, folder: Path, tiny_runs: dict[str, Path]) -> None:
+    weights = tiny_runs["ctc"] / "model.safetensors"
+    assert decode("source=source.txt", "output=a.txt", "num_threads=1") == 0
+    assert decode("source=source.txt", "output=b.txt", f"weights={weights}") == 0
+    report = report_of(folder / "a.txt.json")
+    assert report["weights"] == json.loads((tiny_runs["ctc"] / "run.json").read_text())["weights"]
+    assert report_of(folder / "b.txt.json")["weights"] == str(weights)
+    assert (report["run_dir"], report["device"], report["num_threads"]) == (str(tiny_runs["ctc"]), "cpu", 1)
+    assert {"nat", "torch", "sacrebleu"} <= set(report["versions"])
+    assert report["date"].startswith("20")
+
+
+def test_standard_input_to_standard_output(
+    decode: Run, tiny_runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("Help\n\nPage".encode())))
+    assert decode("source=-") == 0
+    out, err = capsys.readouterr()
+    expected = load(tiny_runs["ctc"], device="cpu").translate(["Help", "", "Page"])
+    assert out == "".join(f"{line}\n" for line in expected)
+    assert "standard input" in err
+
+
+# --- the teacher -----------------------------------------------------------------------------------
+
+
+def test_the_teacher_chooses(decode: Run, folder: Path, tiny_runs: dict[str, Path]) -> None:
+    teacher = load(tiny_runs["autoregressive"], device="cpu")
+    options = ("decoding.beam_size=4", "decoding.num_best=4", f"teacher={teacher.folder}", "jsonl=out.jsonl")
+    assert decode("output=out.txt", "data.max_words=3", "decoding.batch_size=3", *options) == 0
+    rows, report = rows_of(folder / "out.jsonl"), report_of(folder / "out.txt.json")
+    differ = 0
+    for row in rows:
+        texts = [candidate["text"] for candidate in row["nbest"]]
+        scores = [candidate["teacher_score"] for candidate in row["nbest"]]
+        best = scores.index(max(scores))
+        differ += best > 0
+        assert (row["translation"], row["teacher_score"]) == (texts[best], scores[best])
+        assert row["score"] == row["nbest"][best]["score"]
+    assert lines_of(folder / "out.txt") == [row["translation"] for row in rows]
+    assert report["num_rescored_differ"] == differ > 0
+    own = teacher.score([row["source"] for row in rows], [row["translation"] for row in rows])
+    assert [row["teacher_score"] for row in rows] == pytest.approx(own, rel=1e-4)
+    assert report["teacher_score"] == pytest.approx(sum(own) / len(own), rel=1e-4)
+
+
+def test_without_candidates_the_teacher_only_scores(decode: Run, folder: Path, tiny_runs: dict[str, Path]) -> None:
+    assert decode("source=source.txt", "output=a.txt") == 0
+    assert decode("source=source.txt", "output=b.txt", f"teacher={tiny_runs['autoregressive']}", "jsonl=b.jsonl") == 0
+    assert lines_of(folder / "a.txt") == lines_of(folder / "b.txt")
+    report = report_of(folder / "b.txt.json")
+    assert report["teacher_score"] < 0
+    assert "num_rescored_differ" not in report
+    assert report["num_unscored"] == 3
+    assert [row["teacher_score"] is not None for row in rows_of(folder / "b.jsonl")] == FILLED
+
+
+def test_impossible_under_the_teacher_is_null_not_infinity() -> None:
+    assert work.highest([None, None]) == 0
+    assert work.highest([None, -5.0, -1.0, -1.0]) == 2
+
+
+def test_a_teacher_that_cannot_score_is_refused(
+    decode: Run, folder: Path, tiny_runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def score(model: CTC, batch: object) -> None:
+        raise ConfigError("CTC cannot score given targets")
+
+    monkeypatch.setattr(CTC, "score", score)
+    assert decode("source=source.txt", "output=out.txt", f"teacher={tiny_runs['ctc']}") == 2
+    assert f"teacher={tiny_runs['ctc']}: CTC cannot score" in capsys.readouterr().err
+    assert not list(folder.glob("out*"))
+
+
+# --- refusals --------------------------------------------------------------------------------------
+
+REFUSALS = {
+    "no run": (["run_dir=nowhere"], ["nowhere", "not a run folder"]),
+    "run missing": (["run_dir=???"], ["run_dir", "a value is needed"]),
+    "no source": (["source=nowhere.txt"], ["nowhere.txt", "no such file"]),
+    "source is a folder": (["source=."], [".", "folder"]),
+    "not UTF-8": (["source=bad.txt"], ["bad.txt line 2", "not UTF-8"]),
+    "reference not UTF-8": (["source=source.txt", "reference=bad.txt"], ["bad.txt line 2", "not UTF-8"]),
+    "line counts": (["source=source.txt", "reference=three.txt"], ["source.txt has 8", "three.txt has 3"]),
+    "reference alone": (["reference=three.txt"], ["reference=three.txt", "source=FILE"]),
+    "source and split": (["source=source.txt", "split=test"], ["source=source.txt", "split=test"]),
+    "data without effect": (["source=source.txt", "data.max_words=3"], ["data.max_words", "no effect"]),
+    "ter without reference": (["source=source.txt", "ter=true"], ["ter=true", "reference"]),
+    "passes of CTC": (["decoding.max_passes=10"], ["decoding.max_passes=10", "CTC", "beam_size, num_best"]),
+    "num_best": (["decoding.num_best=5"], ["num_best=5", "beam_size=1"]),
+    "batch size": (["decoding.batch_size=0"], ["decoding.batch_size=0", "at least 1"]),
+    "batch size's type": (["decoding.batch_size=many"], ["decoding.batch_size=many", "whole number"]),
+    "split": (["split=tset"], ["split=tset", "test, valid, train"]),
+    "typo": (["spilt=test"], ["spilt", "did you mean 'split'"]),
+    "data typo": (["data.max_wrods=3"], ["data.max_wrods", "did you mean 'max_words'"]),
+    "tokenizer": (["data.tokenizer.kind=bpe"], ["data.tokenizer.kind=bpe", "the run's own"]),
+    "split without text": (["data.test=null"], ["data.test"]),
+    "data file": (["data.test=nowhere.tsv"], ["nowhere.tsv", "no such file"]),
+    "device": (["device=tpu"], ["device=tpu", "auto, cpu, cuda"]),
+    "threads": (["num_threads=0"], ["num_threads=0", "at least 1"]),
+    "speed sentences": (["speed_sentences=0"], ["speed_sentences=0", "at least 1"]),
+    "weights": (["weights=nowhere.safetensors"], ["nowhere.safetensors", "no such"]),
+    "damaged weights": (["weights=bad.txt"], ["bad.txt", "damaged"]),
+    "teacher": (["teacher=nowhere"], ["nowhere", "not a run folder"]),
+    "output below a file": (["output=three.txt/out.txt"], ["output=three.txt/out.txt", "cannot be written"]),
+    "output is a folder": (["output=sub"], ["output=sub", "no ordinary file"]),
+    "output is the source": (["source=source.txt", "output=./source.txt"], ["output=", "source.txt", "an input"]),
+    "two outputs in one": (["output=out.txt", "jsonl=out.txt.json"], ["out.txt.json", "jsonl"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS, ids=REFUSALS.keys())
+def test_refusals(decode: Run, folder: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+    (folder / "bad.txt").write_bytes(b"fine\n\xff\xfe\nfine\n")
+    (folder / "three.txt").write_text("a\nb\nc\n", encoding="utf-8")
+    (folder / "sub").mkdir()
+    before = sorted(folder.rglob("*"))
+    arguments, parts = REFUSALS[case]
+    if not any(argument.startswith("output=") for argument in arguments):
+        arguments = [*arguments, "output=out/out.txt"]
+    assert decode(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("nat-decode: ")
+    assert "Traceback" not in err
+    for part in parts:
+        assert part in err
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_no_gpu(decode: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert decode("source=source.txt", "device=cuda") == 2
+    assert capsys.readouterr().err.startswith("nat-decode: device=cuda: ")
+
+
+def test_standard_input_not_utf8(
+    decode: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Help\nP\xe4ge\n")))
+    assert decode("source=-") == 2
+    assert "standard input line 2: not UTF-8 (byte 0xe4)" in capsys.readouterr().err
+
+
+def test_a_folder_without_permission(
+    decode: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "closed").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folder / "closed")  # root may write everywhere
+    assert decode("source=source.txt", "output=closed/out.txt") == 2
+    assert "no permission" in capsys.readouterr().err
+
+
+DAMAGES = {
+    "config.yaml": (b"model: {}\n", "config.yaml"),
+    "run.json": (b'{"weights": ', "run.json"),
+    "model.safetensors": (b"\x00" * 100, "model.safetensors"),
+    "tokenizer/tokenizer.json": (b"{}", "tokenizer.json"),
+    "tokenizer/source.model": (b"", "source.model"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_runs(
+    decode: Run, folder: Path, tiny_runs: dict[str, Path], capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    ignored = shutil.ignore_patterns("checkpoints", "best", "tensorboard")
+    shutil.copytree(tiny_runs["ctc"], folder / "run", ignore=ignored)
+    content, part = DAMAGES[name]
+    (folder / "run" / name).write_bytes(content)
+    assert decode("run_dir=run", "source=source.txt", "output=out.txt") == 2
+    err = capsys.readouterr().err
+    assert part in err
+    assert err.count("\n") == 1
+    assert not list(folder.glob("out*"))
+
+
+def test_an_interrupt_leaves_nothing(
+    decode: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(work, "translate_timed", interrupted)
+    assert decode("source=source.txt", "output=out.txt") == 130
+    assert capsys.readouterr().err == "nat-decode: stopped\n"
+    assert not list(folder.glob("*out*"))
+
+
+def test_as_a_process(folder: Path, tiny_runs: dict[str, Path]) -> None:
+    command = [sys.executable, "-m", "nat.cli.decode", f"run_dir={tiny_runs['ctc']}", "source=-", "speed_sentences=1"]
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONPATH": str(Path(work.__file__).parents[2])}
+    done = subprocess.run(command, input="Help\n\n".encode(), capture_output=True, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stderr
+    translation, empty, end = done.stdout.decode().split("\n")
+    assert (bool(translation), empty, end) == (True, "", "")
+    assert b"sentences 2: empty 1" in done.stderr

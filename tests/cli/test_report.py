@@ -1,0 +1,148 @@
+"""nat-report, as a user runs it, on tiny trained runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nat.cli.decode import main as decode
+from nat.cli.report import main, quote_entries
+from nat.errors import ConfigError
+from nat.evaluation.report import parse_entry
+
+QUICK = ("data.max_words=3", "speed_sentences=3", "device=cpu")
+
+
+def run(*arguments: str, command: Any = main) -> int:
+    with pytest.raises(SystemExit) as stop:
+        command([*arguments])
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture
+def teacher(tiny_runs: dict[str, Path]) -> Path:
+    return tiny_runs["autoregressive"]
+
+
+@pytest.fixture
+def student(tiny_runs: dict[str, Path]) -> Path:
+    return tiny_runs["ctc"]
+
+
+def test_two_runs_side_by_side(
+    teacher: Path, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "report"
+    systems = f"run_dirs=[{teacher}?beam_size=2&num_best=2&name=beam 2|x,{student},{teacher}?batch_size=7]"
+    assert run(systems, f"output={out}", "samples=4", *QUICK) == 0
+    rows = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    names = ["beam 2|x", student.name, f"{teacher.name} batch_size=7"]
+    assert [row["name"] for row in rows] == names
+    assert [row["model"] for row in rows] == ["Autoregressive", "CTC", "Autoregressive"]
+    assert rows[0]["decoding"]["beam_size"] == rows[0]["decoding"]["num_best"] == 2
+    assert [row["batch_size"] for row in rows] == [64, 64, 7]
+    assert rows[0]["speedup"] == 1.0
+    for row in rows:
+        assert row["speedup"] == rows[0]["ms_per_sentence_p50"] / row["ms_per_sentence_p50"]
+        assert row["sentences_per_second"] > 0
+        assert row["num_sentences"] == rows[0]["num_sentences"] > 20
+    summary = json.loads((student / "run.json").read_text(encoding="utf-8"))
+    assert rows[1]["training_updates"] == summary["update"]
+    assert rows[1]["training_minutes"] == summary["seconds"] / 60
+    assert rows[1]["num_parameters"] == summary["num_parameters"]
+    check_texts(out, names, rows, capsys.readouterr().out)
+
+
+def check_texts(out: Path, names: list[str], rows: list[dict[str, Any]], shown: str) -> None:
+    """table.md, samples.txt, and both on standard output."""
+    table, samples = (out / "table.md").read_text(encoding="utf-8"), (out / "samples.txt").read_text(encoding="utf-8")
+    assert shown == f"{table}\n{samples}"
+    lines = table.split("\n")
+    cells = [line.replace("\\|", "").count("|") for line in lines[: 2 + len(rows)]]
+    assert len(set(cells)) == 1
+    assert "beam 2\\|x" in lines[2]
+    assert f"| {rows[1]['bleu']:.2f} |" in lines[3]
+    assert rows[0]["bleu_signature"] in table
+    assert rows[0]["chrf_signature"] in table
+    blocks = [block.split("\n") for block in samples.rstrip("\n").split("\n\n")]
+    assert len(blocks) == 4
+    for block in blocks:
+        for line, name in zip(block, ["source", "reference", *names], strict=True):
+            assert line.startswith(name)
+
+
+def test_scores_are_those_of_nat_decode(student: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    assert run(f"run_dirs=[{student}]", f"output={out}", "decoding.beam_size=3", *QUICK) == 0
+    options = ("decoding.beam_size=3", "speed=false", *QUICK)
+    assert run(f"run_dir={student}", f"output={tmp_path}/out.txt", *options, command=decode) == 0
+    (row,) = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    alone = json.loads((tmp_path / "out.txt.json").read_text(encoding="utf-8"))
+    for name in ("bleu", "bleu_signature", "chrf", "length_ratio", "repetition_rate", "passes", "num_sentences"):
+        assert row[name] == alone[name]
+    first = (out / "samples.txt").read_text(encoding="utf-8").split("\n")[2]
+    assert first.endswith((tmp_path / "out.txt").read_text(encoding="utf-8").split("\n")[0])
+
+
+REFUSALS = {
+    "no runs": (["run_dirs=[]"], ["run_dirs=[]", "at least one"]),
+    "not given": (["samples=1"], ["run_dirs", "a value is needed"]),
+    "no run": (["run_dirs=[nowhere]"], ["nowhere", "not a run folder"]),
+    "no list": (["run_dirs=nowhere"], ["run_dirs=nowhere", "a list is needed"]),
+    "no value": (["run_dirs=[STUDENT?beam_size]"], ["'beam_size' is not option=value"]),
+    "unknown option": (
+        ["run_dirs=[STUDENT?max_passes=3]"],
+        ["STUDENT?max_passes=3", "decoding.max_passes=3", "beam_size"],
+    ),
+    "of the wrong type": (["run_dirs=[STUDENT?beam_size=x]"], ["STUDENT?beam_size=x", "decoding.beam_size=x"]),
+    "same name": (["run_dirs=[STUDENT,STUDENT]"], ["two systems are called", "?name=LABEL"]),
+    "split": (["run_dirs=[STUDENT]", "split=tset"], ["split=tset"]),
+    "tokenizer": (["run_dirs=[STUDENT]", "data.tokenizer.kind=bpe"], ["data.tokenizer.kind=bpe"]),
+    "output below a file": (["run_dirs=[STUDENT]", "output=FILE"], ["FILE", "not a folder"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS, ids=REFUSALS.keys())
+def test_refusals(case: str, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+
+    def filled(words: list[str]) -> list[str]:
+        return [word.replace("STUDENT", str(student)).replace("FILE", str(file)) for word in words]
+
+    arguments, parts = REFUSALS[case]
+    assert run(f"output={tmp_path}/out", *filled(arguments), "device=cpu") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("nat-report: ")
+    for part in filled(parts):
+        assert part in err
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_entries() -> None:
+    assert parse_entry("runs/a") == ("runs/a", "a", {})
+    assert parse_entry("runs/a/?beam_size=4&length_penalty=0.5") == (
+        "runs/a/", "a beam_size=4 length_penalty=0.5", {"beam_size": 4, "length_penalty": 0.5},
+    )  # fmt: skip
+    assert parse_entry("a?name=best of 4&num_best=4") == ("a", "best of 4", {"num_best": 4})
+    assert parse_entry("a?x=null&y=true") == ("a", "a x=null y=true", {"x": None, "y": True})
+    with pytest.raises(ConfigError, match="cannot be read"):
+        parse_entry("a?x=[")
+
+
+@pytest.mark.parametrize(
+    ("word", "quoted"),
+    [
+        ("run_dirs=[a,b]", "run_dirs=[a,b]"),
+        ("run_dirs=[a?x=1&name=b c,d]", "run_dirs=['a?x=1&name=b c',d]"),
+        ("run_dirs=[a,b?x=1]", "run_dirs=[a,'b?x=1']"),
+        ("run_dirs=['a?x=1',b]", "run_dirs=['a?x=1',b]"),
+        ("output=a?b", "output=a?b"),
+    ],
+)
+def test_quoting(word: str, quoted: str) -> None:
+    assert quote_entries(word) == quoted

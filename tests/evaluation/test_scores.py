@@ -1,0 +1,53 @@
+"""Scores: sacreBLEU's own numbers, and the plain rates on cases worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import sacrebleu
+from nat.data.vocabulary import Symbol
+from nat.evaluation.scores import repetition_rate, score_corpus, unknown_rate
+
+OUTPUTS = ["the cat sat on the mat", "a dog dog", ""]
+REFERENCES = ["the cat sat on a mat", "a dog", "gone"]
+
+
+def test_scores_are_those_of_sacrebleu() -> None:
+    scores = score_corpus(OUTPUTS, REFERENCES, ter=True)
+    assert scores.bleu == sacrebleu.corpus_bleu(OUTPUTS, [REFERENCES]).score
+    assert scores.chrf == sacrebleu.corpus_chrf(OUTPUTS, [REFERENCES]).score
+    assert scores.ter == sacrebleu.corpus_ter(OUTPUTS, [REFERENCES]).score
+    assert "tok:13a" in scores.bleu_signature
+    assert "nc:6" in scores.chrf_signature
+    assert scores.ter_signature is not None
+
+
+def test_ter_is_left_out_unless_asked_for() -> None:
+    assert score_corpus(OUTPUTS, REFERENCES).ter is None
+
+
+def test_length_ratio_counts_words() -> None:
+    assert score_corpus(OUTPUTS, REFERENCES).length_ratio == pytest.approx(9 / 9)
+    assert score_corpus(["a b c"], ["a b"]).length_ratio == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(
+    ("lines", "rate"),
+    [
+        ([], 0.0),
+        ([""], 0.0),
+        (["a b c"], 0.0),
+        (["a a a"], 2 / 3),
+        (["a a", "b c"], 1 / 4),
+        (["a", "a"], 0.0),  # the end of a line is no neighbour of the next one's beginning
+    ],
+)
+def test_repetition_rate(lines: list[str], rate: float) -> None:
+    assert repetition_rate(lines) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("rows", "rate"),
+    [([], 0.0), ([[]], 0.0), ([[7, 8]], 0.0), ([[int(Symbol.UNK), 8], [9], [int(Symbol.UNK)]], 0.5)],
+)
+def test_unknown_rate(rows: list[list[int]], rate: float) -> None:
+    assert unknown_rate(rows) == rate

@@ -1,0 +1,160 @@
+"""The CTC model against the enumeration of every alignment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import make_batch, make_model
+from nat.data.batch import Batch, Source, Target
+from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
+from nat.errors import ConfigError
+from nat.models.ctc import CTC
+from nat.training.objective import objective
+from oracles import collapse_path, ctc_log_likelihood
+
+BLANK = int(Symbol.BLANK)
+A, B = NUM_SYMBOLS, NUM_SYMBOLS + 1
+
+
+def ctc(**options: Any) -> CTC:
+    model = make_model("ctc", dtype=torch.float64, **options)
+    assert isinstance(model, CTC)
+    return model
+
+
+def pairs(*rows: tuple[list[int], list[int]]) -> Batch:
+    return Batch(Source.from_lists([s for s, _ in rows]), Target.from_lists([t for _, t in rows]))
+
+
+@torch.no_grad()
+def canvas(model: CTC, source: list[int]) -> torch.Tensor:
+    log_probs, slots = model.log_probs(Source.from_lists([source]))
+    assert log_probs.size(1) == int(slots.lengths[0]) == model.config.upsampling * len(source)
+    return log_probs[0]
+
+
+ROWS = [([A, B, A], [B, A]), ([B], [A, B]), ([A, A, B], [A, A]), ([B, A], []), ([A, B], [A, A, B])]
+
+
+@pytest.mark.parametrize("upsampling", [2, 3])
+def test_loss_and_score_are_brute_force_over_alignments(upsampling: int) -> None:
+    model = ctc(upsampling=upsampling)
+    expected = [ctc_log_likelihood(canvas(model, source), target, BLANK) for source, target in ROWS]
+    batch = pairs(*ROWS)
+    with torch.no_grad():
+        assert model.score(batch).tolist() == pytest.approx(expected, abs=1e-9)
+        terms = model.loss(batch, update=1)
+    assert terms["ctc"].total.item() == pytest.approx(-sum(expected), abs=1e-9)
+    assert terms["ctc"].count.item() == sum(len(target) for _, target in ROWS)
+    assert terms["unalignable"].total.item() == 0
+
+
+def test_loss_agrees_with_torch() -> None:
+    model, batch = ctc(), make_batch([(4, 3), (6, 5), (3, 2)])
+    log_probs, slots = model.log_probs(batch.source)
+    target, source = batch.target, slots.lengths
+    reference = F.ctc_loss(log_probs.transpose(0, 1), target.tokens, source, target.lengths, BLANK, reduction="sum")
+    assert model.loss(batch, update=1)["ctc"].total.item() == pytest.approx(reference.item(), abs=1e-9)
+
+
+def test_likelihoods_of_all_targets_sum_to_one() -> None:
+    model = ctc(vocabularies=Vocabularies(NUM_SYMBOLS + 1, NUM_SYMBOLS + 1, True))  # UNK and one token
+    import itertools
+
+    targets = [list(t) for n in range(5) for t in itertools.product([1, A], repeat=n)]
+    with torch.no_grad():
+        scores = model.score(pairs(*(([A, 1], target) for target in targets)))
+    assert scores.exp().sum().item() == pytest.approx(1.0, abs=1e-9)
+
+
+IMPOSSIBLE = ([A, B], [A, A, A])  # needs 5 slots, has 4
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_unalignable_pairs_are_counted_and_give_no_gradient(smoothing: float) -> None:
+    model = ctc(label_smoothing=smoothing)
+
+    def gradients(*rows: tuple[list[int], list[int]]) -> tuple[dict[str, Any], list[torch.Tensor]]:
+        model.zero_grad()
+        terms = model.loss(pairs(*rows), update=1)
+        objective(terms, 10).backward()
+        return terms, [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    alone, wanted = gradients(*ROWS)
+    terms, found = gradients(*ROWS[:2], IMPOSSIBLE, *ROWS[2:], ([B], [A] * 9))
+    assert terms["unalignable"].total.item() == 2
+    assert terms["unalignable"].count.item() == len(ROWS) + 2
+    assert terms["ctc"].total.item() == pytest.approx(alone["ctc"].total.item(), abs=1e-9)
+    assert terms["ctc"].count == alone["ctc"].count
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-9)
+    _, nothing = gradients(IMPOSSIBLE)
+    assert all((gradient == 0).all() for gradient in nothing)
+
+
+def test_unalignable_pairs_score_minus_infinity_and_are_not_learnable() -> None:
+    model, batch = ctc(), pairs(*ROWS[:2], IMPOSSIBLE)
+    with torch.no_grad():
+        scores = model.score(batch)
+    assert scores[2] == -torch.inf
+    assert torch.isfinite(scores[:2]).all()
+    assert model.learnable(batch).tolist() == [True, True, False]
+    assert ctc(upsampling=3).learnable(batch).tolist() == [True, True, True]
+
+
+def test_best_path_is_the_collapsed_arg_max() -> None:
+    for seed in range(5):
+        model, source = ctc(seed=seed), make_batch([(4, 1), (1, 1), (7, 1)], seed=seed).source
+        with torch.no_grad():
+            found = model.decode(source, decoding=CTC.Decoding())
+        for row, ids in enumerate(source.to_lists()):
+            best = canvas(model, ids).max(dim=1)
+            assert found.tokens[row, 0][found.valid[row, 0]].tolist() == collapse_path(best.indices.tolist(), BLANK)
+            assert found.scores[row, 0].item() == pytest.approx(best.values.sum().item(), abs=1e-9)
+        assert found.passes.tolist() == [1, 1, 1]
+
+
+def test_a_huge_beam_finds_the_best_of_all_targets() -> None:
+    import itertools
+
+    tiny = Vocabularies(NUM_SYMBOLS + 1, NUM_SYMBOLS + 1, True)
+    for seed in range(3):
+        model = ctc(vocabularies=tiny, seed=seed)
+        with torch.no_grad():  # sharper than at initialisation
+            model.embeddings.target.weight.mul_(3)
+        source, log_probs = [A, 1], canvas(model, [A, 1])
+        targets = [t for n in range(5) for t in itertools.product([1, A], repeat=n)]
+        ranked = sorted(((ctc_log_likelihood(log_probs, t, BLANK), t) for t in targets), reverse=True)[:4]
+        with torch.no_grad():
+            found = model.decode(Source.from_lists([source]), decoding=CTC.Decoding(beam_size=31, num_best=4))
+        for index, (score, target) in enumerate(ranked):
+            assert tuple(found.tokens[0, index][found.valid[0, index]].tolist()) == target
+            assert found.scores[0, index].item() == pytest.approx(score, abs=1e-9)
+
+
+def test_label_smoothing_is_the_cross_entropy_of_the_uniform_distribution() -> None:
+    batch = make_batch([(4, 3), (2, 1)])
+    plain, smooth = ctc().loss(batch, update=1), ctc(label_smoothing=0.25).loss(batch, update=1)
+    model = ctc()
+    uniform = 0.0
+    allowed = [i for i in range(model.vocabularies.target_size) if i >= NUM_SYMBOLS or i in (1, BLANK)]
+    for ids in batch.source.to_lists():
+        uniform -= canvas(model, ids)[:, allowed].mean(dim=1).sum().item()
+    expected = 0.75 * plain["ctc"].total.item() + 0.25 * uniform
+    assert smooth["ctc"].total.item() == pytest.approx(expected, abs=1e-9)
+    assert smooth["nll"].total.item() == pytest.approx(plain["ctc"].total.item(), abs=1e-9)
+
+
+def test_canvas_length_counts_upsampling() -> None:
+    assert ctc(upsampling=3).canvas_length(np.array([2, 5]), np.array([9, 1])).tolist() == [6, 15]
+
+
+def test_decoding_refuses_options_without_effect() -> None:
+    with pytest.raises(ConfigError, match="num_best=2: must be at most beam_size=1"):
+        CTC.Decoding(num_best=2)
+    with pytest.raises(ConfigError, match="token_beam=5: has no effect with beam_size=1"):
+        CTC.Decoding(token_beam=5)

@@ -1,0 +1,167 @@
+"""Slow and plain versions of what the library does fast: enumeration and recomputation from scratch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from nat.data.batch import Batch, Source, Target
+from nat.data.vocabulary import Symbol
+from nat.models.autoregressive import Autoregressive
+from torch import Tensor
+
+BOS, EOS, PAD = int(Symbol.BOS), int(Symbol.EOS), int(Symbol.PAD)
+NextLogProbs = Callable[[tuple[int, ...]], Tensor]  # tokens so far -> (V,) log-probabilities
+
+
+@dataclass(frozen=True)
+class TableState:
+    """State of `TableModel`: the tokens of every hypothesis so far, [sentence][hypothesis]."""
+
+    sentences: tuple[int, ...]
+    histories: tuple[tuple[tuple[int, ...], ...], ...]
+
+    def select_sentences(self, rows: Tensor) -> TableState:
+        chosen = rows.tolist()
+        return TableState(tuple(self.sentences[i] for i in chosen), tuple(self.histories[i] for i in chosen))
+
+    def reorder(self, origin: Tensor) -> TableState:
+        histories = tuple(
+            tuple(history[k] for k in row) for history, row in zip(self.histories, origin.tolist(), strict=True)
+        )
+        return TableState(self.sentences, histories)
+
+
+class TableModel:
+    """A `NextToken` that knows nothing of tensors: the log-probabilities are a function of sentence and history.
+
+    It checks what it is fed: positions in order, and every hypothesis followed by its own last token.
+    """
+
+    def __init__(self, table: Callable[[int, tuple[int, ...]], Tensor]) -> None:
+        self.table = table
+        self.calls = 0
+
+    def start(self, num_sentences: int) -> TableState:
+        return TableState(tuple(range(num_sentences)), tuple(((),) for _ in range(num_sentences)))
+
+    def __call__(self, tokens: Tensor, position: int, state: TableState) -> tuple[Tensor, TableState]:
+        assert tokens.shape == (len(state.sentences), len(state.histories[0]))
+        self.calls += 1
+        rows, histories = [], []
+        for sentence, old, last in zip(state.sentences, state.histories, tokens.tolist(), strict=True):
+            new = tuple((*history, token) for history, token in zip(old, last, strict=True))
+            assert all(len(history) == position + 1 and history[0] == BOS for history in new)
+            rows.append(torch.stack([self.table(sentence, history[1:]) for history in new]))
+            histories.append(new)
+        return torch.stack(rows), TableState(state.sentences, tuple(histories))
+
+
+def random_table(
+    seed: int, vocabulary: int
+) -> Callable[[int, tuple[int, ...]], Tensor]:
+    """Normalised log-probabilities that are a fixed function of (sentence, history). PAD, BOS and other symbols
+    below EOS are impossible."""
+
+    def table(sentence: int, history: tuple[int, ...]) -> Tensor:
+        generator = torch.Generator().manual_seed(hash((seed, sentence, history)) % (2**31))
+        logits = torch.randn(vocabulary, generator=generator, dtype=torch.float64) * 1.5
+        logits[:EOS] = -math.inf
+        return logits.log_softmax(0)
+
+    return table
+
+
+def all_sequences(next_log_probs: NextLogProbs, max_length: int) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Every token sequence of at most max_length tokens that is possible, with its log-probability, EOS included."""
+    frontier: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
+    for length in range(max_length + 1):
+        following = []
+        for tokens, score in frontier:
+            log_probs = next_log_probs(tokens).tolist()
+            if log_probs[EOS] > -math.inf:
+                yield tokens, score + log_probs[EOS]
+            if length < max_length:
+                following += [
+                    ((*tokens, token), score + value)
+                    for token, value in enumerate(log_probs)
+                    if token != EOS and value > -math.inf
+                ]
+        frontier = following
+
+
+def penalised(score: float, length: int, alpha: float) -> float:
+    """Wu et al. 2016, equation 14; `length` without EOS."""
+    return score / ((5 + length + 1) / 6) ** alpha
+
+
+def plain_beam_search(
+    next_log_probs: NextLogProbs, max_length: int, *, beam_size: int, alpha: float
+) -> list[tuple[tuple[int, ...], float]]:
+    """Beam search of one sentence over lists, by the rule of `nat.decoding.beam`: of the 2K best continuations those
+    among the first K that end are finished, the best K that do not end live on, K finished ones stop the search.
+    Returns the finished hypotheses and their log-probabilities, by length-penalised score."""
+    live: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
+    ended: list[tuple[tuple[int, ...], float]] = []
+    for position in range(max_length + 1):
+        candidates = []
+        for tokens, score in live:
+            for token, value in enumerate(next_log_probs(tokens).tolist()):
+                if value > -math.inf and (position < max_length or token == EOS):
+                    candidates.append((score + value, tokens, token))
+        candidates.sort(key=lambda item: -item[0])
+        ended += [(tokens, score) for score, tokens, token in candidates[:beam_size] if token == EOS]
+        live = [((*tokens, token), score) for score, tokens, token in candidates[: 2 * beam_size] if token != EOS]
+        live = live[:beam_size]
+        if len(ended) >= beam_size or not live:
+            break
+    return sorted(ended, key=lambda item: -penalised(item[1], len(item[0]), alpha))[:beam_size]
+
+
+@torch.no_grad()
+def uncached_next(model: Autoregressive, source: Sequence[int]) -> NextLogProbs:
+    """The teacher's next-token log-probabilities for one source, each time by a full teacher-forced pass."""
+    memory = model.encode(Source.from_lists([source]))
+
+    @torch.no_grad()
+    def next_log_probs(tokens: tuple[int, ...]) -> Tensor:
+        logits, _, _ = model.logits(memory, Target.from_lists([list(tokens)]))
+        return logits[0, len(tokens)].log_softmax(0)
+
+    return next_log_probs
+
+
+def uncached_greedy(model: Autoregressive, source: Sequence[int], limit: int) -> tuple[list[int], float, bool]:
+    """Tokens, log-probability with EOS, and whether the limit ended it."""
+    following, tokens, score = uncached_next(model, source), (), 0.0
+    while True:
+        log_probs = following(tokens)
+        best = int(log_probs.argmax())
+        if best == EOS or len(tokens) == limit:
+            return list(tokens), score + log_probs[EOS].item(), best != EOS
+        tokens, score = (*tokens, best), score + log_probs[best].item()
+
+
+def collapse_path(path: Sequence[int], blank: int) -> list[int]:
+    """Merge repeats, then drop blanks."""
+    return [token for token, _ in itertools.groupby(path) if token != blank]
+
+
+def ctc_log_likelihood(log_probs: Tensor, target: Sequence[int], blank: int) -> float:
+    """Log of the summed probability of every canvas (A, V) that collapses to the target; only the blank and the
+    target's own tokens can stand in such a canvas."""
+    symbols = sorted({blank, *target})
+    total = 0.0
+    for path in itertools.product(symbols, repeat=len(log_probs)):
+        if collapse_path(path, blank) == list(target):
+            total += math.exp(sum(log_probs[slot, token].item() for slot, token in enumerate(path)))
+    return math.log(total) if total else -math.inf
+
+
+def rows_of(batch: Batch) -> list[Batch]:
+    """Each pair as a batch of its own, without padding."""
+    pairs = zip(batch.source.to_lists(), batch.target.to_lists(), strict=True)
+    return [Batch(Source.from_lists([source]), Target.from_lists([target])) for source, target in pairs]

@@ -1,0 +1,241 @@
+"""Every kind of mistake has its message; every combination of YAML files is accepted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MODELS
+from nat.config import Component, build, compose, config_directory, load_yaml, option, parse, save_yaml, to_plain
+from nat.errors import ConfigError
+from nat.training.run import RunConfig
+
+HERE = Path(__file__).parent
+EXPERIMENTS = sorted(path.stem for path in (config_directory() / "experiment").glob("*.yaml"))
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass(frozen=True)
+class Inner:
+    width: int = option(3, "its width", minimum=1)
+    colour: Colour = option(Colour.RED)
+
+
+class Part:
+    @dataclass(frozen=True)
+    class Config:
+        size: int = option(help="how large")
+
+    def __init__(self, config: Config, *, times: int) -> None:
+        self.total = config.size * times
+
+
+class NoPart:
+    pass
+
+
+@dataclass(frozen=True)
+class Sample:
+    name: str = option(help="what it is called")
+    count: int = option(1, minimum=1, maximum=9)
+    share: float = option(0.5, above=0, below=1)
+    flag: bool = option(False)
+    maybe: int | None = option(None, minimum=2)
+    either: str | list[str] | None = option(None)
+    names: list[str] = option([])
+    free: dict[str, Any] = option({})
+    inner: Inner = field(default_factory=Inner)
+    part: Component | None = option(None)
+
+    def __post_init__(self) -> None:
+        if self.count == 7 and self.flag:
+            raise ConfigError("count=7: not with flag")
+
+
+PART = f"{__name__}.Part"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "name: a value is needed (what it is called)"),
+        ({"nmae": "x", "name": "x"}, "nmae: no such option, did you mean 'name'?"),
+        ({"name": "x", "zzz": 1}, "zzz: no such option, known: count, either, flag, free, inner, maybe, name, names, "
+                                  "part, share"),  # fmt: skip
+        ({"name": "x", "count": "three"}, "count=three: a whole number is needed"),
+        ({"name": "x", "count": 1.5}, "count=1.5: a whole number is needed"),
+        ({"name": "x", "count": True}, "count=True: a whole number is needed"),
+        ({"name": "x", "count": None}, "count=null: a whole number is needed"),
+        ({"name": "x", "count": 0}, "count=0: must be at least 1 and at most 9"),
+        ({"name": "x", "count": 10}, "count=10: must be at least 1 and at most 9"),
+        ({"name": "x", "share": 0}, "share=0.0: must be more than 0 and less than 1"),
+        ({"name": "x", "share": 1.0}, "share=1.0: must be more than 0 and less than 1"),
+        ({"name": "x", "share": "half"}, "share=half: a number is needed"),
+        ({"name": "x", "flag": "yes"}, "flag=yes: true or false is needed"),
+        ({"name": "x", "flag": 1}, "flag=1: true or false is needed"),
+        ({"name": ["x"]}, "name=['x']: text is needed"),
+        ({"name": "x", "maybe": 1}, "maybe=1: must be at least 2"),
+        ({"name": "x", "names": "one"}, "names=one: a list is needed, for example [one]"),
+        ({"name": "x", "names": ["a", None]}, "names[1]=null: text is needed"),
+        ({"name": "x", "free": 3}, "free=3: a mapping is needed"),
+        ({"name": "x", "inner": 3}, "inner=3: a mapping of options is needed"),
+        ({"name": "x", "inner": {"width": 0}}, "inner.width=0: must be at least 1"),
+        ({"name": "x", "inner": {"widht": 1}}, "inner.widht: no such option, did you mean 'width'?"),
+        ({"name": "x", "inner": {"colour": "green"}}, "inner.colour=green: allowed are red, blue"),
+        ({"name": "x", "count": 7, "flag": True}, "count=7: not with flag"),
+        ({"name": "x", "part": {"size": 3}}, "part={'size': 3}: a component is needed, a mapping with _target_ and "
+                                             "its options"),  # fmt: skip
+        ({"name": "x", "part": {"_target_": PART}}, "part.size: a value is needed (how large)"),
+        ({"name": "x", "part": {"_target_": f"{__name__}.NoPart"}},
+         f"part._target_={__name__}.NoPart: this is not a component: it has no nested dataclass Config"),
+    ],
+)  # fmt: skip
+def test_each_mistake_has_its_message(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(Sample, given)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("target", ["nat.nosuch.Thing", "nat.models.ctc.CTX", "nonsense"])
+def test_an_unknown_class_is_named(target: str) -> None:
+    with pytest.raises(ConfigError, match=rf"part\._target_={target}: there is no such class"):
+        parse(Sample, {"name": "x", "part": {"_target_": target}})
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(Sample, {"count": 0, "flag": "no", "inner": {"widht": 1, "colour": "green"}, "zz": 1}, "top")
+    keys = [line.split(":")[0] for line in str(error.value).splitlines()]
+    assert keys == ["top.count=0", "top.flag=no", "top.inner.widht", "top.inner.colour=green", "top.zz", "top.name"]
+
+
+def test_a_long_value_is_shortened() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(Sample, {"name": "x", "count": "9" * 200})
+    assert len(str(error.value)) < 100
+
+
+def test_what_is_right_is_converted() -> None:
+    given = {"name": 3, "count": 2.0, "share": 0.25, "maybe": None, "either": ["a", "b"], "names": ["c"],
+             "inner": {"colour": "blue"}, "part": {"_target_": PART, "size": 4}}  # fmt: skip
+    sample = parse(Sample, given)
+    assert (sample.name, sample.count, sample.either, sample.names) == ("3", 2, ["a", "b"], ["c"])
+    assert isinstance(sample.count, int)
+    assert sample.inner == Inner(3, Colour.BLUE)
+    assert parse(Sample, {"name": "x", "either": "a"}).either == "a"
+    assert sample.part is not None
+    assert sample.part.build(times=3).total == 12
+    assert build({"_target_": PART, "size": 5}, times=2).total == 10
+    assert parse(Sample, {"name": "x", "inner": None}).inner == Inner()
+
+
+def test_to_plain_is_the_inverse_of_parse(tmp_path: Path) -> None:
+    given = {"name": "x", "free": {"a": [1, {"b": None}]}, "part": {"_target_": PART, "size": 4}}
+    sample = parse(Sample, given)
+    assert parse(Sample, to_plain(sample)) == sample
+    save_yaml(sample, tmp_path / "sample.yaml")
+    assert parse(Sample, load_yaml(tmp_path / "sample.yaml")) == sample
+
+
+def test_defaults_are_not_shared_between_configurations() -> None:
+    first, second = parse(Sample, {"name": "a"}), parse(Sample, {"name": "b"})
+    first.free["x"] = 1
+    assert second.free == {}
+
+
+@pytest.mark.parametrize("text", [None, "- a\n- b\n", "a: [", "\x00"])
+def test_a_bad_yaml_file_is_named(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "bad.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_yaml(path)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+# --- Hydra ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_experiment_takes_every_model(experiment: str, model: str) -> None:
+    plain = compose("train", [f"experiment={experiment}", f"model={model}", "run_dir=x"])
+    config = parse(RunConfig, plain)
+    assert to_plain(config) == plain | {"run_dir": "x"}
+
+
+def choices(group: str) -> list[tuple[str, str]]:
+    return [(group, path.stem) for path in sorted((config_directory() / group).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [c for g in ("attention", "encoder", "data", "optimizer", "schedule") for c in choices(g)]
+)
+def test_every_choice_of_a_group_is_accepted(group: str, name: str) -> None:
+    parse(RunConfig, compose("train", ["run_dir=x", f"{group}={name}"]))
+
+
+def test_train_yaml_lists_every_option_with_its_default() -> None:
+    plain = compose("train", ["run_dir=x"])
+    assert plain == to_plain(parse(RunConfig, plain))
+    listed = load_yaml(config_directory() / "train.yaml")
+    bare = parse(RunConfig, {k: v for k, v in plain.items() if k not in ("trainer", "validation", "seed", "init_from")})
+    for section in ("trainer", "validation"):
+        assert listed[section] == to_plain(getattr(bare, section))
+    assert (listed["seed"], listed["init_from"]) == (bare.seed, bare.init_from)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (["model=ctx"], "model=ctx: there is no such choice; did you mean 'ctc'?; choices: "),
+        (["experiment=zzz"], "experiment=zzz: there is no such choice; known: "),
+        (["trainer.max_updates"], "'trainer.max_updates' is not an override: write key=value"),
+        (["trainer.max_updates=[1"], ""),
+        (["=3"], ""),
+    ],
+)
+def test_bad_overrides_are_one_line(overrides: list[str], part: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        compose("train", ["run_dir=x", *overrides])
+    assert part in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_an_unknown_key_passes_compose_and_is_named_by_parse() -> None:
+    plain = compose("train", ["run_dir=x", "trainer.max_udpates=3", "model.size.dmi=4"])
+    with pytest.raises(ConfigError) as error:
+        parse(RunConfig, plain)
+    assert sorted(str(error.value).splitlines()) == [
+        "model.size.dmi: no such option, did you mean 'dim'?",
+        "trainer.max_udpates: no such option, did you mean 'max_updates'?",
+    ]
+
+
+def test_a_missing_run_dir_is_asked_for() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(RunConfig, compose("train", []))
+    assert str(error.value).startswith("run_dir: a value is needed (folder of the run")
+
+
+def test_own_yaml_files_are_found(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 77\n")
+    assert compose("train", ["run_dir=x", "experiment=mine"], extra_directory=tmp_path)["seed"] == 77
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        compose("train", ["run_dir=x"], extra_directory=tmp_path / "no")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_resolved_configuration_of_tiny_is_the_golden_one(model: str) -> None:
+    """A drift of defaults must be seen in a diff. Make it anew by tests/golden/renew.py."""
+    plain = compose("train", ["experiment=tiny", f"model={model}", "run_dir=RUN_DIR"])
+    assert plain == load_yaml(HERE / "golden" / f"config_{model}.yaml")

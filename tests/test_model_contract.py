@@ -1,0 +1,346 @@
+"""What every method promises. A new configs/model/NAME.yaml is tested here without touching a test."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import MODELS, make_batch, make_model
+from nat.config import Component, compose, config_directory, locate, option, parse, to_plain
+from nat.data.batch import Batch, Source, Target
+from nat.data.corpus import embedded_directory
+from nat.data.readers import read_lines
+from nat.data.tokenizer import Tokenizers
+from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
+from nat.errors import ConfigError
+from nat.models.base import DecodingOptions, TranslationModel
+from nat.training.checkpoint import load_weights, save_tensors
+from nat.training.objective import objective
+from oracles import rows_of
+from sacrebleu.metrics import BLEU
+
+EACH_MODEL = pytest.mark.parametrize("name", MODELS)
+VARIANTS = [{}, {"size": {"norm": "post"}}, {"positions": {"kind": "learned", "max_length": 64}}]
+LENGTHS = [(5, 4), (1, 1), (7, 5), (3, 3), (4, 2)]
+TOLERANCE = 1e-9  # in float64
+
+
+def decodings(model: TranslationModel) -> list[DecodingOptions]:
+    """The default, and a beam with an n-best list where the method has one; short, to be quick."""
+    kind = type(model).Decoding
+    names = {f.name for f in dataclasses.fields(kind)}
+    short: dict[str, Any] = {"max_length_factor": 1.0, "max_length_offset": 3} if "max_length_offset" in names else {}
+    return [kind(**short)] + ([kind(beam_size=4, num_best=3, **short)] if "beam_size" in names else [])
+
+
+def can_score(model: TranslationModel) -> bool:
+    try:
+        with torch.no_grad():
+            model.score(make_batch([(3, 2)]))
+    except ConfigError:
+        return False
+    return True
+
+
+def left_padded(batch: Batch, extra: int) -> Batch:
+    """The same pairs with all padding on the left, `extra` more columns of it on either side."""
+
+    def shift(tokens: Any) -> Any:
+        rows = tokens.to_lists()
+        width = max(map(len, rows)) + extra
+        shifted = type(tokens).from_lists([[0] * (width - len(row)) + row for row in rows])
+        valid = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
+        return type(tokens)(shifted.tokens, valid)
+
+    return Batch(shift(batch.source), shift(batch.target))
+
+
+def wider(batch: Batch, extra: int) -> Batch:
+    """`extra` more columns of padding on the right, filled with an ordinary token: only `valid` may count."""
+
+    def widen(tokens: Any) -> Any:
+        junk = tokens.tokens.new_full((len(tokens), extra), NUM_SYMBOLS)
+        ids = torch.cat((tokens.tokens.masked_fill(~tokens.valid, NUM_SYMBOLS), junk), dim=1)
+        return type(tokens)(ids, torch.nn.functional.pad(tokens.valid, (0, extra)))
+
+    return Batch(widen(batch.source), widen(batch.target))
+
+
+# --- the YAML ---------------------------------------------------------------------------------------
+
+
+def options_of(config: type, prefix: str = "") -> dict[str, Any]:
+    """Dotted option -> default, of a Config and of the dataclasses nested in it."""
+    found: dict[str, Any] = {}
+    hints = typing.get_type_hints(config)
+    for f in dataclasses.fields(config):
+        kind = hints[f.name]
+        if dataclasses.is_dataclass(kind) and kind is not Component:
+            found |= options_of(kind, f"{prefix}{f.name}.")
+        else:
+            has = f.default is not dataclasses.MISSING
+            found[prefix + f.name] = to_plain(f.default) if has else dataclasses.MISSING
+    return found
+
+
+def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
+
+
+COMPONENT_YAMLS = sorted(
+    str(path.relative_to(config_directory()))
+    for path in config_directory().rglob("*.yaml")
+    if "_target_" in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("path", COMPONENT_YAMLS)
+def test_yaml_lists_every_option_with_default_and_comment(path: str) -> None:
+    text = (config_directory() / path).read_text(encoding="utf-8")
+    given = flatten(yaml.safe_load(text))
+    target = given.pop("_target_")
+    known = options_of(locate(target).Config)  # type: ignore[attr-defined]
+    assert given.keys() == known.keys()
+    free = {"shape"} if path.startswith("schedule/") else set()  # the choice of a schedule is its shape
+    for name, default in known.items():
+        if default is not dataclasses.MISSING and name not in free:
+            assert given[name] == default, name
+    for line in text.splitlines():
+        key = re.match(r"^\s*(\w+):\s*\S", line)
+        if key and key.group(1) != "_target_":
+            assert re.search(r"#\s*\S", line), f"{path}: {key.group(1)} has no comment"
+    assert text.startswith("# ")
+
+
+def test_the_yaml_test_sees_options_of_nested_dataclasses() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Inner:
+        width: int = option(3)
+
+    @dataclasses.dataclass(frozen=True)
+    class Outer:
+        name: str = option()
+        inner: Inner = dataclasses.field(default_factory=Inner)
+
+    Outer.__annotations__ = {"name": str, "inner": Inner}
+    assert options_of(Outer) == {"name": dataclasses.MISSING, "inner.width": 3}
+
+
+@EACH_MODEL
+def test_every_option_has_help(name: str) -> None:
+    target = locate(str(compose("train", ["run_dir=x", f"model={name}"])["model"]["_target_"]))
+    for kind in (target.Config, target.Decoding):  # type: ignore[attr-defined]
+        for f in dataclasses.fields(kind):
+            hint = typing.get_type_hints(kind)[f.name]
+            assert f.metadata.get("help") or dataclasses.is_dataclass(hint), f.name
+
+
+# --- loss -------------------------------------------------------------------------------------------
+
+
+@EACH_MODEL
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("shared", [True, False])
+def test_loss_is_finite_positive_and_reaches_every_parameter(name: str, variant: dict[str, Any], shared: bool) -> None:
+    vocabularies = Vocabularies(NUM_SYMBOLS + 9, NUM_SYMBOLS + (9 if shared else 12), shared)
+    model = make_model(name, vocabularies=vocabularies, **variant).train()
+    batch = make_batch(LENGTHS, vocabularies=vocabularies)
+    terms = model.loss(batch, update=1)
+    assert any(term.weight for term in terms.values())
+    for term in terms.values():
+        assert term.total.shape == term.count.shape == ()
+        assert torch.isfinite(term.total)
+    share = objective(terms, int(batch.num_target_tokens))
+    assert share.item() > 0
+    share.backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert torch.isfinite(parameter.grad).all(), key
+        assert parameter.grad.abs().sum() > 0, key
+
+
+@EACH_MODEL
+def test_loss_terms_of_a_batch_are_sums_over_its_rows(name: str) -> None:
+    model = make_model(name, dtype=torch.float64, label_smoothing=0.1)
+    batch = make_batch(LENGTHS)
+    together = model.loss(batch, update=3)
+    alone = [model.loss(row, update=3) for row in rows_of(batch)]
+    for key, term in together.items():
+        assert term.total.item() == pytest.approx(sum(row[key].total.item() for row in alone), abs=TOLERANCE), key
+        assert term.count.item() == sum(row[key].count.item() for row in alone), key
+
+
+@EACH_MODEL
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("pad", [wider, left_padded])
+@pytest.mark.parametrize("lengths", [LENGTHS, [(4, 3)]])
+def test_padding_changes_neither_loss_nor_score_nor_decode(
+    name: str, variant: dict[str, Any], pad: Any, lengths: list[tuple[int, int]]
+) -> None:
+    model = make_model(name, dtype=torch.float64, **variant)
+    batch = make_batch(lengths)
+    padded = pad(batch, 3)
+    before, after = model.loss(batch, update=1), model.loss(padded, update=1)
+    for key in before:
+        assert after[key].total.item() == pytest.approx(before[key].total.item(), abs=TOLERANCE)
+    with torch.no_grad():
+        if can_score(model):
+            assert torch.allclose(model.score(padded), model.score(batch), rtol=0, atol=TOLERANCE)
+        for decoding in decodings(model):
+            same_translations(model, batch.source, padded.source, decoding)
+
+
+def same_translations(model: TranslationModel, one: Source, other: Source, decoding: DecodingOptions) -> None:
+    first, second = model.decode(one, decoding=decoding), model.decode(other, decoding=decoding)
+    assert torch.equal(first.tokens, second.tokens)
+    assert torch.equal(first.valid, second.valid)
+    assert torch.allclose(first.scores, second.scores, rtol=0, atol=TOLERANCE)
+    assert torch.equal(first.passes, second.passes)
+    assert torch.equal(first.truncated, second.truncated)
+
+
+# --- decode -----------------------------------------------------------------------------------------
+
+
+def translations(model: TranslationModel, source: Source, decoding: DecodingOptions) -> list[Any]:
+    """For every row: its hypotheses, scores (rounded far below what could matter), passes, truncated."""
+    with torch.no_grad():
+        found = model.decode(source, decoding=decoding)
+    return [
+        (
+            [ids[keep].tolist() for ids, keep in zip(found.tokens[i], found.valid[i], strict=True)],
+            [round(score, 9) for score in found.scores[i].tolist()],
+            found.passes[i].item(),
+            found.truncated[i].item(),
+        )
+        for i in range(len(found))
+    ]
+
+
+@EACH_MODEL
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_row_alone_decodes_as_in_a_batch_in_any_order(name: str, variant: dict[str, Any]) -> None:
+    model = make_model(name, dtype=torch.float64, seed=3, **variant)
+    source = make_batch([*LENGTHS, (9, 1), (2, 1)]).source
+    for decoding in decodings(model):
+        together = translations(model, source, decoding)
+        rows = [Source.from_lists([row]) for row in source.to_lists()]
+        assert together == [translations(model, row, decoding)[0] for row in rows]
+        order = torch.tensor([6, 2, 0, 5, 1, 4, 3])
+        assert translations(model, source.select(order), decoding) == [together[i] for i in order.tolist()]
+
+
+@EACH_MODEL
+def test_no_special_symbol_but_unk_is_decoded(name: str) -> None:
+    for seed in range(4):
+        model = make_model(name, seed=seed)
+        with torch.no_grad():  # make the forbidden ones tempting: they would win without their -inf
+            model.embeddings.target.weight[:NUM_SYMBOLS] *= 4  # type: ignore[union-attr, operator, index]
+        source = make_batch([(6, 1), (2, 1), (9, 1)], seed=seed).source
+        for decoding in decodings(model):
+            for hypotheses, *_ in translations(model, source, decoding):
+                used = {token for hypothesis in hypotheses for token in hypothesis}
+                assert used & {int(s) for s in Symbol} <= {int(Symbol.UNK)}
+
+
+@EACH_MODEL
+def test_padding_of_a_translation_is_pad_and_on_the_right(name: str) -> None:
+    model = make_model(name)
+    with torch.no_grad():
+        for decoding in decodings(model):
+            found = model.decode(make_batch(LENGTHS).source, decoding=decoding)
+            assert (found.tokens[~found.valid] == int(Symbol.PAD)).all()
+            assert (found.valid.int().diff(dim=2) <= 0).all()
+            assert found.tokens.shape[:2] == found.scores.shape == (len(LENGTHS), decoding.num_best)
+            assert (found.passes >= 1).all()
+            assert (found.scores.diff(dim=1) <= 1e-6).all() or "length_penalty" in vars(decoding)
+
+
+@EACH_MODEL
+def test_the_score_of_its_own_translation_is_finite_and_no_less_than_reported(name: str) -> None:
+    model = make_model(name, dtype=torch.float64)
+    if not can_score(model):
+        pytest.skip("this method cannot score")
+    source = make_batch(LENGTHS).source
+    with torch.no_grad():
+        found = model.decode(source, decoding=type(model).Decoding())
+        tokens = [ids[keep].tolist() for ids, keep in zip(found.tokens[:, 0], found.valid[:, 0], strict=True)]
+        scores = model.score(Batch(source, Target.from_lists(tokens)))
+    assert torch.isfinite(scores).all()
+    assert (scores <= 0).all()
+    assert (found.scores[:, 0] <= scores + TOLERANCE).all()
+
+
+@EACH_MODEL
+def test_learnable_and_canvas_length_answer_for_every_row(name: str) -> None:
+    model = make_model(name)
+    batch = make_batch(LENGTHS)
+    assert model.learnable(batch).shape == (len(LENGTHS),)
+    lengths = batch.source.lengths.numpy(), batch.target.lengths.numpy()
+    assert (model.canvas_length(*lengths) >= 1).all()
+
+
+# --- weights and learning ---------------------------------------------------------------------------
+
+
+@EACH_MODEL
+def test_weights_survive_safetensors(name: str, tmp_path: Any) -> None:
+    model, other = make_model(name, seed=1), make_model(name, seed=2)
+    batch = make_batch(LENGTHS)
+    save_tensors(model.state_dict(), tmp_path / "model.safetensors")
+    load_weights(other, tmp_path / "model.safetensors")
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, other.state_dict()[key]), key
+    for key, term in model.loss(batch, update=1).items():
+        assert torch.equal(term.total, other.loss(batch, update=1)[key].total)
+
+
+@pytest.fixture(scope="module")
+def six_sentences() -> tuple[Tokenizers, list[str], list[str]]:
+    """Six real pairs, none far longer than the other side, and a tokenizer of their text."""
+    lines = read_lines(embedded_directory() / "lohelp" / "valid.tsv.gz")
+    pairs = [line.split("\t") for line in lines]
+    chosen = [(s, t) for s, t in pairs if 4 <= len(s.split()) <= 9 and 4 <= len(t.split()) <= 9][:6]
+    from nat.data.tokenizer import TokenizerConfig
+
+    sources, targets = [s for s, _ in chosen], [t for _, t in chosen]
+    config = parse(TokenizerConfig, {"vocabulary_size": 150, "kind": "bpe"})
+    return Tokenizers.train(config, sources, targets), sources, targets
+
+
+@EACH_MODEL
+def test_overfits_six_sentences_to_bleu_100(name: str, six_sentences: tuple[Tokenizers, list[str], list[str]]) -> None:
+    tokenizers, sources, targets = six_sentences
+    small = {"size": {"dim": 48, "num_heads": 4, "ffn_dim": 96}}
+    model = make_model(name, vocabularies=tokenizers.vocabularies, seed=1, **small).train()
+    batch = Batch(
+        Source.from_lists(tokenizers.source.encode(sources)), Target.from_lists(tokenizers.target.encode(targets))
+    )
+    assert model.learnable(batch).all()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.98))
+    for update in range(1, 401):
+        loss = objective(model.loss(batch, update=update), int(batch.num_target_tokens))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if update % 50 == 0 and outputs(model, batch, tokenizers) == targets:
+            break
+    found = outputs(model, batch, tokenizers)
+    assert found == targets
+    assert BLEU().corpus_score(found, [targets]).score == pytest.approx(100.0)
+
+
+def outputs(model: TranslationModel, batch: Batch, tokenizers: Tokenizers) -> list[str]:
+    model.eval()
+    found = translations(model, batch.source, type(model).Decoding())
+    model.train()
+    return tokenizers.target.decode([hypotheses[0] for hypotheses, *_ in found])
