@@ -15,8 +15,10 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch, and for the processes that tests start
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-CACHE = tempfile.mkdtemp(prefix="nat-test-cache-")
+OWN_CACHE = "NAT_TEST_CACHE" not in os.environ  # else we are a process that a test has started
+CACHE = os.environ.setdefault("NAT_TEST_CACHE", tempfile.mkdtemp(prefix="nat-test-") if OWN_CACHE else "")
 os.environ["NAT_CACHE"] = CACHE
+os.environ["PYTHONPATH"] = str(Path(__file__).parent.parent)  # for the processes that tests start
 
 from jaxtyping import install_import_hook  # noqa: E402
 
@@ -58,7 +60,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    shutil.rmtree(CACHE, ignore_errors=True)
+    if OWN_CACHE:
+        shutil.rmtree(CACHE, ignore_errors=True)
 
 
 def make_model(
@@ -124,6 +127,26 @@ def command(*arguments: str) -> int:
 @pytest.fixture
 def nat_train() -> Callable[..., int]:
     return command
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides of a run that takes a second: 150 real pairs, 12 updates."""
+    from nat.data.corpus import embedded_directory
+    from nat.data.readers import read_lines
+
+    path = tmp_path_factory.mktemp("small") / "small.tsv"
+    pairs = (line.split("\t") for line in read_lines(embedded_directory() / "lohelp" / "valid.tsv.gz"))
+    chosen = [pair for pair in pairs if all(3 <= len(side.split()) <= 8 for side in pair)][:150]
+    path.write_text("".join("\t".join(pair) + "\n" for pair in chosen), encoding="utf-8")
+    return [
+        "experiment=tiny",
+        *(f"data.{split}={path}" for split in ("train", "valid", "test")),
+        "data.tokenizer.vocabulary_size=250",
+        "model.size={dim: 16, num_heads: 2, ffn_dim: 32, dropout: 0.1}",
+        "trainer={max_updates: 12, tokens_per_update: 300, log_every: 1, save_every: 5, device: cpu}",
+        "validation={every: 4, max_sentences: 6, keep_best: 2}",
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,205 @@
+"""Sequence-level distillation: complete, in corpus order, the same after any number of kills and on any ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import nat
+from nat.cli.distill import main
+from nat.distill import file_digest
+
+FAST = ["decoding.batch_size=16", "shard_size=25", "data.limit=150"]
+
+
+def distil(*arguments: str) -> int:
+    try:
+        main(list(arguments))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    raise AssertionError("the command did not exit")
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def distilled(tiny_runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("distilled") / "whole"
+    assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={folder}", *FAST) == 0
+    return folder
+
+
+def test_lines_are_the_teachers_translations_in_corpus_order(distilled: Path, tiny_runs: dict[str, Path]) -> None:
+    lines = lines_of(distilled)
+    numbers = [line["line"] for line in lines]
+    assert len(lines) == 150
+    assert numbers == sorted(set(numbers))
+    teacher = nat.load(tiny_runs["autoregressive"])
+    some = lines[::15]
+    assert teacher.translate([line["en"] for line in some], batch_size=3) == [line["de"] for line in some]
+
+
+def test_score_is_the_teachers(distilled: Path, tiny_runs: dict[str, Path]) -> None:
+    # score() tokenises the text anew, so only those translations whose pieces come out the same can agree
+    teacher = nat.load(tiny_runs["autoregressive"])
+    agree = 0
+    for line in lines_of(distilled)[:20]:
+        if line["de"] and not line.get("truncated"):
+            agree += abs(teacher.score([line["en"]], [line["de"]])[0] - line["score"]) < 1e-3
+    assert agree >= 5
+
+
+def test_manifest_tells_who_made_the_file_and_how(distilled: Path, tiny_runs: dict[str, Path]) -> None:
+    manifest = json.loads((distilled / "manifest.json").read_text())
+    teacher = tiny_runs["autoregressive"]
+    assert manifest["teacher_weights_sha256"] == file_digest(teacher / "model.safetensors")
+    assert manifest["corpus_sha256"] == file_digest(distilled / "train.jsonl")
+    assert manifest["decoding"]["beam_size"] == 1
+    assert manifest["num_lines"] == 150
+    assert manifest["pairs"]["kept"] == 150
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert manifest["bleu_signature"].startswith("nrefs:1")
+    scores = [line["score"] for line in lines_of(distilled)]
+    assert manifest["mean_score"] == pytest.approx(sum(scores) / len(scores))
+
+
+def test_batches_and_shards_do_not_matter(distilled: Path, tiny_runs: dict[str, Path], tmp_path: Path) -> None:
+    options = ["decoding.batch_size=7", "shard_size=1000", "data.limit=150"]
+    assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={tmp_path / 'other'}", *options) == 0
+    first, second = lines_of(distilled), lines_of(tmp_path / "other")
+    assert [(line["line"], line["de"]) for line in first] == [(line["line"], line["de"]) for line in second]
+
+
+def test_beam_with_several_candidates(tiny_runs: dict[str, Path], tmp_path: Path) -> None:
+    options = ["decoding.beam_size=3", "decoding.num_best=3", "data.limit=12"]
+    assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={tmp_path / 'd'}", *options) == 0
+    lines = lines_of(tmp_path / "d")
+    assert [line["rank"] for line in lines] == [0, 1, 2] * 12
+
+
+def test_killed_three_times_gives_the_same_bytes(
+    distilled: Path, tiny_runs: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "nat.cli.distill", f"teacher={tiny_runs['autoregressive']}", f"output={folder}"]
+    kills, choose = 0, random.Random(5)
+    while kills < 3:
+        before = len(list(folder.glob("parts/shard-*")))
+        process = subprocess.Popen([*command, *FAST], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while len(list(folder.glob("parts/shard-*"))) <= before and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(choose.uniform(0, 0.05))
+        if process.poll() is not None:
+            break  # done before the kill: the next lines tell whether often enough
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert kills == 3
+    assert not (folder / "manifest.json").exists()
+    assert distil(*command[3:], *FAST) == 0
+    assert (folder / "train.jsonl").read_bytes() == (distilled / "train.jsonl").read_bytes()
+
+
+def test_killed_while_joining(distilled: Path, tiny_runs: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "joining"
+    arguments = [f"teacher={tiny_runs['autoregressive']}", f"output={folder}", *FAST]
+    assert distil(*arguments) == 0
+    (folder / "manifest.json").unlink()  # as if the kill had come between the corpus and its manifest
+    (folder / "train.jsonl").write_text("half a li")
+    assert distil(*arguments) == 0
+    assert (folder / "train.jsonl").read_bytes() == (distilled / "train.jsonl").read_bytes()
+
+
+def test_two_ranks_give_the_same_bytes(distilled: Path, tiny_runs: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "ranks"
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "nat.cli.distill"]
+        + [f"teacher={tiny_runs['autoregressive']}", f"output={folder}", "device=cpu", *FAST],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+    )
+    assert (folder / "train.jsonl").read_bytes() == (distilled / "train.jsonl").read_bytes()
+    assert json.loads((folder / "manifest.json").read_text())["num_ranks"] == 2
+
+
+def test_a_student_trains_on_it(
+    distilled: Path, tiny_runs: dict[str, Path], tmp_path: Path, nat_train: Callable[..., int]
+) -> None:
+    teacher = tiny_runs["autoregressive"]
+    code = nat_train(
+        "experiment=tiny",
+        "model=ctc",
+        f"run_dir={tmp_path / 'student'}",
+        f"data.train={distilled / 'train.jsonl'}",
+        f"data.tokenizer.path={teacher / 'tokenizer'}",
+        f"init_from={teacher}",
+        "trainer.max_updates=5",
+        "validation.max_sentences=4",
+    )
+    assert code == 0
+
+
+def test_done_is_done(distilled: Path, tiny_runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    before = (distilled / "manifest.json").stat().st_mtime_ns
+    assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={distilled}", *FAST) == 0
+    assert (distilled / "manifest.json").stat().st_mtime_ns == before
+    assert "150 lines" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("decoding.beam_size=2", "holds a distillation with other decoding"),
+        ("decoding.max_passes=3", "decoding.max_passes=3: a Autoregressive checkpoint"),
+        ("decoding.batch_size=0", "decoding.batch_size=0: must be at least 1"),
+        ("split=dev", "split=dev: allowed are train, valid, test"),
+        ("shard_sise=3", "shard_sise: no such option, did you mean 'shard_size'?"),
+        ("data.limmit=3", "data.limmit: no such option, did you mean 'limit'?"),
+        ("teacher=/nowhere", "/nowhere: not a run folder"),
+    ],
+)
+def test_refusals(
+    override: str, words: str, distilled: Path, tiny_runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in distilled.iterdir())
+    assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={distilled}", *FAST, override) == 2
+    error = capsys.readouterr().err.strip()
+    assert words in error
+    assert len(error.splitlines()) == 1
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in distilled.iterdir()) == before
+
+
+def test_a_folder_of_other_things_is_refused(
+    tiny_runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.txt").write_text("keep me")
+    assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={tmp_path}", *FAST) == 2
+    assert "is not empty and holds no distillation" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_truncated_teacher_is_refused(
+    tiny_runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_runs["autoregressive"], broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert distil(f"teacher={broken}", f"output={tmp_path / 'out'}", *FAST) == 2
+    assert f"{weights}: damaged or truncated" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
