@@ -11,12 +11,10 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch, and for the processes that tests start
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-OWN_CACHE = "NAT_TEST_CACHE" not in os.environ  # else we are a process that a test has started
-CACHE = os.environ.setdefault("NAT_TEST_CACHE", tempfile.mkdtemp(prefix="nat-test-") if OWN_CACHE else "")
+CACHE = tempfile.mkdtemp(prefix="nat-test-cache-")
 os.environ["NAT_CACHE"] = CACHE
 os.environ["PYTHONPATH"] = str(Path(__file__).parent.parent)  # for the processes that tests start
 
@@ -27,28 +25,12 @@ install_import_hook(CHECKED, "typecheck.check")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from nat.config import Component, compose, config_directory, parse  # noqa: E402
-from nat.data.batch import Batch, Source, Target  # noqa: E402
-from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies  # noqa: E402
+from builders import command, make_batch, make_model  # noqa: E402
+
+from nat.data.batch import Batch  # noqa: E402
 from nat.models.base import TranslationModel  # noqa: E402
 
 torch.set_num_threads(1)
-
-MODELS = sorted(path.stem for path in (config_directory() / "model").glob("*.yaml"))
-VOCABULARIES = Vocabularies(NUM_SYMBOLS + 13, NUM_SYMBOLS + 13, shared=True)
-SMALL = {
-    "model.size.dim": 16,
-    "model.size.num_heads": 2,
-    "model.size.ffn_dim": 24,
-    "model.size.dropout": 0.0,
-    "model.decoder.num_layers": 2,
-    "encoder.num_layers": 2,
-}
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: minutes, not part of the default tier")
-    config.addinivalue_line("markers", "gpu: needs a GPU, skipped without one")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -60,47 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if OWN_CACHE:
-        shutil.rmtree(CACHE, ignore_errors=True)
-
-
-def make_model(
-    name: str,
-    *,
-    vocabularies: Vocabularies = VOCABULARIES,
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-    **overrides: Any,
-) -> TranslationModel:
-    """configs/model/NAME.yaml, tiny, without dropout, in evaluation mode. overrides: model options, such as
-    label_smoothing=0.0 or `size={"norm": "post"}`."""
-    plain = compose("train", ["run_dir=unused", f"model={name}", *(f"{key}={value}" for key, value in SMALL.items())])
-    model = _merge(plain["model"], overrides)
-    torch.manual_seed(seed)
-    built: TranslationModel = parse(Component, model, "model").build(vocabularies=vocabularies)
-    return built.to(dtype).eval()
-
-
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        merged[key] = _merge(base[key], value) if isinstance(value, dict) and isinstance(base[key], dict) else value
-    return merged
-
-
-def make_batch(
-    lengths: list[tuple[int, int]], *, vocabularies: Vocabularies = VOCABULARIES, seed: int = 0
-) -> Batch:
-    """Random pairs of these (source, target) lengths, right-padded. Ordinary tokens and UNK (id 1)."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def row(length: int, size: int) -> list[int]:
-        ids = torch.randint(NUM_SYMBOLS - 1, size, (length,), generator=generator).tolist()
-        return [1 if i == NUM_SYMBOLS - 1 else i for i in ids]
-
-    sources = [row(s, vocabularies.source_size) for s, _ in lengths]
-    targets = [row(t, vocabularies.target_size) for _, t in lengths]
-    return Batch(Source.from_lists(sources), Target.from_lists(targets))
+    shutil.rmtree(CACHE, ignore_errors=True)
 
 
 @pytest.fixture
@@ -111,17 +53,6 @@ def build_model() -> Callable[..., TranslationModel]:
 @pytest.fixture
 def build_batch() -> Callable[..., Batch]:
     return make_batch
-
-
-def command(*arguments: str) -> int:
-    """nat-train in this process: its exit code."""
-    from nat.cli.train import main
-
-    try:
-        main(list(arguments))
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    raise AssertionError("the command did not exit")
 
 
 @pytest.fixture

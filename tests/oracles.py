@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import Symbol
 from nat.models.autoregressive import Autoregressive
-from torch import Tensor
 
 BOS, EOS, PAD = int(Symbol.BOS), int(Symbol.EOS), int(Symbol.PAD)
 NextLogProbs = Callable[[tuple[int, ...]], Tensor]  # tokens so far -> (V,) log-probabilities
@@ -60,9 +61,7 @@ class TableModel:
         return torch.stack(rows), TableState(state.sentences, tuple(histories))
 
 
-def random_table(
-    seed: int, vocabulary: int
-) -> Callable[[int, tuple[int, ...]], Tensor]:
+def random_table(seed: int, vocabulary: int) -> Callable[[int, tuple[int, ...]], Tensor]:
     """Normalised log-probabilities that are a fixed function of (sentence, history). PAD, BOS and other symbols
     below EOS are impossible."""
 
@@ -136,7 +135,8 @@ def uncached_next(model: Autoregressive, source: Sequence[int]) -> NextLogProbs:
 
 def uncached_greedy(model: Autoregressive, source: Sequence[int], limit: int) -> tuple[list[int], float, bool]:
     """Tokens, log-probability with EOS, and whether the limit ended it."""
-    following, tokens, score = uncached_next(model, source), (), 0.0
+    following, score = uncached_next(model, source), 0.0
+    tokens: tuple[int, ...] = ()
     while True:
         log_probs = following(tokens)
         best = int(log_probs.argmax())

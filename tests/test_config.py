@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MODELS
+from builders import MODELS
+
 from nat.config import Component, build, compose, config_directory, load_yaml, option, parse, save_yaml, to_plain
 from nat.errors import ConfigError
 from nat.training.run import RunConfig
@@ -67,8 +68,10 @@ PART = f"{__name__}.Part"
     [
         ({}, "name: a value is needed (what it is called)"),
         ({"nmae": "x", "name": "x"}, "nmae: no such option, did you mean 'name'?"),
-        ({"name": "x", "zzz": 1}, "zzz: no such option, known: count, either, flag, free, inner, maybe, name, names, "
-                                  "part, share"),  # fmt: skip
+        (
+            {"name": "x", "zzz": 1},
+            "zzz: no such option, known: count, either, flag, free, inner, maybe, name, names, part, share",
+        ),
         ({"name": "x", "count": "three"}, "count=three: a whole number is needed"),
         ({"name": "x", "count": 1.5}, "count=1.5: a whole number is needed"),
         ({"name": "x", "count": True}, "count=True: a whole number is needed"),
@@ -90,13 +93,17 @@ PART = f"{__name__}.Part"
         ({"name": "x", "inner": {"widht": 1}}, "inner.widht: no such option, did you mean 'width'?"),
         ({"name": "x", "inner": {"colour": "green"}}, "inner.colour=green: allowed are red, blue"),
         ({"name": "x", "count": 7, "flag": True}, "count=7: not with flag"),
-        ({"name": "x", "part": {"size": 3}}, "part={'size': 3}: a component is needed, a mapping with _target_ and "
-                                             "its options"),  # fmt: skip
+        (
+            {"name": "x", "part": {"size": 3}},
+            "part={'size': 3}: a component is needed, a mapping with _target_ and its options",
+        ),
         ({"name": "x", "part": {"_target_": PART}}, "part.size: a value is needed (how large)"),
-        ({"name": "x", "part": {"_target_": f"{__name__}.NoPart"}},
-         f"part._target_={__name__}.NoPart: this is not a component: it has no nested dataclass Config"),
+        (
+            {"name": "x", "part": {"_target_": f"{__name__}.NoPart"}},
+            f"part._target_={__name__}.NoPart: this is not a component: it has no nested dataclass Config",
+        ),
     ],
-)  # fmt: skip
+)
 def test_each_mistake_has_its_message(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse(Sample, given)
@@ -123,8 +130,16 @@ def test_a_long_value_is_shortened() -> None:
 
 
 def test_what_is_right_is_converted() -> None:
-    given = {"name": 3, "count": 2.0, "share": 0.25, "maybe": None, "either": ["a", "b"], "names": ["c"],
-             "inner": {"colour": "blue"}, "part": {"_target_": PART, "size": 4}}  # fmt: skip
+    given = {
+        "name": 3,
+        "count": 2.0,
+        "share": 0.25,
+        "maybe": None,
+        "either": ["a", "b"],
+        "names": ["c"],
+        "inner": {"colour": "blue"},
+        "part": {"_target_": PART, "size": 4},
+    }
     sample = parse(Sample, given)
     assert (sample.name, sample.count, sample.either, sample.names) == ("3", 2, ["a", "b"], ["c"])
     assert isinstance(sample.count, int)

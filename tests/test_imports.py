@@ -14,8 +14,9 @@ import ast
 import sys
 from pathlib import Path
 
-import nat
 import pytest
+
+import nat
 
 PACKAGE = Path(nat.__file__).parent
 LAYERS: list[set[str]] = [  # from the bottom; a module may import from its own layer and from those below

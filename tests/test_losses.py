@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+
 from nat.losses import cross_entropy, token_log_probs
 
 FORBIDDEN = [0, 2, 5]

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import MODELS, make_batch, make_model
+from builders import MODELS, make_batch, make_model
+from oracles import rows_of
+from sacrebleu.metrics import BLEU
+
 from nat.config import Component, compose, config_directory, locate, option, parse, to_plain
 from nat.data.batch import Batch, Source, Target
 from nat.data.corpus import embedded_directory
@@ -22,8 +25,6 @@ from nat.errors import ConfigError
 from nat.models.base import DecodingOptions, TranslationModel
 from nat.training.checkpoint import load_weights, save_tensors
 from nat.training.objective import objective
-from oracles import rows_of
-from sacrebleu.metrics import BLEU
 
 EACH_MODEL = pytest.mark.parametrize("name", MODELS)
 VARIANTS = [{}, {"size": {"norm": "post"}}, {"positions": {"kind": "learned", "max_length": 64}}]
@@ -36,7 +37,7 @@ def decodings(model: TranslationModel) -> list[DecodingOptions]:
     kind = type(model).Decoding
     names = {f.name for f in dataclasses.fields(kind)}
     short: dict[str, Any] = {"max_length_factor": 1.0, "max_length_offset": 3} if "max_length_offset" in names else {}
-    return [kind(**short)] + ([kind(beam_size=4, num_best=3, **short)] if "beam_size" in names else [])
+    return [kind(**short)] + ([kind(**{"beam_size": 4, "num_best": 3} | short)] if "beam_size" in names else [])
 
 
 def can_score(model: TranslationModel) -> bool:
@@ -81,7 +82,7 @@ def options_of(config: type, prefix: str = "") -> dict[str, Any]:
     hints = typing.get_type_hints(config)
     for f in dataclasses.fields(config):
         kind = hints[f.name]
-        if dataclasses.is_dataclass(kind) and kind is not Component:
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind is not Component:
             found |= options_of(kind, f"{prefix}{f.name}.")
         else:
             has = f.default is not dataclasses.MISSING
@@ -320,7 +321,7 @@ def six_sentences() -> tuple[Tokenizers, list[str], list[str]]:
 @EACH_MODEL
 def test_overfits_six_sentences_to_bleu_100(name: str, six_sentences: tuple[Tokenizers, list[str], list[str]]) -> None:
     tokenizers, sources, targets = six_sentences
-    small = {"size": {"dim": 48, "num_heads": 4, "ffn_dim": 96}}
+    small: dict[str, Any] = {"size": {"dim": 48, "num_heads": 4, "ffn_dim": 96}}
     model = make_model(name, vocabularies=tokenizers.vocabularies, seed=1, **small).train()
     batch = Batch(
         Source.from_lists(tokenizers.source.encode(sources)), Target.from_lists(tokenizers.target.encode(targets))

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import Tensor
+
 from nat.data.batch import Source
 from nat.rows import Rows
-from torch import Tensor
 
 
 @dataclass(frozen=True)

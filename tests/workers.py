@@ -72,9 +72,9 @@ def rank_gradients(rank: int, num_ranks: int, port: str, name: str, cases: list[
     with logged(f"{folder}/{rank}.log"):
         os.environ.update(rank_environment(rank, num_ranks, port))
         import torch
-        from conftest import make_model
+        from builders import gradients, make_model
+
         from nat.training.distributed import Ranks
-        from training.test_step import gradients
 
         ranks = Ranks.from_environment("cpu")
         try:

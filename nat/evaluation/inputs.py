@@ -120,13 +120,12 @@ def read_standard_input() -> list[str]:
 
 
 def read_split(translator: Translator, split: Split, changes: Mapping[str, Any]) -> Text:
-    """A split of the run's own corpus, with `changes` of its data options except the tokenizer, which is the
-    run's. Raises ConfigError or DataError."""
+    """A split of the run's own corpus, with `changes` of its data options. The tokenizer is the run's, whatever they
+    say. Raises ConfigError or DataError."""
     stored = translator.config.get("data")
     if not isinstance(stored, Mapping):
         raise DataError(f"{translator.folder}/config.yaml: has no data options; give source=FILE")
-    wanted = {key: value for key, value in changes.items() if key != "tokenizer"}
-    data = dataclasses.replace(parse(DataConfig, merge(stored, wanted), "data"), streaming=False)
+    data = dataclasses.replace(parse(DataConfig, merge(stored, changes), "data"), streaming=False)
     corpus = prepare(data, split.value, translator.tokenizers, filtered=split is Split.TRAIN)
     assert isinstance(corpus, TokenizedCorpus)
     sources, references = corpus.texts(np.arange(len(corpus)))

@@ -56,7 +56,7 @@ def repetition_rate(lines: Sequence[str]) -> float:
         tokens = line.split()
         words += len(tokens)
         repeated += sum(a == b for a, b in pairwise(tokens))
-    return repeated / max(1, len(lines))
+    return repeated / max(1, words)
 
 
 def unknown_rate(rows: Sequence[Sequence[int]]) -> float:

@@ -250,7 +250,7 @@ class Trainer:
     def _validate(self, progress: Progress) -> None:
         """Decode, score, keep the weights if they are among the best. The main rank does it for all."""
         began = time.monotonic()
-        is_best = False
+        is_best = improved = False
         if self.ranks.is_main:
             with self._averaged_weights():
                 validated = self.validator(self.model, update=self.state.update)
@@ -261,6 +261,8 @@ class Trainer:
                     self.board.add_text(f"sample/{i}", text, self.state.update)
                 write_json(self.folder / "samples.json", validated.samples)
                 value = float(validated.values[self.validator.config.metric.value])
+                before = self.best.best
+                improved = before is None or self.validator.better(value, before["value"])
                 is_best = self.best.offer(self.state.update, value, self.model.state_dict())
             self._write_run("best checkpoint", self.best.best)
             values = validated.values
@@ -269,8 +271,8 @@ class Trainer:
                 f"update {self.state.update}: valid loss {values['loss']:.3f}, BLEU {values['bleu']:.2f}, "
                 f"chrF {values['chrf']:.2f}" + (" (best)" if is_best else "")
             )
-        is_best = self.ranks.any(is_best)
-        self.state.validations_since_best = 0 if is_best else self.state.validations_since_best + 1
+        improved = self.ranks.any(improved)  # an equal score does not count against patience running out
+        self.state.validations_since_best = 0 if improved else self.state.validations_since_best + 1
         self.window_start += time.monotonic() - began
 
     def _averaged_weights(self) -> SwappedWeights:
@@ -333,13 +335,11 @@ class Trainer:
         fields = {f.name for f in dataclasses.fields(TrainingState)}
         self.state = TrainingState(**{name: value for name, value in saved.items() if name in fields})
         self.state.finished = self.state.finished and (self._budget_is_used() or self._out_of_patience())
-        if self.ranks.is_main and not self.state.finished:
-            self.best.resume(saved["best"])
-        else:
-            self.best.entries = saved["best"]
+        self.best.entries = saved["best"]
         if saved["scaler"]:
             self.step.scaler.load_state_dict(saved["scaler"])
-        if self.ranks.is_main:
+        if self.ranks.is_main and not self.state.finished:
+            self.best.resume(saved["best"])
             self._forget_after(self.state.update)
         self.ranks.barrier()
         return True

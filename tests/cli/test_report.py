@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from nat.cli.decode import main as decode
 from nat.cli.report import main, quote_entries
 from nat.errors import ConfigError

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_batch, make_model
+from builders import make_batch, make_model
+
 from nat.data.batch import Source
 from nat.decoding.batched import Decoded, decode_in_batches
 from nat.models.base import TranslationModel

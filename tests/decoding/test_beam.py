@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nat.data.vocabulary import NUM_SYMBOLS, Symbol
-from nat.decoding.beam import Hypotheses, beam_search, greedy, length_penalty
 from oracles import TableModel, all_sequences, penalised, plain_beam_search, random_table
 from torch import Tensor
+
+from nat.data.vocabulary import NUM_SYMBOLS, Symbol
+from nat.decoding.beam import Hypotheses, beam_search, greedy, length_penalty
 
 EOS, PAD = int(Symbol.EOS), int(Symbol.PAD)
 TOKENS = NUM_SYMBOLS + 2
@@ -81,7 +82,7 @@ def test_at_most_limit_plus_one_calls() -> None:
 
 
 def test_an_empty_translation_is_possible() -> None:
-    empty = {(): {EOS: 0.7, 7: 0.3}}
+    empty: dict[tuple[int, ...], dict[int, float]] = {(): {EOS: 0.7, 7: 0.3}}
     for found in (search_greedily(known(empty), [3]), search(known(empty), [3], beam_size=2)):
         assert_same(hypotheses(found, 0), [((), math.log(0.7))])
         assert found.tokens.tolist() == [[[PAD]]]
@@ -107,7 +108,8 @@ def test_beam_one_is_greedy(seed: int, limits: list[int]) -> None:
 @SOME
 @given(seed=SEEDS, limit=st.integers(0, 5))
 def test_greedy_is_a_plain_loop(seed: int, limit: int) -> None:
-    table, tokens, score = random_table(seed, TOKENS), (), 0.0
+    table, score = random_table(seed, TOKENS), 0.0
+    tokens: tuple[int, ...] = ()
     while True:
         log_probs = table(0, tokens)
         best = int(log_probs.argmax())

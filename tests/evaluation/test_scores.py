@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import sacrebleu
+
 from nat.data.vocabulary import Symbol
 from nat.evaluation.scores import repetition_rate, score_corpus, unknown_rate
 

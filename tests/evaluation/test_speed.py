@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+
 from nat.decoding.batched import Decoded
 from nat.evaluation import speed
 from nat.evaluation.speed import measure_speed, spread, threads, time_alone

@@ -11,9 +11,9 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
 
 def main() -> None:
-    from conftest import MODELS
+    from builders import MODELS, loss_curve
+
     from nat.config import compose, save_yaml
-    from training.test_golden import loss_curve
 
     for model in MODELS:
         plain = compose("train", ["experiment=tiny", f"model={model}", "run_dir=RUN_DIR"])

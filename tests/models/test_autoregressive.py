@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import VOCABULARIES, make_batch, make_model
+from builders import VOCABULARIES, make_batch, make_model
+from oracles import all_sequences, penalised, plain_beam_search, uncached_greedy, uncached_next
+
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
 from nat.errors import ConfigError, DataError
 from nat.models.autoregressive import Autoregressive
 from nat.models.base import Translation
-from oracles import all_sequences, penalised, plain_beam_search, uncached_greedy, uncached_next
 
 VARIANTS: list[dict[str, Any]] = [{}, {"size": {"norm": "post"}}, {"positions": {"kind": "learned", "max_length": 40}}]
 LENGTHS = [(4, 1), (1, 1), (6, 1), (3, 1)]
@@ -148,13 +149,13 @@ def test_beam_search_beats_greedy_in_total() -> None:
 def test_decoding_refuses_options_without_effect() -> None:
     with pytest.raises(ConfigError, match="num_best=3: must be at most beam_size=2"):
         Autoregressive.Decoding(beam_size=2, num_best=3)
-    with pytest.raises(ConfigError, match="length_penalty=0.6: has no effect with beam_size=1"):
+    with pytest.raises(ConfigError, match=r"length_penalty=0\.6: has no effect with beam_size=1"):
         Autoregressive.Decoding(length_penalty=0.6)
 
 
 def test_learned_positions_refuse_what_is_too_long_in_words() -> None:
     model = teacher(positions={"kind": "learned", "max_length": 5})
-    with pytest.raises(DataError, match="6 positions exceeds positions.max_length=5"):
+    with pytest.raises(DataError, match=r"6 positions exceeds positions\.max_length=5"):
         model.encode(make_batch([(6, 1)]).source)
 
 
@@ -166,7 +167,10 @@ def test_sinusoidal_positions_have_no_limit() -> None:
 
 def test_label_smoothing_changes_the_loss_but_not_the_likelihood() -> None:
     batch = make_batch([(4, 3), (2, 1)])
-    plain, smooth = teacher(label_smoothing=0.0).loss(batch, update=1), teacher(label_smoothing=0.3).loss(batch, update=1)
+    plain, smooth = (
+        teacher(label_smoothing=0.0).loss(batch, update=1),
+        teacher(label_smoothing=0.3).loss(batch, update=1),
+    )
     assert plain["cross_entropy"].total.item() == pytest.approx(plain["nll"].total.item())
     assert smooth["nll"].total.item() == pytest.approx(plain["nll"].total.item())
     assert smooth["cross_entropy"].total.item() != pytest.approx(plain["nll"].total.item())

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_batch, make_model
+from builders import make_batch, make_model
+from oracles import collapse_path, ctc_log_likelihood
+
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
 from nat.errors import ConfigError
 from nat.models.ctc import CTC
 from nat.training.objective import objective
-from oracles import collapse_path, ctc_log_likelihood
 
 BLANK = int(Symbol.BLANK)
 A, B = NUM_SYMBOLS, NUM_SYMBOLS + 1

@@ -17,7 +17,10 @@ import numpy as np
 import pytest
 import torch
 import workers
-from conftest import command, make_model
+from builders import command, make_model
+from sacrebleu.metrics import BLEU, CHRF
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from nat.config import compose, load_yaml, parse
 from nat.data.corpus import DataConfig
 from nat.data.tokenized import TokenizedCorpus, prepare
@@ -27,8 +30,6 @@ from nat.training import checkpoint, trainer
 from nat.training.checkpoint import latest_checkpoint, load_tensors, read_json
 from nat.training.run import RunConfig, keep_learnable
 from nat.training.step import UpdateStep
-from sacrebleu.metrics import BLEU, CHRF
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 pytestmark = pytest.mark.timeout(300)
 Run = Callable[..., Path]
@@ -163,11 +164,13 @@ def test_validation_and_saving_do_not_change_training(train: Run) -> None:
 
 @pytest.mark.parametrize("model", ["autoregressive", "ctc"])
 def test_accumulation_does_not_change_training(train: Run, model: str) -> None:
-    still = "model.size.dropout=0.0"  # dropout draws anew for every micro-batch
-    whole, cut = train("whole", still, model=model), train("cut", still, "trainer.max_tokens=40", model=model)
+    # dropout draws anew for every micro-batch, and Adam would blow up rounding errors where a gradient is zero
+    still = ["model.size.dropout=0.0", "optimizer.epsilon=1e-2", "trainer.max_updates=6"]
+    whole, cut = train("whole", *still, model=model), train("cut", *still, "trainer.max_tokens=40", model=model)
+    other = weights(cut)
     for name, tensor in weights(whole).items():
         if name.startswith("model."):
-            assert torch.allclose(tensor, weights(cut)[name], atol=2e-4), name
+            assert torch.allclose(tensor, other[name], atol=1e-5), name
 
 
 def test_the_moving_average_is_that_of_a_loop(train: Run) -> None:
@@ -187,9 +190,9 @@ def test_the_moving_average_is_that_of_a_loop(train: Run) -> None:
 
 
 def test_what_is_offered_is_the_moving_average(reference: Path) -> None:
-    for path in (reference / "best").iterdir():
+    for kept in (reference / "best").iterdir():
         assert not torch.equal(
-            load_tensors(path / "model.safetensors")["split.weight"],
+            load_tensors(kept / "model.safetensors")["split.weight"],
             weights(reference)["model.split.weight"],
         )
     path = latest_checkpoint(reference)
@@ -209,13 +212,14 @@ def test_half_precision_trains_on_a_cpu(train: Run, precision: str) -> None:
 
 
 def test_patience_stops_the_run_and_it_stays_stopped(train: Run) -> None:
-    options = ["validation.every=1", "validation.patience=2", "schedule.peak=1e-9", "trainer.max_updates=50"]
-    folder = train("patient", *options, "validation.metric=loss", "schedule.start=0.0", "schedule.warmup=0")
-    stopped = read_json(folder / "run.json")["update"]
+    options = ["validation.every=1", "validation.patience=2", "schedule.peak=1e-30", "schedule.start=0.0"]
+    folder = train("patient", *options)  # nothing is learnt: the first validation is the best, the others equal it
+    assert read_json(folder / "run.json")["update"] == 3
     before = (folder / "metrics.jsonl").read_text()
-    if stopped < 50:
-        train("patient", *options, "validation.metric=loss", "schedule.start=0.0", "schedule.warmup=0")
-        assert (folder / "metrics.jsonl").read_text() == before
+    train("patient", *options)
+    assert (folder / "metrics.jsonl").read_text() == before
+    train("patient", *options, "validation.patience=4")
+    assert read_json(folder / "run.json")["update"] == 5
 
 
 # --- resuming ---------------------------------------------------------------------------------------
@@ -362,9 +366,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(
     folder = train("run", code=2)
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("nat-train:")]
     path = folder / "checkpoints" / "update-00000010"
-    assert errors == [
-        f"nat-train: {path}: cannot be written (No space left on device); what was saved before is kept"
-    ]
+    assert errors == [f"nat-train: {path}: cannot be written (No space left on device); what was saved before is kept"]
     saved = latest_checkpoint(folder)
     assert saved is not None
     assert saved.name == "update-00000005"
@@ -381,8 +383,10 @@ def test_a_disk_that_fills_with_curves_is_one_line(
 
     monkeypatch.setattr(trainer.SummaryWriter, "add_scalar", full)
     folder = train("run", code=2)
-    assert capsys.readouterr().err.splitlines()[-1].startswith(
-        f"nat-train: {folder}/metrics.jsonl: cannot be written (No space left on device)"
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .startswith(f"nat-train: {folder}/metrics.jsonl: cannot be written (No space left on device)")
     )
 
 
@@ -408,13 +412,19 @@ def test_pairs_that_cannot_be_learnt_are_left_out_counted_and_told(
 ) -> None:
     text = tmp_path / "uneven.tsv"
     good = Path(next(o for o in small if o.startswith("data.train=")).split("=")[1]).read_text().splitlines()[:60]
-    long = "Wort für Wort sehr viel länger als das ,"
+    long = "Wort für Wort sehr viel länger als das"
     text.write_text("\n".join([*good[:30], f"x\t{long}", *good[30:], f"y\t{long}"]) + "\n")
     folder = tmp_path / "run"
-    options = [*small, f"data.train={text}", "trainer.max_updates=2", f"run_dir={folder}", "data.filters.max_ratio=null"]
+    options = [
+        *small,
+        f"data.train={text}",
+        "trainer.max_updates=2",
+        f"run_dir={folder}",
+        "data.filters.max_ratio=null",
+    ]
     assert command(*options, "model=ctc") == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train: ")]
-    assert "cannot be aligned by CTC" in line
+    assert "CTC cannot learn from" in line
     config = parse(RunConfig, load_yaml(folder / "config.yaml"))
     tokenizers = Tokenizers.load(folder / "tokenizer")
     corpus = prepare(config.data, "train", tokenizers, filtered=True)
@@ -424,7 +434,7 @@ def test_pairs_that_cannot_be_learnt_are_left_out_counted_and_told(
     assert isinstance(kept, TokenizedCorpus)
     dropped = set(corpus.lines.tolist()) - set(kept.lines.tolist())
     assert {31, 62} <= dropped
-    assert kept.report.reasons["cannot be aligned by CTC"] == len(dropped)
+    assert [n for reason, n in kept.report.reasons.items() if "CTC cannot learn from" in reason] == [len(dropped)]
     for pair in kept.pairs(np.arange(len(kept))):
         repeats = sum(a == b for a, b in zip(pair.target, pair.target[1:], strict=False))
         assert len(pair.target) + repeats <= 2 * len(pair.source)
@@ -469,9 +479,7 @@ def test_a_swapped_tokenizer_is_noticed(
     assert capsys.readouterr().err.splitlines()[-1].startswith("nat-train: ")
 
 
-def test_init_from_wants_the_same_tokenizer(
-    train: Run, reference: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_init_from_wants_the_same_tokenizer(train: Run, reference: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train("other", f"init_from={reference}", "data.tokenizer.vocabulary_size=200", code=2)
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"nat-train: init_from={reference}: its tokenizer does not match this run's; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from nat.training.schedule import LearningRate, Schedule, Shape
 
 PEAK, WARMUP, LAST = 2e-3, 10, 110

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import workers
-from conftest import MODELS, make_batch, make_model
+from builders import MODELS, gradients, make_batch, make_model, make_step
+from torch import Tensor
+
 from nat.data.batch import Batch, Source, Target
 from nat.data.batching import Pair
 from nat.errors import ConfigError
 from nat.models.base import LossTerm, TranslationModel
-from nat.training.distributed import Ranks
 from nat.training.objective import Totals, objective
 from nat.training.optimizer import Adam
-from nat.training.step import Precision, StepResult, UpdateStep
-from torch import Tensor
+from nat.training.step import Precision
 
 EACH_MODEL = pytest.mark.parametrize("name", MODELS)
 CPU = torch.device("cpu")
@@ -27,20 +26,6 @@ LENGTHS = [(5, 4), (2, 1), (7, 5), (3, 3), (4, 2), (6, 6), (5, 2)]
 def make_pairs(lengths: list[tuple[int, int]] = LENGTHS) -> list[Pair]:
     batch = make_batch(lengths)
     return [Pair(s, t) for s, t in zip(batch.source.to_lists(), batch.target.to_lists(), strict=True)]
-
-
-def make_step(model: TranslationModel, *, max_tokens: int = 10_000, ranks: Ranks | None = None, **options: Any) -> Any:
-    given: dict[str, Any] = {"precision": Precision.FP32, "clip_norm": None, "seed": 1} | options
-    optimizer = given.pop("optimizer", None) or torch.optim.SGD(model.parameters(), lr=0.0)
-    return UpdateStep(model, optimizer, ranks=ranks or Ranks(), device=CPU, max_tokens=max_tokens, **given)
-
-
-def gradients(
-    model: TranslationModel, pairs: list[Pair], *, max_tokens: int = 10_000, ranks: Ranks | None = None, **options: Any
-) -> tuple[StepResult, dict[str, Tensor]]:
-    step = make_step(model, max_tokens=max_tokens, ranks=ranks, **options)
-    result = step(pairs, update=1, learning_rate=0.0)
-    return result, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def assert_close(first: dict[str, Tensor], second: dict[str, Tensor], tolerance: float) -> None:

@@ -1,0 +1,120 @@
+"""Tiny models, batches and commands for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nat.config import Component, compose, config_directory, parse
+from nat.data.batch import Batch, Source, Target
+from nat.data.batching import Pair
+from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies
+from nat.models.base import TranslationModel
+from nat.training.distributed import Ranks
+from nat.training.objective import objective
+from nat.training.step import Precision, StepResult, UpdateStep
+
+MODELS = sorted(path.stem for path in (config_directory() / "model").glob("*.yaml"))
+VOCABULARIES = Vocabularies(NUM_SYMBOLS + 13, NUM_SYMBOLS + 13, shared=True)
+SMALL = {
+    "model.size.dim": 16,
+    "model.size.num_heads": 2,
+    "model.size.ffn_dim": 24,
+    "model.size.dropout": 0.0,
+    "model.decoder.num_layers": 2,
+    "encoder.num_layers": 2,
+}
+
+
+def make_model(
+    name: str,
+    *,
+    vocabularies: Vocabularies = VOCABULARIES,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    **overrides: Any,
+) -> TranslationModel:
+    """configs/model/NAME.yaml, tiny, without dropout, in evaluation mode. overrides: model options, such as
+    label_smoothing=0.0 or `size={"norm": "post"}`."""
+    plain = compose("train", ["run_dir=unused", f"model={name}", *(f"{key}={value}" for key, value in SMALL.items())])
+    model = _merge(plain["model"], overrides)
+    torch.manual_seed(seed)
+    built: TranslationModel = parse(Component, model, "model").build(vocabularies=vocabularies)
+    return built.to(dtype).eval()
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        merged[key] = _merge(base[key], value) if isinstance(value, dict) and isinstance(base[key], dict) else value
+    return merged
+
+
+def make_batch(lengths: list[tuple[int, int]], *, vocabularies: Vocabularies = VOCABULARIES, seed: int = 0) -> Batch:
+    """Random pairs of these (source, target) lengths, right-padded. Ordinary tokens and UNK (id 1)."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def row(length: int, size: int) -> list[int]:
+        ids = torch.randint(NUM_SYMBOLS - 1, size, (length,), generator=generator).tolist()
+        return [1 if i == NUM_SYMBOLS - 1 else i for i in ids]
+
+    sources = [row(s, vocabularies.source_size) for s, _ in lengths]
+    targets = [row(t, vocabularies.target_size) for _, t in lengths]
+    return Batch(Source.from_lists(sources), Target.from_lists(targets))
+
+
+def command(*arguments: str) -> int:
+    """nat-train in this process: its exit code."""
+    from nat.cli.train import main
+
+    try:
+        main(list(arguments))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    raise AssertionError("the command did not exit")
+
+
+def make_step(model: TranslationModel, *, max_tokens: int = 10_000, ranks: Ranks | None = None, **options: Any) -> Any:
+    given: dict[str, Any] = {"precision": Precision.FP32, "clip_norm": None, "seed": 1} | options
+    optimizer = given.pop("optimizer", None) or torch.optim.SGD(model.parameters(), lr=0.0)
+    return UpdateStep(
+        model, optimizer, ranks=ranks or Ranks(), device=torch.device("cpu"), max_tokens=max_tokens, **given
+    )
+
+
+def gradients(
+    model: TranslationModel, pairs: list[Pair], *, max_tokens: int = 10_000, ranks: Ranks | None = None, **options: Any
+) -> tuple[StepResult, dict[str, Tensor]]:
+    step = make_step(model, max_tokens=max_tokens, ranks=ranks, **options)
+    result = step(pairs, update=1, learning_rate=0.0)
+    return result, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def formula_rows(lengths: list[int], step: int) -> list[list[int]]:
+    """Tokens by a formula, UNK among them."""
+    size = VOCABULARIES.source_size - NUM_SYMBOLS
+    numbers = [[(step * i + 3 * j * j + i) % (size + 1) for j in range(length)] for i, length in enumerate(lengths)]
+    return [[1 if n == size else NUM_SYMBOLS + n for n in row] for row in numbers]
+
+
+def loss_curve(name: str, updates: int = 6) -> list[float]:
+    """The objective at each of a few steps of plain gradient descent, in float64."""
+    model = make_model(name, dtype=torch.float64)
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            index = torch.arange(parameter.numel(), dtype=torch.float64).view_as(parameter)
+            parameter.copy_(0.3 * torch.sin(index * (number + 1) * 0.7 + number))
+    batch = Batch(Source.from_lists(formula_rows([5, 3, 4, 2], 5)), Target.from_lists(formula_rows([4, 3, 2, 3], 2)))
+    curve = []
+    for update in range(1, updates + 1):
+        loss = objective(model.loss(batch, update=update), int(batch.num_target_tokens))
+        curve.append(loss.item())
+        model.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter.sub_(0.05 * parameter.grad)
+    return curve
