@@ -278,14 +278,23 @@ def compose(name: str, overrides: Sequence[str], *, extra_directory: Path | None
     return {str(key): value for key, value in plain.items() if value != MISSING}
 
 
+# What Hydra's grammar takes without quotes.
+PLAIN_VALUE = re.compile(r"""[\w /\\+.$%*@?|:~-]*""", re.ASCII)
+
+
 def _prepare(override: str, groups: set[str]) -> str:
-    match = re.match(r"^([\w./@-]+)=", override)
-    if override[:1] in "+~" or not match:
-        if "=" not in override:
+    """The override as Hydra wants it: `++` before options, quotes around text such as a path with an umlaut."""
+    match = re.match(r"^(\+{0,2})([\w./@-]+)=(.*)$", override, re.DOTALL)
+    if not match:
+        if "=" not in override and not override.startswith("~"):
             raise ConfigError(f"'{override}' is not an override: write key=value, for example trainer.max_updates=100")
         return override
-    key = match.group(1)
-    return override if key.split("@")[0] in groups else "++" + override
+    plus, key, value = match.groups()
+    if value[:1] not in ("'", '"', "[", "{") and "${" not in value and not PLAIN_VALUE.fullmatch(value):
+        value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if not plus and key.split("@")[0] not in groups:
+        plus = "++"
+    return f"{plus}{key}={value}"
 
 
 def _one_line(error: Exception) -> str:

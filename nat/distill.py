@@ -32,10 +32,11 @@ from nat.data.corpus import DataConfig
 from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.decoding.batched import decode_in_batches
 from nat.errors import ConfigError, DataError
+from nat.files import read_json, write_atomically, write_json, write_text
 from nat.models.base import DecodingOptions
 from nat.progress import Progress
-from nat.training.checkpoint import WEIGHTS, read_json, write_atomically, write_json, write_text
-from nat.training.distributed import Ranks
+from nat.training.checkpoint import WEIGHTS
+from nat.training.distributed import Ranks, choose_device
 from nat.translator import Translator, load
 
 CORPUS, MANIFEST, JOB = "train.jsonl", "manifest.json", "job.json"
@@ -90,7 +91,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     """
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
-    ranks = Ranks.from_environment("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    ranks = Ranks.from_environment(choose_device(config.device))
     try:
         job = ranks.main_first(lambda: prepare_job(config, ranks))
         if (job.folder / MANIFEST).is_file():

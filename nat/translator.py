@@ -91,11 +91,7 @@ class Translator:
         advance: Callable[[int], None] = lambda sentences: None,
     ) -> list[Decoded]:
         """Token ids and scores of all translations, in input order; `advance` hears of every batch's size."""
-        rows = self.tokenizers.source.encode(list(sentences))
-        limit = self.model.max_source_length
-        for i, row in enumerate(rows):
-            if limit is not None and len(row) > limit:
-                raise DataError(f"sentence {i + 1} has {len(row)} tokens; {self.folder} takes at most {limit}")
+        rows = self.encode(sentences, "the input")
         results: list[Decoded | None] = [None] * len(rows)
         batches = decode_in_batches(self.model, rows, decoding=decoding, batch_size=batch_size, device=self.device)
         for indices, found in batches:
@@ -103,6 +99,16 @@ class Translator:
                 results[index] = item
             advance(len(indices))
         return [item for item in results if item is not None]
+
+    def encode(self, sentences: Sequence[str], name: str) -> list[list[int]]:
+        """Token ids of source sentences. Raises DataError, naming the text and the line, for one that is too long
+        for the model."""
+        rows = self.tokenizers.source.encode(list(sentences))
+        limit = self.model.max_source_length
+        for number, row in enumerate(rows, start=1):
+            if limit is not None and len(row) > limit:
+                raise DataError(f"{name}, line {number}: {len(row)} tokens, but {self.folder} takes at most {limit}")
+        return rows
 
     @torch.inference_mode()
     def score(self, sources: Sequence[str], targets: Sequence[str], *, batch_size: int = 64) -> list[float]:

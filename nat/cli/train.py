@@ -33,9 +33,9 @@ def main(arguments: list[str] | None = None) -> None:
             return 128 + summary["stopped"]
         if summary["is_main"]:
             print(
-                f"done: {summary['update']} updates, {summary['tokens']:,} target tokens, {summary['seconds'] / 60:.1f} "
-                f"minutes; best {summary['metric']} {summary['best_value']:.2f}; skipped {summary['skipped']}, "
-                f"memory splits {summary['memory_splits']}"
+                f"done: {summary['update']} updates, {summary['tokens']:,} target tokens, "
+                f"{summary['seconds'] / 60:.1f} minutes; best {summary['metric']} {summary['best_value']:.2f}; "
+                f"skipped {summary['skipped']}, memory splits {summary['memory_splits']}"
             )
         return 0
 

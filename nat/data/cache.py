@@ -48,10 +48,3 @@ def unwritable(cache: Path, error: OSError) -> DataError:
     """What to tell the user when the cache folder refuses."""
     reason = error.strerror or str(error)
     return DataError(f"the cache folder {cache} cannot be written ({reason}): choose another with data.cache")
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """A reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)

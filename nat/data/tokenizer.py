@@ -7,7 +7,6 @@ translates between these and the model's own ids, so that any SentencePiece mode
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +21,10 @@ import sentencepiece
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from nat.config import option
-from nat.data.cache import cache_directory, digest, write_atomically, writing
+from nat.data.cache import cache_directory, digest, writing
 from nat.data.vocabulary import NUM_SYMBOLS, SYMBOL_TEXT, Symbol, Vocabularies
 from nat.errors import ConfigError, DataError
+from nat.files import read_json, write_atomically, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -143,10 +143,9 @@ class Tokenizers:
     def save(self, folder: Path) -> None:
         """Writes source.model, target.model where not shared, and at last tokenizer.json, by whose fingerprint
         `load` knows that all is whole."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "source.model", self.source.model)
+        write_atomically(folder / "source.model", lambda part: part.write_bytes(self.source.model))
         if not self.shared:
-            write_atomically(folder / "target.model", self.target.model)
+            write_atomically(folder / "target.model", lambda part: part.write_bytes(self.target.model))
         about = {
             "format": FORMAT,
             "fingerprint": self.fingerprint,
@@ -154,7 +153,7 @@ class Tokenizers:
             "source_size": self.source.size,
             "target_size": self.target.size,
         }
-        write_atomically(folder / "tokenizer.json", (json.dumps(about, indent=1) + "\n").encode())
+        write_json(folder / "tokenizer.json", about)
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizers:
@@ -192,12 +191,7 @@ def load_model(path: Path) -> Tokenizer:
 
 
 def _load_json(path: Path) -> dict[str, Any]:
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError:
-        raise DataError(f"{path}: damaged, it is not JSON") from None
+    about = read_json(path)
     if not isinstance(about, dict):
         raise DataError(f"{path}: damaged, it is not a JSON object")
     return about

@@ -70,11 +70,11 @@ def decode_in_batches(
     Empty sources are answered with an empty translation without asking the model."""
     training = model.training
     model.eval()
-    empty = [i for i, source in enumerate(sources) if not source]
-    if empty:
-        yield empty, [NOTHING] * len(empty)
     filled = [i for i, source in enumerate(sources) if source]
     try:
+        if len(filled) < len(sources):
+            empty = [i for i, source in enumerate(sources) if not source]
+            yield empty, [NOTHING] * len(empty)
         for chosen in length_sorted_batches([len(sources[i]) for i in filled], batch_size=batch_size):
             indices = [filled[i] for i in chosen]
             batch = Source.from_lists([sources[i] for i in indices]).to(device)

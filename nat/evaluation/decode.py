@@ -37,9 +37,9 @@ from nat.evaluation.inputs import (
 )
 from nat.evaluation.scores import repetition_rate, score_corpus, unknown_rate
 from nat.evaluation.speed import Speed, device_name, spread, time_alone, translate_timed
+from nat.files import write_json, write_text
 from nat.models.base import DecodingOptions
 from nat.progress import Progress
-from nat.training.checkpoint import write_json, write_text
 from nat.translator import Translator
 
 LONGER = 5  # scores on sources of so many words and more stand beside the whole: short lines flatter
@@ -116,6 +116,7 @@ def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
     decoding, batch_size = decoding_options(translator, config.decoding)
     text = read_text(config, translator)
     teacher = open_teacher(config, text)
+    translator.encode(text.sources, text.name)  # too long ones are refused now
     filled = filled_sources(translator, text.sources)
     # first of all, for it warms up what is timed next
     alone = measure_alone(translator, decoding, spread(filled, config.speed_sentences)) if config.speed else []

@@ -19,8 +19,8 @@ from nat.data.corpus import DataConfig
 from nat.data.readers import read_lines
 from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.errors import ConfigError, DataError
+from nat.files import read_json
 from nat.models.base import DecodingOptions
-from nat.training.checkpoint import read_json
 from nat.translator import Translator, load
 
 STANDARD_INPUT = "-"

@@ -29,9 +29,9 @@ from nat.evaluation.inputs import (
     run_summary,
 )
 from nat.evaluation.speed import spread, spread_indices, time_alone
+from nat.files import write_json, write_text
 from nat.models.base import DecodingOptions
 from nat.progress import Progress
-from nat.training.checkpoint import write_json, write_text
 from nat.translator import Translator
 
 FILES = ("results.json", "table.md", "samples.txt")

@@ -161,7 +161,8 @@ def prefix_beam_search(
     never above the true one. Where fewer than num_best targets are possible: length 0, score -inf.
     Rows do not see each other. One synchronisation, to read that width.
     """
-    assert 1 <= num_best <= beam_size and (token_beam is None or token_beam >= 1)
+    assert 1 <= num_best <= beam_size
+    assert token_beam is None or token_beam >= 1
     num_tokens = 2 * beam_size + 1 if token_beam is None else min(token_beam, 2 * beam_size + 1)
     inside = torch.arange(log_probs.size(1), device=log_probs.device) < canvas_lengths[:, None]
     tokens, scores = _shortlist(log_probs, blank, num_tokens)

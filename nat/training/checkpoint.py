@@ -12,11 +12,9 @@ RUN_DIR/config.yaml         the resolved configuration
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,72 +24,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nat.errors import DataError
+from nat.files import write_atomically, write_json
 
 WEIGHTS = "model.safetensors"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's content at once: a reader, or a crash, sees the old text or the new one."""
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Raises DataError if the file is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: damaged or unreadable ({error})") from None
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """`write` fills a file or folder beside `path`, which then takes its place.
-
-    Raises DataError, leaving what was there, if the disk is full or the folder cannot be written to.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(part)
-        write(part)
-        _sync(part)
-        os.replace(part, path)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not isinstance(error, SafetensorError):
-            raise
-        with contextlib.suppress(OSError):  # the first error is the one to tell
-            _remove(part)
-        raise DataError(f"{path}: cannot be written ({_reason(error)}); what was saved before is kept") from None
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """To the disk, so that the rename below cannot be seen before the content."""
-    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
-    for file in files:
-        with open(file, "rb") as handle:
-            os.fsync(handle.fileno())
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error).splitlines()[0]
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors as safetensors, atomically."""
     ready = {name: _ready(tensor) for name, tensor in tensors.items()}
-    write_atomically(path, lambda part: save_file(ready, part, dict(metadata or {})))
+    write_atomically(path, lambda part: _save_file(ready, part, metadata))
+
+
+def _save_file(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    try:
+        save_file(dict(tensors), path, dict(metadata or {}))
+    except SafetensorError as error:  # a full disk, in its words
+        raise OSError(str(error)) from None
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0]
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -155,10 +107,10 @@ def save_training_state(
 
     def write(part: Path) -> None:
         part.mkdir()
-        save_file({name: _ready(value) for name, value in model.state_dict().items()}, part / WEIGHTS)
-        save_file(tensors, part / "optimizer.safetensors")
+        _save_file({name: _ready(value) for name, value in model.state_dict().items()}, part / WEIGHTS)
+        _save_file(tensors, part / "optimizer.safetensors")
         if average is not None:
-            save_file({name: _ready(value) for name, value in average.items()}, part / "average.safetensors")
+            _save_file({name: _ready(value) for name, value in average.items()}, part / "average.safetensors")
         (part / "state.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
 
     write_atomically(path, write)

@@ -32,13 +32,15 @@ class Ranks:
         return self.rank == 0
 
     @classmethod
-    def from_environment(cls, device: str) -> Ranks:
-        """Join the process group that torchrun describes; a lone process needs none."""
+    def from_environment(cls, device: torch.device) -> Ranks:
+        """Join the process group that torchrun describes; a lone process needs none. device: this rank's."""
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
         if num_ranks == 1:
             return cls()
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device == "cuda" else "gloo")
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return cls(dist.get_rank(), num_ranks, int(os.environ.get("LOCAL_RANK", "0")))
 
     def barrier(self) -> None:
@@ -100,10 +102,13 @@ class Ranks:
             dist.destroy_process_group()
 
 
-def choose_device(name: str, ranks_local: int = 0) -> torch.device:
-    """auto, cpu or cuda -> a device. Raises ConfigError where cuda is asked for and there is none."""
+def choose_device(name: str, *, option: str = "device") -> torch.device:
+    """auto, cpu or cuda -> a device; under torchrun each rank's own GPU. Raises ConfigError, naming the option,
+    for another name, or where cuda is asked for and there is none."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"{option}={name}: allowed are auto, cpu, cuda")
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("trainer.device=cuda: torch sees no GPU here; use cpu or auto")
+        raise ConfigError(f"{option}=cuda: torch sees no GPU here; use cpu or auto")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", ranks_local)
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

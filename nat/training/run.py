@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,9 +18,10 @@ from nat.data.corpus import DataConfig, read_corpus
 from nat.data.tokenized import StreamingCorpus, TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizers, build_tokenizers
 from nat.errors import ConfigError, DataError
+from nat.files import write_atomically
 from nat.models.base import TranslationModel
 from nat.nn.rng import set_seed
-from nat.training.checkpoint import WEIGHTS, latest_checkpoint, load_tensors, write_atomically
+from nat.training.checkpoint import WEIGHTS, latest_checkpoint, load_tensors
 from nat.training.distributed import Ranks, choose_device
 from nat.training.trainer import Trainer, TrainerConfig
 from nat.training.validation import ValidationConfig, Validator
@@ -63,15 +63,13 @@ def train(config: RunConfig) -> dict[str, Any]:
         torch.set_num_threads(config.trainer.num_threads)
     folder = Path(config.run_dir)
     check_folder(folder, config)
-    device = choose_device(config.trainer.device, int(os.environ.get("LOCAL_RANK", "0")))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    device = choose_device(config.trainer.device, option="trainer.device")
     decoding = parse(
         config.model.target.Decoding,  # type: ignore[attr-defined]
         config.validation.decoding,
         "validation.decoding",
     )
-    ranks = Ranks.from_environment(device.type)
+    ranks = Ranks.from_environment(device)
     try:
         fresh = ranks.is_main and latest_checkpoint(folder) is None
         tokenizers, train_corpus, valid_corpus = ranks.main_first(lambda: prepare_data(config, folder, fresh=fresh))

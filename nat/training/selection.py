@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nat.training.checkpoint import WEIGHTS, load_tensors, save_tensors, write_json
+from nat.files import write_json
+from nat.training.checkpoint import WEIGHTS, load_tensors, save_tensors
 
 
 def average_weights(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

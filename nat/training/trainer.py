@@ -18,6 +18,7 @@ from nat.config import option
 from nat.data.batching import prefetch
 from nat.data.tokenized import Pair, StreamingCorpus, TokenizedCorpus
 from nat.errors import ConfigError, DataError
+from nat.files import read_json, write_json, write_text
 from nat.models.base import TranslationModel
 from nat.progress import Progress
 from nat.training.checkpoint import (
@@ -25,11 +26,8 @@ from nat.training.checkpoint import (
     latest_checkpoint,
     load_tensors,
     load_weights,
-    read_json,
     save_training_state,
     unflatten_optimizer,
-    write_json,
-    write_text,
 )
 from nat.training.distributed import Ranks
 from nat.training.objective import Totals

@@ -10,7 +10,8 @@ import pytest
 import torch
 from builders import command
 
-from nat.training.checkpoint import load_tensors, read_json
+from nat.files import read_json
+from nat.training.checkpoint import load_tensors
 
 
 @pytest.mark.parametrize(

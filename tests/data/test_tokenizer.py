@@ -127,7 +127,7 @@ def test_damaged_folders_are_refused(tmp_path, tokenizers, small_text):
             Tokenizers.load(tmp_path)
         return str(caught.value)
 
-    assert refusal() == f"{tmp_path}/tokenizer.json: cannot be read (No such file or directory)"
+    assert refusal() == f"{tmp_path}/tokenizer.json: there is no such file"
     tokenizers.save(tmp_path)
     foreign_model(tmp_path / "source.model", small_text)
     assert refusal() == f"{tmp_path}: the models are not those that tokenizer.json describes"
@@ -137,7 +137,7 @@ def test_damaged_folders_are_refused(tmp_path, tokenizers, small_text):
     (tmp_path / "source.model").unlink()
     assert refusal() == f"{tmp_path}/source.model: cannot be read (No such file or directory)"
     (tmp_path / "tokenizer.json").write_text("{")
-    assert refusal() == f"{tmp_path}/tokenizer.json: damaged, it is not JSON"
+    assert refusal().startswith(f"{tmp_path}/tokenizer.json: damaged or unreadable")
     (tmp_path / "tokenizer.json").write_text(json.dumps({"format": 9}))
     assert refusal() == f"{tmp_path}/tokenizer.json: format 9, this version reads 1"
 

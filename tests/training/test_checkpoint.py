@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nat import files
 from nat.errors import DataError
+from nat.files import read_json, write_json, write_text
 from nat.training import checkpoint
 from nat.training.checkpoint import (
     check_tokenizer,
@@ -22,12 +24,9 @@ from nat.training.checkpoint import (
     latest_checkpoint,
     load_tensors,
     load_weights,
-    read_json,
     save_tensors,
     save_training_state,
     unflatten_optimizer,
-    write_json,
-    write_text,
 )
 from nat.training.optimizer import Adam
 from nat.training.selection import BestCheckpoints, average_weights
@@ -80,7 +79,7 @@ def test_programming_errors_are_not_disguised(tmp_path: Path) -> None:
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        checkpoint.write_atomically(tmp_path / "x", broken)
+        files.write_atomically(tmp_path / "x", broken)
 
 
 @pytest.fixture

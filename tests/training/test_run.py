@@ -26,8 +26,9 @@ from nat.data.corpus import DataConfig
 from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizers
 from nat.errors import DataError
+from nat.files import read_json
 from nat.training import checkpoint, trainer
-from nat.training.checkpoint import latest_checkpoint, load_tensors, read_json
+from nat.training.checkpoint import latest_checkpoint, load_tensors
 from nat.training.run import RunConfig, keep_learnable
 from nat.training.step import UpdateStep
 
