@@ -1,7 +1,7 @@
 """Imports run one way.
 
     cli -> training, evaluation, distill, translator -> models -> decoding.beam, nn, losses -> ops, data, rows
-    -> config, progress -> errors
+    -> config, files, progress -> errors
 
 ops imports torch (and jaxtyping) alone. `decoding` has two rooms: beam, a search that knows no model and that
 models/autoregressive.py calls, lies below models; batched, which calls models, lies above. Only nat/config.py knows
@@ -21,7 +21,7 @@ import nat
 PACKAGE = Path(nat.__file__).parent
 LAYERS: list[set[str]] = [  # from the bottom; a module may import from its own layer and from those below
     {"nat", "nat.errors"},
-    {"nat.config", "nat.progress", "nat.rows", "nat.ops"},
+    {"nat.config", "nat.files", "nat.progress", "nat.rows", "nat.ops"},
     {"nat.data"},
     {"nat.nn", "nat.losses", "nat.decoding.beam"},
     {"nat.models"},

@@ -76,7 +76,7 @@ def rank_gradients(rank: int, num_ranks: int, port: str, name: str, cases: list[
 
         from nat.training.distributed import Ranks
 
-        ranks = Ranks.from_environment("cpu")
+        ranks = Ranks.from_environment(torch.device("cpu"))
         try:
             found = []
             for pairs, max_tokens in cases:

@@ -155,7 +155,7 @@ def prefix_beam_search(
 
     token_beam: extend prefixes by this many best tokens of a slot only; staying on a prefix, by a blank or by
     its last token, and reaching another one in the beam remain exact. None loses nothing: more than
-    2 * beam_size + 1 tokens of one slot can never be used.
+    beam_size + 1 tokens of one slot can never be used.
     Returns (tokens, lengths, scores), best first: tokens as wide as the longest hypothesis and at least 1,
     filled with pad; scores the log-probability of the target through prefixes that stayed in the beam, hence
     never above the true one. Where fewer than num_best targets are possible: length 0, score -inf.
@@ -163,7 +163,7 @@ def prefix_beam_search(
     """
     assert 1 <= num_best <= beam_size
     assert token_beam is None or token_beam >= 1
-    num_tokens = 2 * beam_size + 1 if token_beam is None else min(token_beam, 2 * beam_size + 1)
+    num_tokens = beam_size + 1 if token_beam is None else min(token_beam, beam_size + 1)
     inside = torch.arange(log_probs.size(1), device=log_probs.device) < canvas_lengths[:, None]
     tokens, scores = _shortlist(log_probs, blank, num_tokens)
     # A slot beyond the canvas holds a blank for certain, which leaves every beam as it is.
@@ -251,8 +251,8 @@ class _Lattice:
 def _shortlist(log_probs: Tensor, blank: int, num_tokens: int) -> tuple[Tensor, Tensor]:
     """The num_tokens best tokens of each slot but blank, in order of id: tokens and scores (B, A, M).
 
-    A prefix cannot use the blank, its own last token and the tokens that lead to one of the beam_size - 1 other
-    prefixes; so beam_size of 2 * beam_size + 1 tokens are better for it than all tokens that are not listed.
+    beam_size + 1 are enough for an exact search: of these, a prefix has beam_size that are not its last token,
+    and each gives it a longer prefix (new, or in the beam already) above all that tokens not listed can give.
     """
     scores, tokens = log_probs.topk(min(num_tokens + 1, log_probs.size(2)), dim=2)
     is_blank = tokens == blank

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nat.files import write_json
 from nat.training.checkpoint import WEIGHTS, load_tensors, save_tensors
@@ -77,3 +77,20 @@ class BestCheckpoints:
         """The mean of the kept weights."""
         parts = [load_tensors(self.path(int(entry["update"])) / WEIGHTS, device) for entry in self.entries]
         return average_weights(parts)
+
+
+class SwappedWeights:
+    """While entered, the model has other weights (None: its own)."""
+
+    def __init__(self, model: nn.Module, weights: dict[str, Tensor] | None) -> None:
+        self.model, self.weights = model, weights
+        self.own: dict[str, Tensor] = {}
+
+    def __enter__(self) -> None:
+        if self.weights is not None:
+            self.own = {name: value.clone() for name, value in self.model.state_dict().items()}
+            self.model.load_state_dict(self.weights)
+
+    def __exit__(self, *error: object) -> None:
+        if self.weights is not None:
+            self.model.load_state_dict(self.own)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,13 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from nat.config import option
 from nat.data.batching import prefetch
 from nat.data.tokenized import Pair, StreamingCorpus, TokenizedCorpus
 from nat.errors import ConfigError, DataError
-from nat.files import read_json, write_json, write_text
+from nat.files import read_json, write_json
 from nat.models.base import TranslationModel
 from nat.progress import Progress
 from nat.training.checkpoint import (
@@ -31,8 +29,9 @@ from nat.training.checkpoint import (
 )
 from nat.training.distributed import Ranks
 from nat.training.objective import Totals
+from nat.training.record import RunRecord
 from nat.training.schedule import LearningRate
-from nat.training.selection import BestCheckpoints
+from nat.training.selection import BestCheckpoints, SwappedWeights
 from nat.training.signals import StopSignal
 from nat.training.step import Precision, StepResult, UpdateStep
 from nat.training.validation import Metric, Validator
@@ -121,7 +120,7 @@ class Trainer:
             smaller_is_better=smaller,
             metadata={"tokenizer": self.tokenizer},
         )
-        self.board: SummaryWriter | None = None
+        self.record: RunRecord | None = None
         self.window, self.window_tokens, self.window_start = Totals(), 0, time.monotonic()
         self.note = self.last_bleu = ""
 
@@ -132,7 +131,7 @@ class Trainer:
         if not resumed:
             self._preflight()
         if self.ranks.is_main and not self.state.finished:
-            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.state.update + 1)
+            self.record = RunRecord(self.folder, update=self.state.update)
         began = time.monotonic() - self.state.seconds
         with StopSignal() as signal:
             stopped = self._loop(signal, began)
@@ -140,8 +139,8 @@ class Trainer:
             self._finish()
         elif self.ranks.is_main:
             self._save()
-        if self.board is not None:
-            self.board.close()
+        if self.record is not None:
+            self.record.close()
         self.ranks.barrier()
         return self._summary() | {"stopped": stopped, "is_main": self.ranks.is_main}
 
@@ -229,35 +228,21 @@ class Trainer:
         self.note = f"loss {loss:.3f}, {values['tokens_per_second']:,.0f} tokens/s{self.last_bleu}"
 
     def _record(self, kind: str, values: dict[str, Any]) -> None:
-        """A line of metrics.jsonl, and the numbers in TensorBoard."""
-        if not self.ranks.is_main:
-            return
-        line = {"kind": kind, "update": self.state.update, "epoch": self.state.epoch, "tokens": self.state.tokens,
-                "seconds": round(self.state.seconds, 3)} | values  # fmt: skip
-        path = self.folder / "metrics.jsonl"
-        try:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-            if self.board is not None:
-                for name, value in values.items():
-                    if isinstance(value, (int, float)):
-                        self.board.add_scalar(f"{kind}/{name}", value, self.state.update)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be written ({error.strerror}); what was saved before is kept") from None
+        if self.record is not None:
+            state = self.state
+            where = {"update": state.update, "epoch": state.epoch, "tokens": state.tokens}
+            self.record.write(kind, where | {"seconds": round(state.seconds, 3)}, values)
 
     def _validate(self, progress: Progress) -> None:
         """Decode, score, keep the weights if they are among the best. The main rank does it for all."""
         began = time.monotonic()
         is_best = improved = False
         if self.ranks.is_main:
-            with self._averaged_weights():
+            with SwappedWeights(self.model, self.average):
                 validated = self.validator(self.model, update=self.state.update)
                 self._record("valid", dict(validated.values))
-                for i, sample in enumerate(validated.samples):
-                    assert self.board is not None
-                    text = "\n\n".join(f"{name}: {value}" for name, value in sample.items())
-                    self.board.add_text(f"sample/{i}", text, self.state.update)
-                write_json(self.folder / "samples.json", validated.samples)
+                assert self.record is not None
+                self.record.write_samples(validated.samples, update=self.state.update)
                 value = float(validated.values[self.validator.config.metric.value])
                 before = self.best.best
                 improved = before is None or self.validator.better(value, before["value"])
@@ -272,9 +257,6 @@ class Trainer:
         improved = self.ranks.any(improved)  # an equal score does not count against patience running out
         self.state.validations_since_best = 0 if improved else self.state.validations_since_best + 1
         self.window_start += time.monotonic() - began
-
-    def _averaged_weights(self) -> SwappedWeights:
-        return SwappedWeights(self.model, self.average)
 
     def _is_done(self) -> bool:
         return self.state.finished or self._budget_is_used()
@@ -338,23 +320,8 @@ class Trainer:
             self.step.scaler.load_state_dict(saved["scaler"])
         if self.ranks.is_main and not self.state.finished:
             self.best.resume(saved["best"])
-            self._forget_after(self.state.update)
         self.ranks.barrier()
         return True
-
-    def _forget_after(self, update: int) -> None:
-        """Drop the metrics of updates that were lost with a killed run: they are made again."""
-        path = self.folder / "metrics.jsonl"
-        if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            kept = []
-            for line in lines:
-                try:
-                    if json.loads(line)["update"] <= update:
-                        kept.append(line + "\n")
-                except ValueError:
-                    pass  # the line that was being written when the run was killed
-            write_text(path, "".join(kept))
 
     def _preflight(self) -> None:
         """Decode two batches of validation text, save, reload: what would fail after an hour fails now."""
@@ -382,20 +349,3 @@ class Trainer:
             "precision": self.config.precision.value,
             "versions": {"nat": nat.__version__, "torch": torch.__version__},
         }
-
-
-class SwappedWeights:
-    """While entered, the model has other weights (None: its own)."""
-
-    def __init__(self, model: TranslationModel, weights: dict[str, Tensor] | None) -> None:
-        self.model, self.weights = model, weights
-        self.own: dict[str, Tensor] = {}
-
-    def __enter__(self) -> None:
-        if self.weights is not None:
-            self.own = {name: value.clone() for name, value in self.model.state_dict().items()}
-            self.model.load_state_dict(self.weights)
-
-    def __exit__(self, *error: object) -> None:
-        if self.weights is not None:
-            self.model.load_state_dict(self.own)

@@ -109,14 +109,14 @@ def test_beam_of_a_trained_run_is_ours(tiny: Translator, length_penalty: float) 
 
 def test_the_penalty_of_length_is_ours() -> None:
     class Answer:
-        hypotheses = (["7", "</s>"], ["7", "8", "9", "</s>"], ["8", "</s>"])
-        scores = (-2.0 / 2**0.6, -2.2 / 4**0.6, -9.0 / 2**0.6)
+        hypotheses = (["7", "8", "9", "</s>"], ["7", "</s>"], ["8", "</s>"])
+        scores = (-3.0 / 4**0.6, -2.0 / 2**0.6, -9.0 / 2**0.6)  # -1.31 is the highest there
 
     options = Autoregressive.Decoding(beam_size=3, num_best=2)
     found = engine.unpack(Answer(), limit=5, decoding=options)
-    assert found.tokens == [[7, 8, 9], [7]]  # -2.2 / 1.5^0.6 > -2 / (7/6)^0.6
-    assert found.scores == pytest.approx([-2.2, -2.0])
-    assert (found.passes, found.truncated) == (4, False)
+    assert found.tokens == [[7], [7, 8, 9]]  # -2 / (7/6)^0.6 > -3 / (9/6)^0.6
+    assert found.scores == pytest.approx([-2.0, -3.0])
+    assert (found.passes, found.truncated) == (2, False)
 
 
 def test_the_limit_is_each_sentences_own() -> None:

@@ -315,6 +315,15 @@ def test_narrow_beam_equals_the_search_on_a_dictionary(seed, num_ids, width, tok
     assert (scores.flatten() <= marginal + 1e-9).all()  # a lower bound of the true one
 
 
+def test_second_best_token_may_win_over_the_last_one():
+    """After (1,), token 1 is likelier than 2, but as a new token it must follow a blank; the shortlist needs both."""
+    probs = [[0.05, 0.9, 0.05], [0.9, 0.05, 0.05], [0.02, 0.5, 0.48]]
+    log_probs = torch.tensor([probs], dtype=torch.double).log()
+    tokens, _, scores = prefix_beam_search(log_probs, torch.tensor([3]), blank=0, pad=PAD, beam_size=1)
+    assert tokens.tolist() == [[[1, 2]]]
+    torch.testing.assert_close(scores.exp().item(), (0.9 * 0.9 + 0.9 * 0.05) * 0.48)
+
+
 def test_beam_joins_a_prefix_whose_parent_left_and_came_back():
     """(1, 2) leaves the beam and returns while (1, 2, 1) stays. A trie with a new node for each arrival finds
     (1,) best, as it takes the two arrivals at (1, 2, 1) for two targets."""

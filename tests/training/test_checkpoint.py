@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from builders import make_model
 from torch import Tensor, nn
 
 from nat import files
@@ -30,7 +31,7 @@ from nat.training.checkpoint import (
 )
 from nat.training.optimizer import Adam
 from nat.training.selection import BestCheckpoints, average_weights
-from nat.training.trainer import SwappedWeights
+from nat.training.selection import SwappedWeights
 
 
 def weights(value: float) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizers
 from nat.errors import DataError
 from nat.files import read_json
-from nat.training import checkpoint, trainer
+from nat.training import checkpoint, record
 from nat.training.checkpoint import latest_checkpoint, load_tensors
 from nat.training.run import RunConfig, keep_learnable
 from nat.training.step import UpdateStep
@@ -382,7 +382,7 @@ def test_a_disk_that_fills_with_curves_is_one_line(
     def full(self: Any, *rest: Any, **named: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(trainer.SummaryWriter, "add_scalar", full)
+    monkeypatch.setattr(record.SummaryWriter, "add_scalar", full)
     folder = train("run", code=2)
     assert (
         capsys.readouterr()
