@@ -263,7 +263,7 @@ def _shortlist(log_probs: Tensor, blank: int, num_tokens: int) -> tuple[Tensor, 
 
 @dataclass(frozen=True)
 class _Beam:
-    """K distinct prefixes for each row, best first. Dead ones, of probability zero, fill the beam."""
+    """K prefixes for each row, best first. Those of probability zero only fill the beam; the others are distinct."""
 
     prefixes: Tensor  # (B, K, A) ids, -1 beyond the length
     lengths: Tensor  # (B, K)
@@ -290,11 +290,10 @@ class _Beam:
 
     def leads_to(self) -> Tensor:
         """(B, K, K): True at [k, j] if prefix j is prefix k and one token. Compares the tokens themselves: a
-        prefix may leave the beam and come back while its children stay, so that node ids would not do. Dead
-        prefixes lead nowhere by their score, and are not led to: their tokens may be those of a living one."""
+        prefix may leave the beam and come back while its children stay, so that node ids would not do."""
         parents = self.prefixes.scatter(2, (self.lengths - 1).clamp(min=0)[:, :, None], -1)
         same = (self.prefixes[:, :, None] == parents[:, None]).all(3)
-        return same & ((self.total > -torch.inf) & (self.lengths > 0))[:, None]
+        return same & ((self.lengths > 0) & (self.total > -torch.inf))[:, None]
 
     def advance(self, blank: Tensor, last: Tensor, tokens: Tensor, scores: Tensor) -> _Beam:
         """The beam after one more slot, of which we get the scores of the blank (B, 1) and of each prefix's

@@ -30,8 +30,7 @@ from nat.training.checkpoint import (
     unflatten_optimizer,
 )
 from nat.training.optimizer import Adam
-from nat.training.selection import BestCheckpoints, average_weights
-from nat.training.selection import SwappedWeights
+from nat.training.selection import BestCheckpoints, SwappedWeights, average_weights
 
 
 def weights(value: float) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizers
 from nat.errors import DataError
 from nat.files import read_json
-from nat.training import checkpoint, record
+from nat.training import checkpoint, record, trainer
 from nat.training.checkpoint import latest_checkpoint, load_tensors
 from nat.training.run import RunConfig, keep_learnable
 from nat.training.step import UpdateStep
