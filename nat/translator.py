@@ -47,8 +47,10 @@ def load(run_folder: str | Path, *, device: str = "auto", weights: str | Path | 
 class Translator:
     """A model with its tokenizers.
 
-    config: the plain configuration of the run it comes from. folder: that run.
+    config: the plain configuration of the run it comes from. folder: that run. engine: the package that computes.
     """
+
+    engine = "torch"
 
     def __init__(
         self,

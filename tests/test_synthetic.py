@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import MODELS
+from builders import MODELS
 
 WORDS = [a + b for a in "bdfgklmnp" for b in "aeiou"]
 

@@ -24,6 +24,7 @@ import nat
 from nat.config import option, to_plain
 from nat.decoding.batched import Decoded
 from nat.errors import ConfigError
+from nat.evaluation.comet_score import comet_score, open_comet
 from nat.evaluation.inputs import (
     Device,
     Split,
@@ -61,6 +62,7 @@ class DecodeConfig:
     nbest: str | None = option(None, "file of all candidates")
     teacher: str | None = option(None, "run folder whose model scores the translations")
     ter: bool = option(False, "translation edit rate too")
+    comet: str | None = option(None, "COMET too: name or path of its model")
     speed: bool = option(True, "measure speed")
     speed_sentences: int = option(100, "sentences timed alone, at most", minimum=1)
     device: Device = option(Device.AUTO, "auto, cpu or cuda")
@@ -116,6 +118,7 @@ def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
     decoding, batch_size = decoding_options(translator, config.decoding)
     text = read_text(config, translator)
     teacher = open_teacher(config, text)
+    comet = None if config.comet is None else open_comet(config.comet, text)
     translator.encode(text.sources, text.name)  # too long ones are refused now
     filled = filled_sources(translator, text.sources)
     # first of all, for it warms up what is timed next
@@ -124,6 +127,9 @@ def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
     if teacher is not None:
         found = rescore(teacher, text.sources, found, batch_size=batch_size)
     report = quality(text, found, ter=config.ter) | teacher_report(config.teacher, found, decoding)
+    if comet is not None:
+        score = comet_score(comet, text, found.best, on_gpu=translator.device.type == "cuda")
+        report |= {"comet": score, "comet_model": config.comet}
     report |= speed_report(speed_of(alone, found, batch_size=batch_size, translator=translator))
     report |= provenance(translator, decoding, batch_size=batch_size, weights=config.weights)
     write_outputs(config.outputs, text, found, report)
@@ -286,6 +292,7 @@ def provenance(
     return {
         "run_dir": str(translator.folder),
         "model": type(translator.model).__name__,
+        "engine": translator.engine,
         "weights": weights or run_summary(translator).get("weights"),
         "num_parameters": sum(parameter.numel() for parameter in translator.model.parameters()),
         "decoding": to_plain(decoding),
@@ -293,7 +300,7 @@ def provenance(
         "device": device_name(translator.device),
         "num_threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "sacrebleu", "sentencepiece")}
+        | {name: version(name) for name in sorted({"torch", "sacrebleu", "sentencepiece", translator.engine})}
         | {"nat": nat.__version__},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -320,6 +327,8 @@ def describe(report: dict[str, Any]) -> str:
             f"{report[f'num_{LONGER}plus_words']} sources of {LONGER} words and more"
         )
         lines += [f"  {report[name]}" for name in report if name.endswith("_signature") and report[name]]
+    if "comet" in report:
+        lines.append(f"COMET {shown('comet', 4)}  ({report['comet_model']})")
     lines.append(
         f"repetition {100 * report['repetition_rate']:.2f} %  unknown {100 * report['unknown_rate']:.2f} %  "
         f"passes {shown('passes')}"

@@ -73,10 +73,7 @@ class EngineTranslator(Translator):
         """As `Translator.decode`. The score of a translation that the limit of length cut is the engine's: that of
         the tokens it went on with, not of an end there."""
         assert isinstance(decoding, Autoregressive.Decoding)
-        rows = self.tokenizers.source.encode(list(sentences))
-        for i, row in enumerate(rows):
-            if len(row) > self.longest:
-                raise DataError(f"sentence {i + 1} has {len(row)} tokens; {self.folder} takes at most {self.longest}")
+        rows = self.encode(sentences, "the input")
         results = [NOTHING] * len(rows)
         filled = [i for i, row in enumerate(rows) if row]
         advance(len(rows) - len(filled))
@@ -88,6 +85,14 @@ class EngineTranslator(Translator):
                 results[i] = unpack(answer.result(), limit=self._limit(len(rows[i]), decoding), decoding=decoding)
             advance(len(batch))
         return results
+
+    def encode(self, sentences: Sequence[str], name: str) -> list[list[int]]:
+        """As `Translator.encode`; sinusoids have a limit here."""
+        rows = super().encode(sentences, name)
+        for number, row in enumerate(rows, start=1):
+            if len(row) > self.longest:
+                raise DataError(f"{name}, line {number}: {len(row)} tokens, but {PACKAGE} takes at most {self.longest}")
+        return rows
 
     def _limit(self, length: int, decoding: Autoregressive.Decoding) -> int:
         """Tokens of a translation, at most; the model's own rule."""

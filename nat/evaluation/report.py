@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from yaml import YAMLError, safe_load
 
-from nat.config import option
+from nat.config import option, parse
 from nat.errors import ConfigError
 from nat.evaluation.decode import provenance, quality, speed_of, speed_report, translate
+from nat.evaluation.engine import Engine, accelerate
 from nat.evaluation.inputs import (
     Device,
     Split,
@@ -53,7 +54,7 @@ COLUMNS = (  # heading, field of a row, digits, factor
 class ReportConfig:
     """Everything that `configs/report.yaml` holds."""
 
-    run_dirs: list[str] = option(help="run folders, each also as FOLDER?beam_size=4&name=LABEL")
+    run_dirs: list[str] = option(help="run folders, each also as FOLDER?beam_size=4&engine=ctranslate2&name=LABEL")
     output: str = option(help="folder of results.json, table.md and samples.txt")
     split: Split = option(Split.TEST, "what is translated: test, valid or train")
     samples: int = option(10, "sentences in samples.txt, spread evenly over the split", minimum=0)
@@ -105,6 +106,8 @@ def open_systems(config: ReportConfig) -> list[System]:
         run_dir, name, options = parse_entry(entry)
         translator = open_run(run_dir, device=config.device)
         try:
+            if parse(Engine, options.pop("engine", Engine.TORCH.value), "engine") is Engine.CTRANSLATE2:
+                translator = accelerate(translator)
             decoding, batch_size = decoding_options(translator, {**config.decoding, **options})
         except ConfigError as error:
             raise ConfigError("\n".join(f"run_dirs, {entry}: {line}" for line in str(error).splitlines())) from None
@@ -182,7 +185,8 @@ def describe_table(rows: Sequence[Mapping[str, Any]], text: Text) -> str:
         "|:--|:--|" + "--:|" * len(COLUMNS),
     ]
     for row in rows:
-        cells = [row["name"].replace("|", "\\|"), row["model"]]
+        engine = "" if row["engine"] == Engine.TORCH.value else f" ({row['engine']})"
+        cells = [row["name"].replace("|", "\\|"), row["model"] + engine]
         cells += [cell(row, name, digits, factor) for _, name, digits, factor in COLUMNS]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -282,6 +283,38 @@ def test_a_teacher_that_cannot_score_is_refused(
 
 
 # --- refusals --------------------------------------------------------------------------------------
+
+def test_comet_is_reported(
+    decode: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Metric(SimpleNamespace):
+        def predict(self, samples: list[dict[str, str]], **options: Any) -> SimpleNamespace:
+            assert [(sample["src"], sample["ref"]) for sample in samples] == list(zip(SOURCES, REFERENCES, strict=True))
+            assert "\n".join(sample["mt"] for sample in samples) == (folder / "out.txt").read_text(encoding="utf-8")[:-1]
+            return SimpleNamespace(system_score=0.81254)
+
+    fake = SimpleNamespace(download_model=str, load_from_checkpoint=lambda path: Metric(path=path))
+    monkeypatch.setitem(sys.modules, "comet", fake)
+    given = ("source=source.txt", "reference=reference.txt", "output=out.txt")
+    assert decode(*given) == 0
+    assert "comet" not in report_of(folder / "out.txt.json")
+    assert decode(*given, "comet=some/model") == 0
+    report = report_of(folder / "out.txt.json")
+    assert (report["comet"], report["comet_model"]) == (0.81254, "some/model")
+    assert "COMET 0.8125  (some/model)\n" in capsys.readouterr().out
+
+
+def test_comet_is_missing(
+    decode: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "comet", None)
+    assert decode("source=source.txt", "reference=reference.txt", "output=out.txt", "comet=some/model") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith("nat-decode: comet=some/model: it cannot be imported")
+    assert "pip install 'nat-translation[comet]'" in err
+    assert not (folder / "out.txt").exists()
+
 
 REFUSALS = {
     "no run": (["run_dir=nowhere"], ["nowhere", "not a run folder"]),

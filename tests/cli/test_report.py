@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,38 @@ def test_scores_are_those_of_nat_decode(student: Path, tmp_path: Path) -> None:
     assert first.endswith((tmp_path / "out.txt").read_text(encoding="utf-8").split("\n")[0])
 
 
+def test_ctranslate2_beside_our_own_search(teacher: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2")
+    systems = f"run_dirs=[{teacher}?name=own,{teacher}?engine=ctranslate2,{teacher}?engine=ctranslate2&beam_size=2]"
+    assert run(systems, f"output={tmp_path}", "samples=4", *QUICK) == 0
+    own, fast, beam = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert fast["name"] == f"{teacher.name} engine=ctranslate2"
+    assert [row["engine"] for row in (own, fast, beam)] == ["torch", "ctranslate2", "ctranslate2"]
+    for name in ("bleu", "chrf", "passes", "num_truncated", "unknown_rate", "num_parameters"):
+        assert own[name] == fast[name]
+    assert (fast["decoding"]["beam_size"], beam["decoding"]["beam_size"]) == (1, 2)
+    assert "ctranslate2" in fast["versions"]
+    assert "ctranslate2" not in own["versions"]
+    lines = (tmp_path / "table.md").read_text(encoding="utf-8").split("\n")
+    assert "| Autoregressive |" in lines[2]
+    assert "| Autoregressive (ctranslate2) |" in lines[3]
+    for block in (tmp_path / "samples.txt").read_text(encoding="utf-8").rstrip("\n").split("\n\n"):
+        _, _, first, second, _ = block.split("\n")
+        assert second.removeprefix(fast["name"]).strip() == first.removeprefix("own").strip()
+
+
+def test_ctranslate2_is_missing(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    assert run(f"run_dirs=[{teacher}?engine=ctranslate2]", f"output={tmp_path}/out", *QUICK) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"run_dirs, {teacher}?engine=ctranslate2: engine=ctranslate2: it cannot be imported" in err
+    assert err.endswith("; pip install 'nat-translation[ctranslate2]'\n")
+    assert not (tmp_path / "out").exists()
+
+
 REFUSALS = {
     "no runs": (["run_dirs=[]"], ["run_dirs=[]", "at least one"]),
     "not given": (["samples=1"], ["run_dirs", "a value is needed"]),
@@ -98,6 +131,8 @@ REFUSALS = {
         ["STUDENT?max_passes=3", "decoding.max_passes=3", "beam_size"],
     ),
     "of the wrong type": (["run_dirs=[STUDENT?beam_size=x]"], ["STUDENT?beam_size=x", "decoding.beam_size=x"]),
+    "unknown engine": (["run_dirs=[STUDENT?engine=onnx]"], ["STUDENT?engine=onnx", "allowed are torch, ctranslate2"]),
+    "engine of another method": (["run_dirs=[STUDENT?engine=ctranslate2]"], ["engine=ctranslate2: "]),
     "same name": (["run_dirs=[STUDENT,STUDENT]"], ["two systems are called", "?name=LABEL"]),
     "split": (["run_dirs=[STUDENT]", "split=tset"], ["split=tset"]),
     "tokenizer": (["run_dirs=[STUDENT]", "data.tokenizer.kind=bpe"], ["data.tokenizer.kind=bpe"]),

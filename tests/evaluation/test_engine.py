@@ -23,6 +23,7 @@ from nat.nn.attention.full import FullAttention
 from nat.translator import Translator, load
 
 SENTENCES = ["", "7 8 9", "19", "1 7 1 8 12 13 14", "12 " * 9, "18 17 16 15 14", ""]
+SENTENCES += ["7", "8 8", "15 16 17 18", "19 1 19", "10 11", "9 13 17 10 14 18"]
 
 
 class Numbers:
@@ -37,15 +38,17 @@ class Numbers:
 
 @pytest.fixture
 def random_translator(build_model: Callable[..., Any]) -> Callable[..., Translator]:
-    """A translator of an autoregressive model whose parameters are all random, norms and biases too."""
+    """A translator of an autoregressive model whose parameters are all random, norms and biases too. EOS is made
+    likelier, so that some translations end by themselves; no two tokens come nearer than 0.01 (log-probability)."""
     pytest.importorskip("ctranslate2")
 
     def make(**overrides: Any) -> Translator:
         model = build_model("autoregressive", **overrides)
-        generator = torch.Generator().manual_seed(1)
+        generator = torch.Generator().manual_seed(4)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+            model.output.bias[Symbol.EOS] = 3.0
         tokenizers = Tokenizers(cast(Any, Numbers()), cast(Any, Numbers()), True)
         return Translator(model, tokenizers, torch.device("cpu"), config={}, folder=Path("run"))
 
@@ -81,7 +84,7 @@ def test_greedy_of_any_model_is_ours(
     translator = random_translator(vocabularies=vocabularies, size={"norm": norm}, positions=positions)
     for options in ({"max_length_offset": 9}, {"max_length_factor": 0.5, "max_length_offset": 1}):
         expected = decoded(translator, SENTENCES, **options)
-        assert {item.truncated for item in expected} >= {True}
+        assert {item.truncated for item in expected if item.passes} == {True, False}
         assert_same(decoded(accelerate(translator), SENTENCES, **options), expected)
 
 
@@ -139,7 +142,7 @@ def test_an_empty_translation_is_possible(random_translator: Callable[..., Trans
 def test_every_sentence_advances_the_progress(random_translator: Callable[..., Translator]) -> None:
     fast, heard = accelerate(random_translator()), list[int]()
     fast.decode(SENTENCES, decoding=fast.decoding({}), batch_size=3, advance=heard.append)
-    assert sorted(heard) == [2, 2, 3]
+    assert sorted(heard) == [2, 2, 3, 3, 3]
 
 
 def test_a_worker_for_each_thread_of_torch(random_translator: Callable[..., Translator]) -> None:
@@ -160,7 +163,7 @@ def test_too_long_for_the_positions(
     monkeypatch.setattr(engine, "POSITIONS", 8)
     fast = accelerate(random_translator())
     assert all(len(item.tokens[0]) <= 7 for item in decoded(fast, ["7 8 9 10 11 12 13 14"]))
-    with pytest.raises(DataError, match="sentence 2 has 9 tokens; run takes at most 8"):
+    with pytest.raises(DataError, match="the input, line 2: 9 tokens, but ctranslate2 takes at most 8"):
         decoded(fast, ["7", "7 8 9 10 11 12 13 14 15"])
 
 

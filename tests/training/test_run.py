@@ -32,7 +32,7 @@ from nat.training.checkpoint import latest_checkpoint, load_tensors
 from nat.training.run import RunConfig, keep_learnable
 from nat.training.step import UpdateStep
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)  # the first to ask for tiny_runs waits for them
 Run = Callable[..., Path]
 
 
