@@ -69,7 +69,8 @@ def decode_in_batches(
     """Yield (indices into `sources`, their translations) batch by batch, longest sentences first.
     Empty sources are answered with an empty translation without asking the model."""
     training = model.training
-    model.eval()
+    if training:  # a walk over all modules: a tenth of the time of a short sentence
+        model.eval()
     filled = [i for i, source in enumerate(sources) if source]
     try:
         if len(filled) < len(sources):
@@ -82,4 +83,5 @@ def decode_in_batches(
                 decoded = decode_batch(model, batch, decoding)
             yield indices, decoded
     finally:
-        model.train(training)
+        if training:
+            model.train()

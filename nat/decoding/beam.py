@@ -48,12 +48,14 @@ class NextToken(Protocol[State]):
 @dataclass(frozen=True)
 class Hypotheses(Rows):
     """Search result. tokens: (B, N, T), PAD after the end; EOS is not part of them. lengths: (B, N).
-    scores: (B, N) sums of log-probabilities, EOS included. truncated: (B,) the length limit ended the best one."""
+    scores: (B, N) sums of log-probabilities, EOS included. truncated: (B,) the length limit ended the best one.
+    steps: (B,) calls of the model that the sentence took."""
 
     tokens: Int[Tensor, "B N T"]
     lengths: Int[Tensor, "B N"]
     scores: Float[Tensor, "B N"]
     truncated: Bool[Tensor, " B"]
+    steps: Int[Tensor, " B"]
 
 
 def length_penalty(length: Tensor, alpha: float) -> Tensor:
@@ -91,7 +93,7 @@ def greedy(step: NextToken[State], state: State, max_lengths: Int[Tensor, " B"])
             alive, last = alive[going], last[going]
             state = state.select_sentences(going)
     width = max(1, int(lengths.max()))
-    return Hypotheses(tokens[:, None, :width], lengths[:, None], scores[:, None], truncated)
+    return Hypotheses(tokens[:, None, :width], lengths[:, None], scores[:, None], truncated, lengths + 1)
 
 
 @dataclass(frozen=True)
@@ -132,14 +134,14 @@ def beam_search(
     assert 1 <= num_best <= beam_size
     beam = _start(max_lengths, beam_size)
     state = state.reorder(torch.zeros_like(beam.ended_lengths))
-    results: list[BeamState] = []
+    results: list[tuple[BeamState, int]] = []  # finished sentences and the steps they took
     for position in range(int(max_lengths.max()) + 1):
         log_probs, state = step(beam.tokens[:, :, -1], position, state)
         beam, origin = _advance(beam, log_probs, position, alpha)
         state = state.reorder(origin)
         done = (beam.num_ended >= beam_size) | (position >= beam.max_lengths)
         if bool(done.any()):
-            results.append(replace(beam.select(done), tokens=beam.tokens[done][:, :, :1]))
+            results.append((beam.select(done), position + 1))
             going = (~done).nonzero().squeeze(1)
             if not going.numel():
                 break
@@ -216,12 +218,12 @@ def _finish(
     )
 
 
-def _collect(results: list[BeamState], num_best: int) -> Hypotheses:
+def _collect(results: list[tuple[BeamState, int]], num_best: int) -> Hypotheses:
     """Finished sentences back in input order."""
-    order = torch.cat([part.sentence for part in results]).argsort()
+    order = torch.cat([part.sentence for part, _ in results]).argsort()
 
     def gather(name: str) -> Tensor:
-        return torch.cat([getattr(part, name) for part in results])[order]
+        return torch.cat([getattr(part, name) for part, _ in results])[order]
 
     lengths = gather("ended_lengths")[:, :num_best]
     width = max(1, int(lengths.max()))
@@ -230,4 +232,5 @@ def _collect(results: list[BeamState], num_best: int) -> Hypotheses:
         lengths=lengths,
         scores=gather("ended_scores")[:, :num_best],
         truncated=gather("forced")[:, 0],
+        steps=torch.cat([part.sentence.new_full((len(part),), steps) for part, steps in results])[order],
     )

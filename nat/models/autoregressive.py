@@ -162,8 +162,7 @@ class Autoregressive(TranslationModel):
                 alpha=0.6 if decoding.length_penalty is None else decoding.length_penalty,
             )
         valid = torch.arange(found.tokens.size(2), device=found.tokens.device) < found.lengths[:, :, None]
-        passes = found.lengths[:, 0] + 1
-        return Translation(found.tokens, valid, found.scores, passes, found.truncated)
+        return Translation(found.tokens, valid, found.scores, found.steps, found.truncated)
 
     @property
     def max_source_length(self) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,15 @@ class RunRecord:
     def write(self, kind: str, where: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl, and its numbers in TensorBoard as kind/NAME.
 
-        where: the update, and what else tells how far the run is. Raises DataError if the disk is full.
+        where: the update, and what else tells how far the run is. A number that is not finite, which JSON does
+        not know, is null. Raises DataError if the disk is full.
         """
+        known = {
+            name: None if isinstance(value, float) and not isfinite(value) else value for name, value in values.items()
+        }
         try:
             with open(self.metrics, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"kind": kind, **where, **values}) + "\n")
+                file.write(json.dumps({"kind": kind, **where, **known}) + "\n")
             for name, value in values.items():
                 if isinstance(value, (int, float)):
                     self.board.add_scalar(f"{kind}/{name}", value, where["update"])
@@ -60,3 +65,7 @@ class RunRecord:
             except ValueError:
                 pass  # the line that was being written when the run was killed
         write_text(self.metrics, "".join(kept))
+
+
+def finite(value: object) -> bool:
+    return not isinstance(value, float) or isfinite(value)

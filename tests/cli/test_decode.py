@@ -282,15 +282,15 @@ def test_a_teacher_that_cannot_score_is_refused(
     assert not list(folder.glob("out*"))
 
 
-# --- refusals --------------------------------------------------------------------------------------
-
 def test_comet_is_reported(
     decode: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Metric(SimpleNamespace):
         def predict(self, samples: list[dict[str, str]], **options: Any) -> SimpleNamespace:
             assert [(sample["src"], sample["ref"]) for sample in samples] == list(zip(SOURCES, REFERENCES, strict=True))
-            assert "\n".join(sample["mt"] for sample in samples) == (folder / "out.txt").read_text(encoding="utf-8")[:-1]
+            assert (
+                "\n".join(sample["mt"] for sample in samples) == (folder / "out.txt").read_text(encoding="utf-8")[:-1]
+            )
             return SimpleNamespace(system_score=0.81254)
 
     fake = SimpleNamespace(download_model=str, load_from_checkpoint=lambda path: Metric(path=path))
@@ -302,6 +302,9 @@ def test_comet_is_reported(
     report = report_of(folder / "out.txt.json")
     assert (report["comet"], report["comet_model"]) == (0.81254, "some/model")
     assert "COMET 0.8125  (some/model)\n" in capsys.readouterr().out
+
+
+# --- refusals --------------------------------------------------------------------------------------
 
 
 def test_comet_is_missing(

@@ -74,6 +74,14 @@ def test_the_limit_forces_the_end_with_its_own_probability() -> None:
     assert search_greedily(known(ends_there), [3]).truncated.tolist() == [False]
 
 
+def test_steps_are_calls_and_not_the_length_of_the_best() -> None:
+    late = {(): {EOS: 0.6, 7: 0.4}, (7,): {7: 1.0}, (7, 7): {EOS: 1.0}}
+    assert search_greedily(known(late), [5]).steps.tolist() == [1]
+    found = search(known(late, GARDEN_PATH), [5, 5], beam_size=2)
+    assert found.lengths.tolist() == [[0], [1]]
+    assert found.steps.tolist() == [3, 2]
+
+
 def test_at_most_limit_plus_one_calls() -> None:
     endless = {(7,) * n: {7: 0.9, EOS: 0.1} for n in range(9)}
     model = TableModel(known(endless, GARDEN_PATH))
@@ -164,6 +172,7 @@ def test_a_sentence_is_searched_as_if_alone(seed: int, limits: list[int], beam_s
                        num_best=beam_size, alpha=alpha)  # fmt: skip
         assert_same(hypotheses(together, row), hypotheses(alone, 0))
         assert together.truncated[row] == alone.truncated[0]
+        assert together.steps[row] == alone.steps[0]
 
 
 @SOME

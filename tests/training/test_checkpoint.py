@@ -30,6 +30,7 @@ from nat.training.checkpoint import (
     unflatten_optimizer,
 )
 from nat.training.optimizer import Adam
+from nat.training.record import RunRecord
 from nat.training.selection import BestCheckpoints, SwappedWeights, average_weights
 
 
@@ -264,3 +265,15 @@ def test_swapped_weights_come_back() -> None:
     assert holds(own)
     with SwappedWeights(model, None):
         assert holds(own)
+
+
+def test_record_is_json_even_where_a_loss_is_not_a_number(tmp_path: Path) -> None:
+    record = RunRecord(tmp_path, update=0)
+    record.write(
+        "train", {"update": 1}, {"loss": float("nan"), "gradient_norm": float("inf"), "tokens": 3, "text": "a"}
+    )
+    record.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=pytest.fail) == {
+        "kind": "train", "update": 1, "loss": None, "gradient_norm": None, "tokens": 3, "text": "a"
+    }  # fmt: skip
