@@ -23,7 +23,7 @@ nat-train experiment=quickstart model=autoregressive run_dir="$output/teacher" "
 echo "== 2 of 4: distillation, to $output/distilled"
 nat-distill teacher="$output/teacher" output="$output/distilled"
 
-student=(experiment=quickstart model=ctc init_from="$output/teacher" data.tokenizer.path="$output/teacher/tokenizer")
+student=(experiment=quickstart model=ctc model.decoder.num_layers=2 init_from="$output/teacher" data.tokenizer.path="$output/teacher/tokenizer")
 echo "== 3 of 4: the CTC student, on $output/student"
 nat-train "${student[@]}" data.train="$output/distilled/train.jsonl" run_dir="$output/student" "${overrides[@]}"
 runs="$output/teacher?name=teacher,$output/student?name=student"

@@ -5,7 +5,8 @@ show how much of a claimed speed-up is left against such a one. `accelerate` tur
 searches there, in float32, with the same weights, tokens, limits of length and choice among hypotheses.
 
 Greedy search finds the translations of `nat.decoding.beam.greedy`, as far as rounding allows. Beam search differs
-where a limit of length ends a hypothesis: ours then pays for EOS, theirs goes on and is cut here.
+where a limit of length ends a hypothesis (ours then pays for EOS, theirs goes on and is cut here), and with
+length_penalty=0 it may stop earlier.
 """
 
 from __future__ import annotations
@@ -138,8 +139,8 @@ def unpack(answer: Any, *, limit: int, decoding: Autoregressive.Decoding) -> Dec
         tokens = tokens[:-1] if ended else tokens
         found.append((rank, tokens[:limit], log_prob, not ended or len(tokens) > limit))
     found = sorted(found, key=lambda item: -item[0])[: decoding.num_best]
-    _, best, _, truncated = found[0]
-    return Decoded([tokens for _, tokens, _, _ in found], [value for _, _, value, _ in found], len(best) + 1, truncated)
+    steps = min(max(len(names) for names in answer.hypotheses), limit + 1)  # the last to end ended the search
+    return Decoded([tokens for _, tokens, _, _ in found], [value for _, _, value, _ in found], steps, found[0][3])
 
 
 def token_name(index: int) -> str:
