@@ -88,6 +88,13 @@ def test_greedy_of_any_model_is_ours(
         assert_same(decoded(accelerate(translator), SENTENCES, **options), expected)
 
 
+def test_a_deep_encoder_with_a_shallow_decoder(random_translator: Callable[..., Translator]) -> None:
+    translator = random_translator(encoder={"num_layers": 5}, decoder={"num_layers": 1})
+    expected = decoded(translator, SENTENCES)
+    assert len({tuple(item.tokens[0]) for item in expected}) >= 3
+    assert_same(decoded(accelerate(translator), SENTENCES), expected)
+
+
 def test_greedy_of_a_trained_run_is_ours(tiny: Translator) -> None:
     sentences = [*read_split(tiny, Split.TEST, {}).sources[:60], "", "xyz ☃ 4711"]
     for options in ({}, {"max_length_factor": 0.0, "max_length_offset": 4}):
