@@ -37,7 +37,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
 
 def _save_file(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     try:
-        save_file(dict(tensors), path, dict(metadata or {}))
+        save_file(dict(tensors), path, dict(metadata) if metadata else None)  # {} beside no tensor: unreadable
     except SafetensorError as error:  # a full disk, in its words
         raise OSError(str(error)) from None
 

@@ -302,6 +302,7 @@ class Trainer:
     def _resume(self) -> bool:
         """Continue from the newest training state, if there is one."""
         path = latest_checkpoint(self.folder)
+        self.ranks.barrier()  # all have looked before the main rank writes the first one
         if path is None:
             return False
         load_weights(self.model, path / WEIGHTS, self.device)

@@ -192,6 +192,16 @@ def test_an_optimiser_survives_flattening_and_json() -> None:
     assert [g["lr"] for g in second["param_groups"]] == [0.01, 0.01]
 
 
+def test_the_state_before_the_first_update_can_be_read(tmp_path: Path) -> None:
+    """An optimiser that has not stepped has no tensors: a file of nothing must still be a file."""
+    model = nn.Linear(2, 2)
+    optimizer = Adam(Adam.Config(), parameters=model.parameters())
+    save_training_state(tmp_path, 0, model, optimizer, {"update": 0}, None)
+    path = latest_checkpoint(tmp_path)
+    assert path is not None
+    assert load_tensors(path / "optimizer.safetensors") == {}
+
+
 def test_only_the_newest_training_state_is_kept(tmp_path: Path) -> None:
     model, optimizer = trained()
     assert latest_checkpoint(tmp_path) is None

@@ -324,6 +324,36 @@ def test_killed_again_and_again_the_run_ends_bit_equal(reference: Path, small: l
 # --- trouble ----------------------------------------------------------------------------------------
 
 
+def test_a_run_killed_before_its_first_save_goes_on(
+    reference: Path, train: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any, **__: Any) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+        patched.setattr(trainer.Trainer, "_loop", die)
+        train("run", "trainer.moving_average=0.5")
+    assert same_weights(reference, train("run", "trainer.moving_average=0.5"))
+
+
+def test_no_rank_looks_for_a_checkpoint_after_the_main_rank_wrote_one(
+    train: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first barrier stands between looking and writing: a late rank would else resume a run that is new."""
+    seen: list[bool] = []
+    original = trainer.latest_checkpoint
+    monkeypatch.setattr(trainer.Ranks, "barrier", lambda ranks: seen.append(original(folder[0]) is not None))
+    folder: list[Path] = []
+
+    def look(path: Path) -> Path | None:
+        folder[:] = [path]
+        return original(path)
+
+    monkeypatch.setattr(trainer, "latest_checkpoint", look)
+    train("run", "trainer.max_updates=1")
+    assert seen[:2] == [False, True]
+
+
 def test_gradients_that_are_not_finite_are_skipped_counted_and_at_last_fatal(
     train: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
