@@ -220,7 +220,7 @@ def describe(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:
         **job.identity,
         "data": to_plain(job.data),
         "pairs": job.corpus.report.to_plain(),
-        "num_lines": len(best) * job.decoding.num_best,
+        "num_lines": len(best) * job.decoding.num_candidates,
         "num_empty": sum(not text.strip() for text in outputs),
         "num_truncated": sum("truncated" in line for line in best),
         "mean_score": float(np.mean([line["score"] for line in best])),

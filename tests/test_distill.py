@@ -85,7 +85,7 @@ def test_batches_and_shards_do_not_matter(distilled: Path, tiny_runs: dict[str, 
 
 
 def test_beam_with_several_candidates(tiny_runs: dict[str, Path], tmp_path: Path) -> None:
-    options = ["decoding.beam_size=3", "decoding.num_best=3", "data.limit=12"]
+    options = ["decoding.beam_size=3", "decoding.num_candidates=3", "data.limit=12"]
     assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={tmp_path / 'd'}", *options) == 0
     lines = lines_of(tmp_path / "d")
     assert [line["rank"] for line in lines] == [0, 1, 2] * 12

@@ -1,10 +1,10 @@
 """Imports run one way.
 
-    cli -> training, evaluation, distill, translator -> models -> decoding.beam, nn, losses -> ops, data, rows
-    -> config, files, progress -> errors
+    cli -> training, evaluation, distill, translator -> models -> decoding.beam, decoding.refine, nn, losses
+    -> ops, data, rows -> config, files, progress -> errors
 
-ops imports torch (and jaxtyping) alone. `decoding` has two rooms: beam, a search that knows no model and that
-models/autoregressive.py calls, lies below models; batched, which calls models, lies above. Only nat/config.py knows
+ops imports torch (and jaxtyping) alone. `decoding` has two rooms: beam and refine, drivers that know no model and
+that models call, lie below models; batched and candidates, which call models, lie above. Only nat/config.py knows
 OmegaConf and Hydra. Imports under `if TYPE_CHECKING` do not count; those inside functions do.
 """
 
@@ -21,9 +21,9 @@ import nat
 PACKAGE = Path(nat.__file__).parent
 LAYERS: list[set[str]] = [  # from the bottom; a module may import from its own layer and from those below
     {"nat", "nat.errors"},
-    {"nat.config", "nat.files", "nat.progress", "nat.rows", "nat.ops"},
+    {"nat.config", "nat.files", "nat.progress", "nat.rows", "nat.ops", "nat.schedule"},
     {"nat.data"},
-    {"nat.nn", "nat.losses", "nat.decoding.beam"},
+    {"nat.nn", "nat.losses", "nat.decoding.beam", "nat.decoding.refine"},
     {"nat.models"},
     {"nat.decoding"},
     {"nat.training", "nat.evaluation.scores"},

@@ -37,7 +37,7 @@ def decodings(model: TranslationModel) -> list[DecodingOptions]:
     kind = type(model).Decoding
     names = {f.name for f in dataclasses.fields(kind)}
     short: dict[str, Any] = {"max_length_factor": 1.0, "max_length_offset": 3} if "max_length_offset" in names else {}
-    return [kind(**short)] + ([kind(**{"beam_size": 4, "num_best": 3} | short)] if "beam_size" in names else [])
+    return [kind(**short)] + ([kind(**{"beam_size": 4, "num_candidates": 3} | short)] if "beam_size" in names else [])
 
 
 def can_score(model: TranslationModel) -> bool:
@@ -261,7 +261,7 @@ def test_padding_of_a_translation_is_pad_and_on_the_right(name: str) -> None:
             found = model.decode(make_batch(LENGTHS).source, decoding=decoding)
             assert (found.tokens[~found.valid] == int(Symbol.PAD)).all()
             assert (found.valid.int().diff(dim=2) <= 0).all()
-            assert found.tokens.shape[:2] == found.scores.shape == (len(LENGTHS), decoding.num_best)
+            assert found.tokens.shape[:2] == found.scores.shape == (len(LENGTHS), decoding.num_candidates)
             assert (found.passes >= 1).all()
             assert (found.scores.diff(dim=1) <= 1e-6).all() or "length_penalty" in vars(decoding)
 

@@ -13,7 +13,7 @@ usage: nat-decode run_dir=PATH [split=test|valid|train | source=FILE [reference=
   nat-decode run_dir=runs/ctc output=ctc.de                               the run's own test split
   nat-decode run_dir=runs/ctc source=mine.en reference=mine.de output=mine.ctc.de decoding.batch_size=128
   echo "Click OK." | nat-decode run_dir=runs/ctc source=- speed=false
-  nat-decode run_dir=runs/ctc output=ctc.de decoding.beam_size=8 decoding.num_best=8 teacher=runs/teacher
+  nat-decode run_dir=runs/ctc output=ctc.de decoding.beam_size=8 decoding.num_candidates=8 teacher=runs/teacher
 
 FILE gets one translation a line, in input order; FILE.json the scores, the speed and what made them. Without
 output=FILE the translations go to standard output and the report to standard error.

@@ -124,14 +124,14 @@ def beam_search(
     max_lengths: Int[Tensor, " B"],
     *,
     beam_size: int,
-    num_best: int = 1,
+    num_candidates: int = 1,
     alpha: float = 0.0,
 ) -> Hypotheses:
-    """The `num_best` hypotheses of highest log-probability over length penalty, best first.
+    """The `num_candidates` hypotheses of highest log-probability over length penalty, best first.
 
     `state` holds one hypothesis a sentence; it is widened to `beam_size`.
     """
-    assert 1 <= num_best <= beam_size
+    assert 1 <= num_candidates <= beam_size
     beam = _start(max_lengths, beam_size)
     state = state.reorder(torch.zeros_like(beam.ended_lengths))
     results: list[tuple[BeamState, int]] = []  # finished sentences and the steps they took
@@ -146,7 +146,7 @@ def beam_search(
             if not going.numel():
                 break
             beam, state = beam.select(going), state.select_sentences(going)
-    return _collect(results, num_best)
+    return _collect(results, num_candidates)
 
 
 def _start(max_lengths: Tensor, beam_size: int) -> BeamState:
@@ -218,19 +218,19 @@ def _finish(
     )
 
 
-def _collect(results: list[tuple[BeamState, int]], num_best: int) -> Hypotheses:
+def _collect(results: list[tuple[BeamState, int]], num_candidates: int) -> Hypotheses:
     """Finished sentences back in input order."""
     order = torch.cat([part.sentence for part, _ in results]).argsort()
 
     def gather(name: str) -> Tensor:
         return torch.cat([getattr(part, name) for part, _ in results])[order]
 
-    lengths = gather("ended_lengths")[:, :num_best]
+    lengths = gather("ended_lengths")[:, :num_candidates]
     width = max(1, int(lengths.max()))
     return Hypotheses(
-        tokens=gather("ended_tokens")[:, :num_best, :width],
+        tokens=gather("ended_tokens")[:, :num_candidates, :width],
         lengths=lengths,
-        scores=gather("ended_scores")[:, :num_best],
+        scores=gather("ended_scores")[:, :num_candidates],
         truncated=gather("forced")[:, 0],
         steps=torch.cat([part.sentence.new_full((len(part),), steps) for part, steps in results])[order],
     )

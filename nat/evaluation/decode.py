@@ -268,7 +268,7 @@ def teacher_report(teacher: str | None, found: Translations, decoding: DecodingO
         "teacher_score": sum(known) / len(known) if known else None,
         "num_unscored": len(chosen) - len(known),
     }
-    return report | ({"num_rescored_differ": sum(k > 0 for k in found.chosen)} if decoding.num_best > 1 else {})
+    return report | ({"num_rescored_differ": sum(k > 0 for k in found.chosen)} if decoding.num_candidates > 1 else {})
 
 
 def speed_of(alone: Sequence[float], found: Translations, *, batch_size: int, translator: Translator) -> Speed | None:

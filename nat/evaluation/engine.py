@@ -138,7 +138,7 @@ def unpack(answer: Any, *, limit: int, decoding: Autoregressive.Decoding) -> Dec
         ended = tokens[-1:] == [EOS]
         tokens = tokens[:-1] if ended else tokens
         found.append((rank, tokens[:limit], log_prob, not ended or len(tokens) > limit))
-    found = sorted(found, key=lambda item: -item[0])[: decoding.num_best]
+    found = sorted(found, key=lambda item: -item[0])[: decoding.num_candidates]
     steps = min(max(len(names) for names in answer.hypotheses), limit + 1)  # the last to end ended the search
     return Decoded([tokens for _, tokens, _, _ in found], [value for _, _, value, _ in found], steps, found[0][3])
 

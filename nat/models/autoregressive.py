@@ -94,8 +94,8 @@ class Autoregressive(TranslationModel):
         max_length_offset: int = option(20, "see max_length_factor", minimum=1)
 
         def __post_init__(self) -> None:
-            if self.num_best > self.beam_size:
-                raise ConfigError(f"num_best={self.num_best}: must be at most beam_size={self.beam_size}")
+            if self.num_candidates > self.beam_size:
+                raise ConfigError(f"num_candidates={self.num_candidates}: must be at most beam_size={self.beam_size}")
             if self.length_penalty is not None and self.beam_size == 1:
                 raise ConfigError(f"length_penalty={self.length_penalty}: has no effect with beam_size=1 (greedy)")
 
@@ -158,7 +158,7 @@ class Autoregressive(TranslationModel):
                 state,
                 limits,
                 beam_size=decoding.beam_size,
-                num_best=decoding.num_best,
+                num_candidates=decoding.num_candidates,
                 alpha=0.6 if decoding.length_penalty is None else decoding.length_penalty,
             )
         valid = torch.arange(found.tokens.size(2), device=found.tokens.device) < found.lengths[:, :, None]

@@ -55,7 +55,11 @@ class Translation(Rows):
 class DecodingOptions:
     """Options that every decoder has. A method's nested `Decoding` adds its own."""
 
-    num_best: int = option(1, "translations returned for each sentence", minimum=1)
+    num_candidates: int = option(1, "translations made for each sentence, for the candidate stage", minimum=1)
+    temperature: float | None = option(
+        None, "translations are samples at this temperature; null: what the method finds most probable", above=0
+    )
+    seed: int = option(1, "seed of whatever is sampled", minimum=0)
 
 
 class TranslationModel(nn.Module, ABC):

@@ -67,8 +67,8 @@ class CTC(TranslationModel):
         )
 
         def __post_init__(self) -> None:
-            if self.num_best > self.beam_size:
-                raise ConfigError(f"num_best={self.num_best}: must be at most beam_size={self.beam_size}")
+            if self.num_candidates > self.beam_size:
+                raise ConfigError(f"num_candidates={self.num_candidates}: must be at most beam_size={self.beam_size}")
             if self.token_beam is not None and self.beam_size == 1:
                 raise ConfigError(f"token_beam={self.token_beam}: has no effect with beam_size=1 (best path)")
 
@@ -150,7 +150,7 @@ class CTC(TranslationModel):
                 blank=BLANK,
                 pad=PAD,
                 beam_size=decoding.beam_size,
-                num_best=decoding.num_best,
+                num_candidates=decoding.num_candidates,
                 token_beam=decoding.token_beam,
             )
             valid = torch.arange(tokens.size(2), device=tokens.device) < lengths[:, :, None]

@@ -8,8 +8,13 @@ never stopped, and validation cannot disturb training.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nat.rows import Rows
 
 
 def seed_for(*parts: int | str) -> int:
@@ -21,3 +26,58 @@ def seed_for(*parts: int | str) -> int:
 def set_seed(*parts: int | str) -> None:
     """Seed torch's generators on every device from the parts."""
     torch.manual_seed(seed_for(*parts))
+
+
+@dataclass(frozen=True)
+class RowRandom(Rows):
+    """Random numbers that are a function of a row's own content, of a seed and of nothing else.
+
+    Masks, noise and samples drawn from it are the same whatever batch, padding, rank or device the row meets: so
+    a loss with noise still is a sum over rows, and a sampled translation does not depend on its batch.
+    keys: (B,) int64, see `of`.
+    """
+
+    keys: Int[Tensor, " B"]
+
+    @classmethod
+    def of(cls, *parts: tuple[Tensor, Tensor], seed: int) -> RowRandom:
+        """parts: (tokens, valid) of (B, L) each, padded on the right; seed: an update's number, a user's seed."""
+        keys = torch.full((parts[0][0].size(0),), seed, dtype=torch.int64, device=parts[0][0].device)
+        for tokens, valid in parts:
+            positions = torch.arange(tokens.size(1), device=tokens.device)
+            keys = _mix(keys) + _mix(_mix(tokens.long() + 1) + positions).masked_fill(~valid, 0).sum(dim=1)
+        return cls(_mix(keys))
+
+    def fork(self, number: int) -> RowRandom:
+        """An independent stream, for another purpose, pass or candidate."""
+        return RowRandom(_mix(self.keys + (number + 1) * _GOLDEN_SMALL))
+
+    def copies(self, n: int) -> RowRandom:
+        """n streams of each row, (B * n,), copies of a row side by side: like `repeat_rows`, but not equal."""
+        numbers = torch.arange(1, n + 1, device=self.keys.device) * _GOLDEN_SMALL
+        return RowRandom(_mix(self.keys[:, None] + numbers).flatten())
+
+    def uniform(self, *shape: int) -> Float[Tensor, "B ..."]:
+        """Numbers in (0, 1), float32, (B, *shape). An entry depends on its indices, not on the shape."""
+        bits = self.keys
+        for size in shape:
+            bits = _mix(bits[..., None] + torch.arange(1, size + 1, device=bits.device))
+        return (((bits >> 41) & 0x7FFFFF).float() + 0.5) / 2.0**23  # of 24 bits, the largest would round to 1
+
+    def sample(self, log_probs: Float[Tensor, "B *L V"]) -> Int[Tensor, "B *L"]:
+        """A class for each row and position, drawn from the softmax of `log_probs` (normalised or not)."""
+        heights = torch.softmax(log_probs.double(), dim=-1).cumsum(dim=-1)
+        drawn = self.uniform(*log_probs.shape[1:-1]).double() * heights[..., -1]
+        return (heights <= drawn[..., None]).sum(dim=-1).clamp(max=log_probs.size(-1) - 1)
+
+
+_GOLDEN_SMALL = 0x1E3779B97F4A7C15  # odd; 2^64 over the golden ratio without its top bits, to stay within int64
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators", figure 14 (variant 13 of Stafford):
+    a bijection of 64-bit words whose output bits all depend on all input bits. Products wrap around."""
+    bits = bits + _GOLDEN_SMALL
+    bits = (bits ^ ((bits >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+    bits = (bits ^ ((bits >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+    return bits ^ ((bits >> 31) & 0x1FFFFFFFF)

@@ -144,7 +144,7 @@ def prefix_beam_search(
     blank: int,
     pad: int,
     beam_size: int,
-    num_best: int = 1,
+    num_candidates: int = 1,
     token_beam: int | None = None,
 ) -> tuple[Int[Tensor, "B N T"], Int[Tensor, "B N"], Float[Tensor, "B N"]]:
     """The most probable targets, each summed over its alignments, by prefix beam search.
@@ -158,10 +158,10 @@ def prefix_beam_search(
     beam_size + 1 tokens of one slot can never be used.
     Returns (tokens, lengths, scores), best first: tokens as wide as the longest hypothesis and at least 1,
     filled with pad; scores the log-probability of the target through prefixes that stayed in the beam, hence
-    never above the true one. Where fewer than num_best targets are possible: length 0, score -inf.
+    never above the true one. Where fewer than num_candidates targets are possible: length 0, score -inf.
     Rows do not see each other. One synchronisation, to read that width.
     """
-    assert 1 <= num_best <= beam_size
+    assert 1 <= num_candidates <= beam_size
     assert token_beam is None or token_beam >= 1
     num_tokens = beam_size + 1 if token_beam is None else min(token_beam, beam_size + 1)
     inside = torch.arange(log_probs.size(1), device=log_probs.device) < canvas_lengths[:, None]
@@ -174,11 +174,11 @@ def prefix_beam_search(
         last = log_probs[:, t].gather(1, beam.last.clamp(min=0)).double().where(inside[:, t, None], -torch.inf)
         beam = beam.advance(blanks[:, t, None], last, tokens[:, t], scores[:, t])
 
-    total = beam.total[:, :num_best]
-    lengths = beam.lengths[:, :num_best].where(total > -torch.inf, 0)
+    total = beam.total[:, :num_candidates]
+    lengths = beam.lengths[:, :num_candidates].where(total > -torch.inf, 0)
     width = max([1, *lengths.amax(1).tolist()])
     filled = torch.arange(width, device=lengths.device) < lengths[:, :, None]
-    best = beam.prefixes[:, :num_best, :width].where(filled, pad)
+    best = beam.prefixes[:, :num_candidates, :width].where(filled, pad)
     return best, lengths, total.to(_result_dtype(log_probs.dtype))
 
 

@@ -163,7 +163,13 @@ def test_as_many_lines_as_came_in(decode: Run, folder: Path, tiny_runs: dict[str
 
 
 def test_candidates_are_written(decode: Run, folder: Path) -> None:
-    options = ("decoding.beam_size=4", "decoding.num_best=3", "nbest=nbest.txt", "jsonl=out.jsonl", "output=out.txt")
+    options = (
+        "decoding.beam_size=4",
+        "decoding.num_candidates=3",
+        "nbest=nbest.txt",
+        "jsonl=out.jsonl",
+        "output=out.txt",
+    )
     assert decode("source=source.txt", *options) == 0
     rows, outputs = rows_of(folder / "out.jsonl"), lines_of(folder / "out.txt")
     assert [row["index"] for row in rows] == list(range(len(SOURCES)))
@@ -235,7 +241,7 @@ def test_standard_input_to_standard_output(
 
 def test_the_teacher_chooses(decode: Run, folder: Path, tiny_runs: dict[str, Path]) -> None:
     teacher = load(tiny_runs["autoregressive"], device="cpu")
-    options = ("decoding.beam_size=4", "decoding.num_best=4", f"teacher={teacher.folder}", "jsonl=out.jsonl")
+    options = ("decoding.beam_size=4", "decoding.num_candidates=4", f"teacher={teacher.folder}", "jsonl=out.jsonl")
     assert decode("output=out.txt", "data.max_words=3", "decoding.batch_size=3", *options) == 0
     rows, report = rows_of(folder / "out.jsonl"), report_of(folder / "out.txt.json")
     differ = 0
@@ -331,8 +337,8 @@ REFUSALS = {
     "source and split": (["source=source.txt", "split=test"], ["source=source.txt", "split=test"]),
     "data without effect": (["source=source.txt", "data.max_words=3"], ["data.max_words", "no effect"]),
     "ter without reference": (["source=source.txt", "ter=true"], ["ter=true", "reference"]),
-    "passes of CTC": (["decoding.max_passes=10"], ["decoding.max_passes=10", "CTC", "beam_size, num_best"]),
-    "num_best": (["decoding.num_best=5"], ["num_best=5", "beam_size=1"]),
+    "passes of CTC": (["decoding.max_passes=10"], ["decoding.max_passes=10", "CTC", "beam_size, num_candidates"]),
+    "num_candidates": (["decoding.num_candidates=5"], ["num_candidates=5", "beam_size=1"]),
     "batch size": (["decoding.batch_size=0"], ["decoding.batch_size=0", "at least 1"]),
     "batch size's type": (["decoding.batch_size=many"], ["decoding.batch_size=many", "whole number"]),
     "split": (["split=tset"], ["split=tset", "test, valid, train"]),

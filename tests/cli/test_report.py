@@ -37,13 +37,13 @@ def test_two_runs_side_by_side(
     teacher: Path, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "report"
-    systems = f"run_dirs=[{teacher}?beam_size=2&num_best=2&name=beam 2|x,{student},{teacher}?batch_size=7]"
+    systems = f"run_dirs=[{teacher}?beam_size=2&num_candidates=2&name=beam 2|x,{student},{teacher}?batch_size=7]"
     assert run(systems, f"output={out}", "samples=4", *QUICK) == 0
     rows = json.loads((out / "results.json").read_text(encoding="utf-8"))
     names = ["beam 2|x", student.name, f"{teacher.name} batch_size=7"]
     assert [row["name"] for row in rows] == names
     assert [row["model"] for row in rows] == ["Autoregressive", "CTC", "Autoregressive"]
-    assert rows[0]["decoding"]["beam_size"] == rows[0]["decoding"]["num_best"] == 2
+    assert rows[0]["decoding"]["beam_size"] == rows[0]["decoding"]["num_candidates"] == 2
     assert [row["batch_size"] for row in rows] == [64, 64, 7]
     assert rows[0]["speedup"] == 1.0
     for row in rows:
@@ -164,7 +164,7 @@ def test_entries() -> None:
     assert parse_entry("runs/a/?beam_size=4&length_penalty=0.5") == (
         "runs/a/", "a beam_size=4 length_penalty=0.5", {"beam_size": 4, "length_penalty": 0.5},
     )  # fmt: skip
-    assert parse_entry("a?name=best of 4&num_best=4") == ("a", "best of 4", {"num_best": 4})
+    assert parse_entry("a?name=best of 4&num_candidates=4") == ("a", "best of 4", {"num_candidates": 4})
     assert parse_entry("a?x=null&y=true") == ("a", "a x=null y=true", {"x": None, "y": True})
     with pytest.raises(ConfigError, match="cannot be read"):
         parse_entry("a?x=[")

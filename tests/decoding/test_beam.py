@@ -60,7 +60,7 @@ GARDEN_PATH = {(): {7: 0.6, 8: 0.4}, (7,): {EOS: 0.5, 7: 0.5}, (8,): {EOS: 0.9, 
 def test_greedy_takes_the_garden_path_and_beam_does_not() -> None:
     found = search_greedily(known(GARDEN_PATH), [4])
     assert_same(hypotheses(found, 0), [((7,), math.log(0.6 * 0.5))])
-    found = search(known(GARDEN_PATH), [4], beam_size=2, num_best=2)
+    found = search(known(GARDEN_PATH), [4], beam_size=2, num_candidates=2)
     assert_same(hypotheses(found, 0), [((8,), math.log(0.4 * 0.9)), ((7,), math.log(0.6 * 0.5))])
     assert found.truncated.tolist() == [False]
 
@@ -97,7 +97,7 @@ def test_an_empty_translation_is_possible() -> None:
 
 
 def test_missing_hypotheses_are_empty_with_score_minus_infinity() -> None:
-    found = search(known({(): {7: 1.0}}), [4], beam_size=3, num_best=3)  # one sequence only: 7
+    found = search(known({(): {7: 1.0}}), [4], beam_size=3, num_candidates=3)  # one sequence only: 7
     assert found.scores.tolist() == [[0.0, -math.inf, -math.inf]]
     assert found.lengths.tolist()[0][0] == 1
 
@@ -134,7 +134,7 @@ def test_a_huge_beam_is_exhaustive_search(seed: int, limit: int) -> None:
     table = random_table(seed, NUM_SYMBOLS)  # EOS, MASK, BLANK, PLH: 4 possible tokens
     best = sorted(all_sequences(lambda tokens: table(0, tokens), limit), key=lambda item: -item[1])
     width = 4 ** (limit + 1)
-    found = hypotheses(search(table, [limit], beam_size=width, num_best=min(width, 10), alpha=0.0), 0)
+    found = hypotheses(search(table, [limit], beam_size=width, num_candidates=min(width, 10), alpha=0.0), 0)
     assert_same(found[:10], best[:10])
 
 
@@ -144,7 +144,7 @@ def test_a_huge_beam_ranks_all_sequences_by_penalised_score(seed: int, limit: in
     table = random_table(seed, NUM_SYMBOLS)
     everything = all_sequences(lambda tokens: table(0, tokens), limit)
     best = sorted(everything, key=lambda item: -penalised(item[1], len(item[0]), alpha))
-    found = hypotheses(search(table, [limit], beam_size=4 ** (limit + 1), num_best=5, alpha=alpha), 0)
+    found = hypotheses(search(table, [limit], beam_size=4 ** (limit + 1), num_candidates=5, alpha=alpha), 0)
     assert_same(found, best[:5])
 
 
@@ -153,7 +153,7 @@ def test_a_huge_beam_ranks_all_sequences_by_penalised_score(seed: int, limit: in
 def test_any_beam_is_the_plain_one(seed: int, limit: int, beam_size: int, alpha: float) -> None:
     table = random_table(seed, TOKENS)
     expected = plain_beam_search(lambda tokens: table(0, tokens), limit, beam_size=beam_size, alpha=alpha)
-    found = search(table, [limit], beam_size=beam_size, num_best=beam_size, alpha=alpha)
+    found = search(table, [limit], beam_size=beam_size, num_candidates=beam_size, alpha=alpha)
     assert_same(hypotheses(found, 0), expected)
 
 
@@ -166,10 +166,10 @@ def test_any_beam_is_the_plain_one(seed: int, limit: int, beam_size: int, alpha:
 )
 def test_a_sentence_is_searched_as_if_alone(seed: int, limits: list[int], beam_size: int, alpha: float) -> None:
     table = random_table(seed, TOKENS)
-    together = search(table, limits, beam_size=beam_size, num_best=beam_size, alpha=alpha)
+    together = search(table, limits, beam_size=beam_size, num_candidates=beam_size, alpha=alpha)
     for row, limit in enumerate(limits):
         alone = search(lambda _, history, row=row: table(row, history), [limit], beam_size=beam_size,
-                       num_best=beam_size, alpha=alpha)  # fmt: skip
+                       num_candidates=beam_size, alpha=alpha)  # fmt: skip
         assert_same(hypotheses(together, row), hypotheses(alone, 0))
         assert together.truncated[row] == alone.truncated[0]
         assert together.steps[row] == alone.steps[0]
@@ -178,7 +178,7 @@ def test_a_sentence_is_searched_as_if_alone(seed: int, limits: list[int], beam_s
 @SOME
 @given(seed=SEEDS, limits=st.lists(st.integers(1, 5), min_size=1, max_size=3), alpha=st.sampled_from([0.0, 0.6, 2.0]))
 def test_n_best_are_sorted_and_distinct(seed: int, limits: list[int], alpha: float) -> None:
-    found = search(random_table(seed, TOKENS), limits, beam_size=4, num_best=4, alpha=alpha)
+    found = search(random_table(seed, TOKENS), limits, beam_size=4, num_candidates=4, alpha=alpha)
     for row in range(len(limits)):
         listed = hypotheses(found, row)
         ranks = [penalised(score, len(tokens), alpha) for tokens, score in listed]

@@ -106,7 +106,7 @@ def test_greedy_of_a_trained_run_is_ours(tiny: Translator) -> None:
 @pytest.mark.parametrize("length_penalty", [0.3, 1.0])
 def test_beam_of_a_trained_run_is_ours(tiny: Translator, length_penalty: float) -> None:
     sentences = read_split(tiny, Split.TEST, {}).sources[:60]
-    options = {"beam_size": 4, "num_best": 2, "length_penalty": length_penalty}
+    options = {"beam_size": 4, "num_candidates": 2, "length_penalty": length_penalty}
     expected, found = decoded(tiny, sentences, **options), decoded(accelerate(tiny), sentences, **options)
     pairs = [pair for pair in zip(found, expected, strict=True) if not (pair[0].truncated or pair[1].truncated)]
     same = [pair for pair in pairs if pair[0].tokens[0] == pair[1].tokens[0]]
@@ -123,7 +123,7 @@ def test_the_penalty_of_length_is_ours() -> None:
         hypotheses = (["7", "8", "9", "</s>"], ["7", "</s>"], ["8", "</s>"])
         scores = (-3.0 / 4**0.6, -2.0 / 2**0.6, -9.0 / 2**0.6)  # -1.31 is the highest there
 
-    options = Autoregressive.Decoding(beam_size=3, num_best=2)
+    options = Autoregressive.Decoding(beam_size=3, num_candidates=2)
     found = engine.unpack(Answer(), limit=5, decoding=options)
     assert found.tokens == [[7], [7, 8, 9]]  # -2 / (7/6)^0.6 > -3 / (9/6)^0.6
     assert found.scores == pytest.approx([-2.0, -3.0])

@@ -69,13 +69,13 @@ def test_cached_greedy_is_uncached_token_by_token(variant: dict[str, Any]) -> No
 def test_cached_beam_is_uncached_beam(variant: dict[str, Any], alpha: float) -> None:
     for seed in range(2):
         model, source = teacher(seed=seed, **variant), make_batch(LENGTHS, seed=seed).source
-        found = decode(model, source, beam_size=3, num_best=3, length_penalty=alpha)
+        found = decode(model, source, beam_size=3, num_candidates=3, length_penalty=alpha)
         for row, ids in enumerate(source.to_lists()):
             expected = plain_beam_search(uncached_next(model, ids), len(ids) + 3, beam_size=3, alpha=alpha)
             same(hypotheses(found, row), expected)
 
 
-@pytest.mark.parametrize("given", [{}, {"beam_size": 4, "num_best": 4}, {"beam_size": 3, "length_penalty": 0.0}])
+@pytest.mark.parametrize("given", [{}, {"beam_size": 4, "num_candidates": 4}, {"beam_size": 3, "length_penalty": 0.0}])
 def test_score_is_what_search_reports(given: dict[str, Any]) -> None:
     truncated = 0
     for seed in range(3):
@@ -132,7 +132,7 @@ def test_a_huge_beam_finds_the_best_of_all_translations(alpha: float) -> None:
         ids = [NUM_SYMBOLS, NUM_SYMBOLS + 1]
         everything = all_sequences(uncached_next(model, ids), 3)
         best = sorted(everything, key=lambda item: -penalised(item[1], len(item[0]), alpha))[:4]
-        found = decode(model, Source.from_lists([ids]), beam_size=4**4, num_best=4, length_penalty=alpha,
+        found = decode(model, Source.from_lists([ids]), beam_size=4**4, num_candidates=4, length_penalty=alpha,
                        max_length_factor=0.0)  # fmt: skip
         same(hypotheses(found, 0), best)
 
@@ -147,8 +147,8 @@ def test_beam_search_beats_greedy_in_total() -> None:
 
 
 def test_decoding_refuses_options_without_effect() -> None:
-    with pytest.raises(ConfigError, match="num_best=3: must be at most beam_size=2"):
-        Autoregressive.Decoding(beam_size=2, num_best=3)
+    with pytest.raises(ConfigError, match="num_candidates=3: must be at most beam_size=2"):
+        Autoregressive.Decoding(beam_size=2, num_candidates=3)
     with pytest.raises(ConfigError, match=r"length_penalty=0\.6: has no effect with beam_size=1"):
         Autoregressive.Decoding(length_penalty=0.6)
 

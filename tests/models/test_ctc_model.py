@@ -131,7 +131,7 @@ def test_a_huge_beam_finds_the_best_of_all_targets() -> None:
         targets = [t for n in range(5) for t in itertools.product([1, A], repeat=n)]
         ranked = sorted(((ctc_log_likelihood(log_probs, t, BLANK), t) for t in targets), reverse=True)[:4]
         with torch.no_grad():
-            found = model.decode(Source.from_lists([source]), decoding=CTC.Decoding(beam_size=31, num_best=4))
+            found = model.decode(Source.from_lists([source]), decoding=CTC.Decoding(beam_size=31, num_candidates=4))
         for index, (score, target) in enumerate(ranked):
             assert tuple(found.tokens[0, index][found.valid[0, index]].tolist()) == target
             assert found.scores[0, index].item() == pytest.approx(score, abs=1e-9)
@@ -155,7 +155,7 @@ def test_canvas_length_counts_upsampling() -> None:
 
 
 def test_decoding_refuses_options_without_effect() -> None:
-    with pytest.raises(ConfigError, match="num_best=2: must be at most beam_size=1"):
-        CTC.Decoding(num_best=2)
+    with pytest.raises(ConfigError, match="num_candidates=2: must be at most beam_size=1"):
+        CTC.Decoding(num_candidates=2)
     with pytest.raises(ConfigError, match="token_beam=5: has no effect with beam_size=1"):
         CTC.Decoding(token_beam=5)

@@ -282,7 +282,9 @@ def test_full_width_beam_is_the_exhaustive_search(seed, num_ids, lengths):
     blank = seed % num_ids
     log_probs = random_log_probs(seed, len(lengths), 4, num_ids)
     width = num_ids**4
-    result = prefix_beam_search(log_probs, torch.tensor(lengths), blank=blank, pad=PAD, beam_size=width, num_best=width)
+    result = prefix_beam_search(
+        log_probs, torch.tensor(lengths), blank=blank, pad=PAD, beam_size=width, num_candidates=width
+    )
     for b, length in enumerate(lengths):
         groups = canvases(length, num_ids, blank)
         masses = [(target, float(path_probs(log_probs[b, :length], paths).sum())) for target, paths in groups.items()]
@@ -302,7 +304,7 @@ def test_narrow_beam_equals_the_search_on_a_dictionary(seed, num_ids, width, tok
     blank = seed % num_ids
     log_probs = random_log_probs(seed, len(lengths), 9, num_ids, forbidden=forbidden)
     canvas_lengths = torch.tensor(lengths)
-    options = {"blank": blank, "pad": PAD, "beam_size": width, "num_best": width, "token_beam": token_beam}
+    options = {"blank": blank, "pad": PAD, "beam_size": width, "num_candidates": width, "token_beam": token_beam}
     outside = (torch.arange(9) >= canvas_lengths[:, None])[:, :, None]
     tokens, found, scores = prefix_beam_search(log_probs.masked_fill(outside, torch.nan), canvas_lengths, **options)
     for b, length in enumerate(lengths):
@@ -328,7 +330,7 @@ def test_impossible_prefixes_are_not_in_the_beam():
     """(2, 1) becomes impossible in slot 3; it fills the beam, and must not open token 1 to (2,) in slot 4."""
     probs = [[0.0, 0.0, 1.0], [0.0, 0.6, 0.4], [0.0, 0.0, 1.0], [0.0, 0.4, 0.6]]
     log_probs = torch.tensor(probs, dtype=torch.double).log()
-    options = {"blank": 0, "pad": PAD, "beam_size": 3, "num_best": 3, "token_beam": 1}
+    options = {"blank": 0, "pad": PAD, "beam_size": 3, "num_candidates": 3, "token_beam": 1}
     tokens, lengths, scores = prefix_beam_search(log_probs[None], torch.tensor([4]), **options)
     assert_hypotheses((tokens[0], lengths[0], scores[0]), [((2, 1, 2), 0.36), ((2,), 0.24)])
 
@@ -338,7 +340,7 @@ def test_beam_joins_a_prefix_whose_parent_left_and_came_back():
     (1,) best, as it takes the two arrivals at (1, 2, 1) for two targets."""
     in_twentieths = [[1, 15, 4], [3, 11, 6], [5, 14, 1], [5, 8, 7], [10, 9, 1], [12, 3, 5]]
     log_probs = (torch.tensor(in_twentieths, dtype=torch.double) / 20).log()
-    options = {"blank": 0, "pad": PAD, "beam_size": 3, "num_best": 3}
+    options = {"blank": 0, "pad": PAD, "beam_size": 3, "num_candidates": 3}
     tokens, lengths, scores = prefix_beam_search(log_probs[None], torch.tensor([6]), **options)
     assert tokens[0].tolist() == [[1, 2, 1], [1, PAD, PAD], [1, 2, PAD]]
     assert_hypotheses((tokens[0], lengths[0], scores[0]), beam_on_a_dictionary(log_probs, 0, 3, None))
@@ -349,7 +351,7 @@ def test_beam_joins_a_prefix_whose_parent_left_and_came_back():
 def test_beam_row_does_not_depend_on_the_batch_or_on_padding(seed):
     lengths = torch.tensor([7, 3, 0, 5])
     log_probs = random_log_probs(seed, 4, 11, 12)
-    options = {"blank": 5, "pad": PAD, "beam_size": 4, "num_best": 3}
+    options = {"blank": 5, "pad": PAD, "beam_size": 4, "num_candidates": 3}
     tokens, found, scores = prefix_beam_search(log_probs, lengths, **options)
     for b, length in enumerate(lengths.tolist()):
         alone = prefix_beam_search(log_probs[b : b + 1, : max(1, length)], lengths[b : b + 1], **options)
@@ -371,6 +373,8 @@ def test_width_one_on_a_confident_canvas_is_the_best_path(dtype):
 
 def test_equal_tokens_come_in_order_of_id():
     log_probs = torch.zeros(2, 1, 300)
-    tokens, lengths, _ = prefix_beam_search(log_probs, torch.tensor([1, 1]), blank=0, pad=PAD, beam_size=5, num_best=5)
+    tokens, lengths, _ = prefix_beam_search(
+        log_probs, torch.tensor([1, 1]), blank=0, pad=PAD, beam_size=5, num_candidates=5
+    )
     assert lengths.tolist() == [[0, 1, 1, 1, 1]] * 2
     assert (tokens[:, 1:, 0].diff(dim=1) > 0).all() and torch.equal(tokens[0], tokens[1])

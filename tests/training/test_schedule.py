@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from nat.training.schedule import LearningRate, Schedule, Shape
+from nat.schedule import Schedule, Shape
+from nat.training.schedule import LearningRate
 
 PEAK, WARMUP, LAST = 2e-3, 10, 110
 

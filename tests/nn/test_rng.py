@@ -1,0 +1,57 @@
+"""Random numbers of rows: a function of content and seed alone, and uniform."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from builders import make_batch
+
+from nat.nn.rng import RowRandom
+
+LENGTHS = [(5, 4), (1, 1), (7, 5), (3, 3), (4, 2)]
+
+
+def of(source_only: bool = False, seed: int = 3, extra: int = 0, rows: list[int] | None = None) -> RowRandom:
+    batch = make_batch(LENGTHS)
+    if rows is not None:
+        batch = batch.select(torch.tensor(rows))
+    parts = [(batch.source.tokens, batch.source.valid), (batch.target.tokens, batch.target.valid)]
+    wide = [tuple(torch.nn.functional.pad(t, (0, extra)) for t in part) for part in parts]
+    return RowRandom.of(*(wide[:1] if source_only else wide), seed=seed)  # type: ignore[arg-type]
+
+
+def test_numbers_depend_on_content_and_seed_alone() -> None:
+    whole = of().uniform(6, 5)
+    assert torch.equal(of(extra=4).uniform(6, 5), whole)
+    assert torch.equal(of(rows=[2, 0]).uniform(6, 5), whole[[2, 0]])
+    assert torch.equal(of().uniform(3, 2), whole[:, :3, :2])
+    for other in (of(seed=4), of(source_only=True), of().fork(0), of().fork(1)):
+        assert not (other.uniform(6, 5) == whole).any()
+
+
+def test_the_first_copies_are_the_same_however_many_there_are() -> None:
+    few, many = of().copies(2).uniform(4), of().copies(5).uniform(4)
+    assert torch.equal(few.view(5, 2, 4), many.view(5, 5, 4)[:, :2])
+    assert many.unique().numel() == many.numel()
+
+
+def test_numbers_are_uniform_and_independent() -> None:
+    tokens = torch.arange(2000)[:, None] + 7
+    numbers = RowRandom.of((tokens, torch.ones_like(tokens, dtype=torch.bool)), seed=0).uniform(4, 3).double()
+    assert numbers.min() > 0
+    assert numbers.max() < 1
+    assert numbers.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert numbers.var().item() == pytest.approx(1 / 12, rel=0.02)
+    correlation = torch.corrcoef(numbers.flatten(1).T).fill_diagonal_(0).abs().max()
+    assert correlation < 0.1
+
+
+def test_samples_follow_their_probabilities_and_never_the_impossible() -> None:
+    tokens = torch.arange(20000)[:, None]
+    random = RowRandom.of((tokens, torch.ones_like(tokens, dtype=torch.bool)), seed=1)
+    probabilities = torch.tensor([0.0, 0.2, 0.0, 0.7, 0.1, 0.0])
+    drawn = random.sample(probabilities.log().expand(20000, 2, 6))
+    for column in drawn.T:
+        share = column.bincount(minlength=6) / 20000
+        assert torch.allclose(share, probabilities, atol=0.015)
+        assert (share[probabilities == 0] == 0).all()
