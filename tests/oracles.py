@@ -123,7 +123,7 @@ def plain_beam_search(
 @torch.no_grad()
 def uncached_next(model: Autoregressive, source: Sequence[int]) -> NextLogProbs:
     """The teacher's next-token log-probabilities for one source, each time by a full teacher-forced pass."""
-    memory = model.encode(Source.from_lists([source]))
+    memory = model.net.encode(Source.from_lists([source]))
 
     @torch.no_grad()
     def next_log_probs(tokens: tuple[int, ...]) -> Tensor:

@@ -245,7 +245,7 @@ def test_no_special_symbol_but_unk_is_decoded(name: str) -> None:
     for seed in range(4):
         model = make_model(name, seed=seed)
         with torch.no_grad():  # make the forbidden ones tempting: they would win without their -inf
-            model.embeddings.target.weight[:NUM_SYMBOLS] *= 4  # type: ignore[union-attr, operator, index]
+            model.net.embeddings.target.weight[:NUM_SYMBOLS] *= 4  # type: ignore[union-attr, operator, index]
         source = make_batch([(6, 1), (2, 1), (9, 1)], seed=seed).source
         for decoding in decodings(model):
             for hypotheses, *_ in translations(model, source, decoding):

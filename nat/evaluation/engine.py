@@ -195,7 +195,7 @@ def convert(model: Autoregressive) -> Any:
     does not know."""
     from ctranslate2.specs import TransformerSpec
 
-    encoder, decoder = model.encoder, model.decoder
+    encoder, decoder = model.net.encoder, model.net.decoder
     for layer in layers_of(encoder):
         kind = type(layer.self_attention)
         if kind is not FullAttention:
@@ -210,14 +210,14 @@ def convert(model: Autoregressive) -> Any:
     set_stack(spec.encoder, encoder)
     set_stack(spec.decoder, decoder)
     # both scale embeddings by sqrt(D)
-    spec.encoder.embeddings[0].weight = array(model.embeddings.source.weight)
-    spec.decoder.embeddings.weight = array(model.embeddings.target.weight)
-    spec.encoder.position_encodings.encodings = positions(model.source_positions)
-    spec.decoder.position_encodings.encodings = positions(model.target_positions)
-    spec.decoder.projection.weight = array(model.embeddings.target.weight)
-    spec.decoder.projection.bias = array(model.output.bias.clamp(min=FORBIDDEN))
-    spec.register_source_vocabulary([token_name(i) for i in range(model.embeddings.source.num_embeddings)])
-    spec.register_target_vocabulary([token_name(i) for i in range(model.embeddings.target.num_embeddings)])
+    spec.encoder.embeddings[0].weight = array(model.net.embeddings.source.weight)
+    spec.decoder.embeddings.weight = array(model.net.embeddings.target.weight)
+    spec.encoder.position_encodings.encodings = positions(model.net.source_positions)
+    spec.decoder.position_encodings.encodings = positions(model.net.target_positions)
+    spec.decoder.projection.weight = array(model.net.embeddings.target.weight)
+    spec.decoder.projection.bias = array(model.net.output.bias.clamp(min=FORBIDDEN))
+    spec.register_source_vocabulary([token_name(i) for i in range(model.net.embeddings.source.num_embeddings)])
+    spec.register_target_vocabulary([token_name(i) for i in range(model.net.embeddings.target.num_embeddings)])
     spec.validate()
     spec.optimize(quantization="float32")
     return spec

@@ -6,25 +6,23 @@ speed baseline: Kasai et al. 2021, https://arxiv.org/abs/2006.10369.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from nat.config import Component, option
+from nat.config import option
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.decoding.beam import beam_search, greedy
 from nat.errors import ConfigError
 from nat.losses import cross_entropy, token_log_probs
 from nat.models.base import DecodingOptions, LossTerm, Translation, TranslationModel
-from nat.nn.attention.base import Attention
 from nat.nn.attention.full import CausalAttention
-from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions
-from nat.nn.transformer import Decoder, DecoderConfig, Memory, Size
-from nat.ops.precision import at_least_float32
+from nat.nn.seq2seq import Seq2Seq, Seq2SeqConfig
+from nat.nn.transformer import Memory
 from nat.rows import Rows
 
 
@@ -76,12 +74,8 @@ class DecoderState(Rows):
 class Autoregressive(TranslationModel):
     """p(y|x) = prod_t p(y_t | y_<t, x), with cached greedy and beam search and a one-pass `score`."""
 
-    @dataclass(frozen=True)
-    class Config:
-        encoder: Component = option(help="the source encoder, from the group `encoder`")
-        size: Size = field(default_factory=Size)
-        positions: PositionConfig = field(default_factory=PositionConfig)
-        decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Seq2SeqConfig):
         label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
 
     @dataclass(frozen=True)
@@ -102,22 +96,12 @@ class Autoregressive(TranslationModel):
     def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
         super().__init__(vocabularies)
         self.label_smoothing = config.label_smoothing
-        self.encoder = config.encoder.build(size=config.size)
         dim, heads = config.size.dim, config.size.num_heads
-        attentions: list[Attention] = [
+        attentions = (
             CausalAttention(CausalAttention.Config(), dim=dim, num_heads=heads)
             for _ in range(config.decoder.num_layers)
-        ]
-        self.decoder = Decoder(attentions, size=config.size)
-        self.embeddings = Embeddings(vocabularies, dim=dim)
-        self.source_positions = Positions(config.positions, dim=dim)
-        self.target_positions = Positions(config.positions, dim=dim)
-        self.dropout = nn.Dropout(config.size.dropout)
-        self.output = OutputLayer(vocabularies.target_size, symbols=(Symbol.UNK, Symbol.EOS))
-
-    def encode(self, source: Source) -> Memory:
-        x = self.embeddings.source(source.tokens) + self.source_positions(source.tokens.size(1))
-        return self.encoder(self.dropout(x), source.valid)
+        )
+        self.net = Seq2Seq(config, vocabularies=vocabularies, symbols=(Symbol.UNK, Symbol.EOS), decoder=attentions)
 
     def logits(self, memory: Memory, target: Target) -> tuple[Float[Tensor, "B T V"], Tensor, Tensor]:
         """Teacher-forced logits with labels (B, T + 1) = y EOS and their validity."""
@@ -125,22 +109,21 @@ class Autoregressive(TranslationModel):
         valid = F.pad(target.valid, (1, 0), value=True)
         labels = F.pad(target.tokens, (0, 1), value=int(Symbol.PAD))
         labels = labels.scatter(1, target.lengths[:, None], int(Symbol.EOS))
-        x = self.embeddings.target(inputs) + self.target_positions(inputs.size(1))
-        states = self.decoder(self.dropout(x), valid, memory)
-        return self.output(states, self.embeddings.target), labels, valid
+        states = self.net.decoder(self.net.place(self.net.embed(inputs)), valid, memory)
+        return self.net.logits(states), labels, valid
 
     def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
         batch = batch.compact()
-        logits, labels, valid = self.logits(self.encode(batch.source), batch.target)
+        logits, labels, valid = self.logits(self.net.encode(batch.source), batch.target)
         total, nll, count = cross_entropy(
-            logits, labels, valid, label_smoothing=self.label_smoothing, forbidden=self.output.forbidden
+            logits, labels, valid, label_smoothing=self.label_smoothing, forbidden=self.net.output.forbidden
         )
         return {"cross_entropy": LossTerm(total, count), "nll": LossTerm(nll, count, weight=0.0)}
 
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """log p(y, EOS | x), one teacher-forced pass."""
         batch = batch.compact()
-        logits, labels, valid = self.logits(self.encode(batch.source), batch.target)
+        logits, labels, valid = self.logits(self.net.encode(batch.source), batch.target)
         return token_log_probs(logits, labels, valid).sum(dim=1)
 
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
@@ -149,7 +132,7 @@ class Autoregressive(TranslationModel):
         limits = (source.lengths * decoding.max_length_factor).long() + decoding.max_length_offset
         if self.max_source_length is not None:
             limits = limits.clamp(max=self.max_source_length - 1)
-        state = self.start(self.encode(source))
+        state = self.start(self.net.encode(source))
         if decoding.beam_size == 1:
             found = greedy(self.step, state, limits)
         else:
@@ -166,7 +149,7 @@ class Autoregressive(TranslationModel):
 
     @property
     def max_source_length(self) -> int | None:
-        return self.source_positions.max_length
+        return self.net.max_length
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
         fits = batch.source.valid.any(dim=1)
@@ -178,7 +161,7 @@ class Autoregressive(TranslationModel):
     def start(self, memory: Memory) -> DecoderState:
         """The state before the first step: the memory's keys and values, and an empty past."""
         layers = []
-        for layer in self.decoder.stack:
+        for layer in self.net.decoder.stack:
             assert layer.cross_attention is not None
             keys, values = layer.cross_attention.keys_values(memory.states)
             layers.append(LayerCache(keys[:, :, :0], values[:, :, :0], keys, values))
@@ -190,9 +173,9 @@ class Autoregressive(TranslationModel):
         """`NextToken`: one position for every hypothesis, attending to its own past through the cache. The K
         hypotheses of a sentence are K queries to one copy of its memory."""
         num_rows, num_hypotheses = tokens.shape
-        x = self.embeddings.target(tokens) + self.target_positions(1, start=position)  # (B, K, D)
+        x = self.net.embed(tokens) + self.net.target_positions(1, start=position)  # (B, K, D)
         layers = []
-        for layer, cache in zip(self.decoder.stack, state.layers, strict=True):
+        for layer, cache in zip(self.net.decoder.stack, state.layers, strict=True):
             attention, cross, residual = layer.self_attention, layer.cross_attention, layer.cross_residual
             assert isinstance(attention, CausalAttention)
             assert cross is not None
@@ -204,5 +187,4 @@ class Autoregressive(TranslationModel):
             x = residual.leave(x, cross.attend(queries, cache.memory_keys, cache.memory_values, state.valid))
             x = layer.feed(x)
             layers.append(replace(cache, past_keys=keys, past_values=values))
-        logits = self.output(self.decoder.norm(x), self.embeddings.target)
-        return F.log_softmax(at_least_float32(logits), dim=-1), replace(state, layers=tuple(layers))
+        return self.net.log_probs(self.net.decoder.norm(x)), replace(state, layers=tuple(layers))

@@ -5,24 +5,21 @@ Libovicky & Helcl 2018, https://arxiv.org/abs/1811.04719; Saharia et al. 2020, h
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from nat.config import Component, option
+from nat.config import option
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
 from nat.models.base import DecodingOptions, LossTerm, Translation, TranslationModel
-from nat.nn.attention.base import Attention
-from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions
-from nat.nn.transformer import Decoder, DecoderConfig, Memory, Size
+from nat.nn.seq2seq import ParallelConfig, Seq2Seq
+from nat.nn.transformer import Memory
 from nat.ops import ctc
-from nat.ops.precision import at_least_float32
 from nat.rows import Rows
 
 BLANK, PAD = int(Symbol.BLANK), int(Symbol.PAD)
@@ -49,13 +46,8 @@ class CTC(TranslationModel):
 
     unlearnable = "more tokens and repeats than slots, model.upsampling; or longer than positions.max_length"
 
-    @dataclass(frozen=True)
-    class Config:
-        encoder: Component = option(help="the source encoder, from the group `encoder`")
-        attention: Component = option(help="the decoder's self-attention kind, from the group `attention`")
-        size: Size = field(default_factory=Size)
-        positions: PositionConfig = field(default_factory=PositionConfig)
-        decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ParallelConfig):
         upsampling: int = option(2, "slots s for each source token", minimum=1)
         label_smoothing: float = option(0.0, "weight of the uniform distribution over slots", minimum=0, below=1)
 
@@ -75,37 +67,26 @@ class CTC(TranslationModel):
     def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
         super().__init__(vocabularies)
         self.config = config
-        dim, heads = config.size.dim, config.size.num_heads
-        self.encoder = config.encoder.build(size=config.size)
-        attentions: list[Attention] = [
-            config.attention.build(dim=dim, num_heads=heads) for _ in range(config.decoder.num_layers)
-        ]
-        self.decoder = Decoder(attentions, size=config.size)
-        self.embeddings = Embeddings(vocabularies, dim=dim)
-        self.source_positions = Positions(config.positions, dim=dim)
-        self.slot_positions = Positions(config.positions, dim=dim)
+        self.net = Seq2Seq(
+            config, vocabularies=vocabularies, symbols=(Symbol.UNK, Symbol.BLANK), decoder=config.attentions()
+        )
+        dim = config.size.dim
         self.split = nn.Linear(dim, config.upsampling * dim)
         with torch.no_grad():  # every slot begins as a copy of its encoder state, told apart by its position
             self.split.weight.normal_(std=0.02).add_(torch.eye(dim).repeat(config.upsampling, 1))
             self.split.bias.zero_()
-        self.dropout = nn.Dropout(config.size.dropout)
-        self.output = OutputLayer(vocabularies.target_size, symbols=(Symbol.UNK, Symbol.BLANK))
-
-    def encode(self, source: Source) -> Memory:
-        x = self.embeddings.source(source.tokens) + self.source_positions(source.tokens.size(1))
-        return self.encoder(self.dropout(x), source.valid)
 
     def slots(self, memory: Memory) -> Slots:
         """Split every encoder state into s decoder inputs (Libovicky & Helcl 2018, section 3)."""
         states = self.split(memory.states).unflatten(-1, (self.config.upsampling, -1)).flatten(1, 2)  # (B, A, D)
         valid = memory.valid.repeat_interleave(self.config.upsampling, dim=1)
-        return Slots(self.dropout(states + self.slot_positions(states.size(1))), valid)
+        return Slots(self.net.place(states), valid)
 
     def log_probs(self, source: Source) -> tuple[Float[Tensor, "B A V"], Slots]:
-        memory = self.encode(source)
+        memory = self.net.encode(source)
         slots = self.slots(memory)
-        states = self.decoder(slots.states, slots.valid, memory)
-        return F.log_softmax(at_least_float32(self.output(states, self.embeddings.target)), dim=-1), slots
+        (log_probs,) = self.net.decode(slots.states, slots.valid, memory)
+        return log_probs, slots
 
     def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
         batch = batch.compact()
@@ -129,8 +110,8 @@ class CTC(TranslationModel):
     def uniform_divergence(self, log_probs: Float[Tensor, "B A V"], valid: Bool[Tensor, "B A"]) -> Float[Tensor, ""]:
         """Cross entropy of the uniform distribution over the allowed tokens, summed over the valid slots:
         label smoothing where no slot has a label."""
-        forbidden = torch.tensor(self.output.forbidden, device=log_probs.device)
-        mean = log_probs.index_fill(2, forbidden, 0.0).sum(dim=-1) / self.output.num_allowed  # (B, A)
+        forbidden = torch.tensor(self.net.output.forbidden, device=log_probs.device)
+        mean = log_probs.index_fill(2, forbidden, 0.0).sum(dim=-1) / self.net.output.num_allowed  # (B, A)
         return -mean.masked_fill(~valid, 0.0).sum()
 
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
@@ -167,7 +148,7 @@ class CTC(TranslationModel):
 
     @property
     def max_source_length(self) -> int | None:
-        limit = self.slot_positions.max_length
+        limit = self.net.max_length
         return None if limit is None else limit // self.config.upsampling
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:

@@ -48,7 +48,7 @@ def random_translator(build_model: Callable[..., Any]) -> Callable[..., Translat
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-            model.output.bias[Symbol.EOS] = 3.0
+            model.net.output.bias[Symbol.EOS] = 3.0
         tokenizers = Tokenizers(cast(Any, Numbers()), cast(Any, Numbers()), True)
         return Translator(model, tokenizers, torch.device("cpu"), config={}, folder=Path("run"))
 
@@ -142,7 +142,7 @@ def test_the_limit_is_each_sentences_own() -> None:
 
 def test_an_empty_translation_is_possible(random_translator: Callable[..., Translator]) -> None:
     translator = random_translator()
-    cast(Autoregressive, translator.model).output.bias[Symbol.EOS] = 1e3
+    cast(Autoregressive, translator.model).net.output.bias[Symbol.EOS] = 1e3
     found = decoded(accelerate(translator), ["7 8", "9"])
     assert [(item.tokens, item.passes, item.truncated) for item in found] == [([[]], 1, False)] * 2
 
@@ -186,7 +186,7 @@ def test_only_full_attention(random_translator: Callable[..., Translator]) -> No
         pass
 
     translator = random_translator()
-    cast(Any, translator.model).encoder.layers[0].self_attention.__class__ = Windowed
+    cast(Any, translator.model).net.encoder.layers[0].self_attention.__class__ = Windowed
     with pytest.raises(ConfigError, match=r"^engine=ctranslate2: cannot do Windowed in the encoder"):
         accelerate(translator)
 

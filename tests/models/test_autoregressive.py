@@ -156,7 +156,7 @@ def test_decoding_refuses_options_without_effect() -> None:
 def test_learned_positions_refuse_what_is_too_long_in_words() -> None:
     model = teacher(positions={"kind": "learned", "max_length": 5})
     with pytest.raises(DataError, match=r"6 positions exceeds positions\.max_length=5"):
-        model.encode(make_batch([(6, 1)]).source)
+        model.net.encode(make_batch([(6, 1)]).source)
 
 
 def test_sinusoidal_positions_have_no_limit() -> None:

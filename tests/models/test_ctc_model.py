@@ -126,7 +126,7 @@ def test_a_huge_beam_finds_the_best_of_all_targets() -> None:
     for seed in range(3):
         model = ctc(vocabularies=tiny, seed=seed)
         with torch.no_grad():  # sharper than at initialisation
-            model.embeddings.target.weight.mul_(3)
+            model.net.embeddings.target.weight.mul_(3)
         source, log_probs = [A, 1], canvas(model, [A, 1])
         targets = [t for n in range(5) for t in itertools.product([1, A], repeat=n)]
         ranked = sorted(((ctc_log_likelihood(log_probs, t, BLANK), t) for t in targets), reverse=True)[:4]

@@ -269,7 +269,7 @@ def test_options_may_change_before_anything_was_trained(train: Run, monkeypatch:
         folder = train("run", "data.tokenizer.vocabulary_size=200", code=2)
     train("run")
     size = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["source_size"]
-    assert load_tensors(folder / "model.safetensors")["embeddings.source.weight"].size(0) == size
+    assert load_tensors(folder / "model.safetensors")["net.embeddings.source.weight"].size(0) == size
     assert size > 200
 
 

@@ -1,0 +1,139 @@
+"""Encoder, decoder, embeddings and output layer: what every method is built from, once.
+
+A model holds one of these as `net`, so that the weights of the same part have the same name in every method
+(`init_from` copies by name).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from nat.config import Component, option
+from nat.data.batch import Source
+from nat.data.vocabulary import Symbol, Vocabularies
+from nat.nn.attention.base import Attention
+from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions
+from nat.nn.transformer import Decoder, DecoderConfig, Memory, Size
+from nat.ops.precision import at_least_float32
+
+Guide = Callable[[Tensor], Tensor]  # log-probabilities (B, L, V) of a layer -> tokens (B, L) that it feeds on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqConfig:
+    """Options of every method with an encoder and a decoder."""
+
+    encoder: Component = option(help="the source encoder, from the group `encoder`")
+    size: Size = field(default_factory=Size)
+    positions: PositionConfig = field(default_factory=PositionConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig(Seq2SeqConfig):
+    """Options of every method whose decoder sees the whole canvas."""
+
+    attention: Component = option(help="the decoder's self-attention kind, from the group `attention`")
+
+    def attentions(self) -> Iterator[Attention]:
+        """The self-attention of each decoder layer."""
+        for _ in range(self.decoder.num_layers):
+            yield self.attention.build(dim=self.size.dim, num_heads=self.size.num_heads)
+
+
+@dataclass(frozen=True)
+class DeepSupervision:
+    """Every decoder layer predicts, and feeds its prediction on (Huang et al. 2022,
+    https://arxiv.org/abs/2110.07515)."""
+
+    enabled: bool = option(False, "every decoder layer predicts and feeds its prediction on to the next")
+    gold: float = option(0.3, "training: share of positions that feed the reference's token on instead", minimum=0)
+
+
+class Seq2Seq(nn.Module):
+    """The parts, and the steps from tokens to log-probabilities."""
+
+    def __init__(
+        self,
+        config: Seq2SeqConfig,
+        *,
+        vocabularies: Vocabularies,
+        symbols: tuple[Symbol, ...],
+        decoder: Decoder | Iterable[Attention],
+        deep: bool = False,
+    ) -> None:
+        """symbols: the special symbols that the method can produce. decoder: the stack, or the self-attention of
+        each layer of an ordinary one. deep: layers feed their predictions on."""
+        super().__init__()
+        dim = config.size.dim
+        self.encoder = config.encoder.build(size=config.size)
+        self.decoder = decoder if isinstance(decoder, Decoder) else Decoder(list(decoder), size=config.size)
+        self.embeddings = Embeddings(vocabularies, dim=dim)
+        self.source_positions = Positions(config.positions, dim=dim)
+        self.target_positions = Positions(config.positions, dim=dim)
+        self.dropout = nn.Dropout(config.size.dropout)
+        self.output = OutputLayer(vocabularies.target_size, symbols=symbols)
+        self.feedback = nn.ModuleList(
+            _identity_of_first(dim) for _ in range(config.decoder.num_layers - 1 if deep else 0)
+        )
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest sequence that the positions allow; None where there is no limit."""
+        return self.source_positions.max_length
+
+    def encode(self, source: Source, *, first: Float[Tensor, " D"] | None = None) -> Memory:
+        """source: right-padded. first: the embedding of an extra position before the tokens."""
+        x = self.embeddings.source(source.tokens) + self.source_positions(source.tokens.size(1))
+        valid = source.valid
+        if first is not None:
+            x = torch.cat((first.expand(x.size(0), 1, -1).to(x.dtype), x), dim=1)
+            valid = F.pad(valid, (1, 0), value=True)
+        return self.encoder(self.dropout(x), valid)
+
+    def embed(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+        """Target embeddings, without positions."""
+        return self.embeddings.target(tokens)
+
+    def place(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        """The decoder's input: with positions added, and dropout."""
+        return self.dropout(x + self.target_positions(x.size(1)))
+
+    def log_probs(self, states: Float[Tensor, "B L D"]) -> Float[Tensor, "B L V"]:
+        return F.log_softmax(at_least_float32(self.logits(states)), dim=-1)
+
+    def logits(self, states: Float[Tensor, "B L D"]) -> Float[Tensor, "B L V"]:
+        return self.output(states, self.embeddings.target)
+
+    def decode(
+        self, x: Float[Tensor, "B L D"], valid: Bool[Tensor, "B L"], memory: Memory, *, guide: Guide | None = None
+    ) -> list[Float[Tensor, "B L V"]]:
+        """Log-probabilities of the layers that predict, the last layer's last; x: placed decoder inputs.
+
+        guide: with deep supervision, the tokens that a layer feeds on, given its log-probabilities; None: its arg max.
+        """
+        if not self.feedback:
+            return [self.log_probs(self.decoder(x, valid, memory))]
+        found = []
+        for number, layer in enumerate(self.decoder.stack):
+            x = layer(x, valid, memory)
+            found.append(self.log_probs(self.decoder.norm(x)))
+            if number < len(self.feedback):
+                tokens = found[-1].argmax(dim=-1) if guide is None else guide(found[-1].detach())
+                x = self.feedback[number](torch.cat((x, self.embed(tokens)), dim=-1))
+        return found
+
+
+def _identity_of_first(dim: int) -> nn.Linear:
+    """(state, embedding) -> state: it begins as if nothing was fed on."""
+    layer = nn.Linear(2 * dim, dim)
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(dim, 2 * dim))
+        layer.bias.zero_()
+    return layer
