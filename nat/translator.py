@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from nat.config import Component, load_yaml, parse
-from nat.data.batch import Batch, Source, Target
-from nat.data.batching import length_sorted_batches
+from nat.data.batching import Pair, collate, length_sorted_batches
 from nat.data.tokenizer import Tokenizers
 from nat.decoding.batched import Decoded, decode_in_batches
 from nat.errors import ConfigError, DataError
@@ -128,10 +127,7 @@ class Translator:
         results = [0.0] * len(source_rows)
         lengths = [len(s) + len(t) for s, t in zip(source_rows, target_rows, strict=True)]
         for chosen in length_sorted_batches(lengths, batch_size=batch_size):
-            batch = Batch(
-                Source.from_lists([source_rows[i] for i in chosen]),
-                Target.from_lists([target_rows[i] for i in chosen]),
-            ).to(self.device)
+            batch = collate([Pair(source_rows[i], target_rows[i]) for i in chosen]).to(self.device)
             for index, value in zip(chosen, self.model.score(batch).tolist(), strict=True):
                 results[index] = value
         return results

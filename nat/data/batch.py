@@ -42,10 +42,14 @@ class Tokens(Rows):
         """The ids of the valid tokens, row by row."""
         return [row[keep].tolist() for row, keep in zip(self.tokens.cpu(), self.valid.cpu(), strict=True)]
 
+    def compact_order(self) -> Int[Tensor, "B L"]:
+        """Columns of each row, those of valid tokens first, else as they stand."""
+        return self.valid.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
+
     def compact(self) -> Self:
         """The same rows with all padding on the right; models call this on entry, so that the side
         on which the caller padded cannot matter."""
-        order = self.valid.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
+        order = self.compact_order()
         valid = self.valid.gather(1, order)
         return type(self)(self.tokens.gather(1, order).masked_fill(~valid, int(Symbol.PAD)), valid)
 
@@ -62,14 +66,22 @@ class Target(Tokens):
 
 @dataclass(frozen=True)
 class Batch(Rows):
-    """Sentence pairs: what `TranslationModel.loss` reads."""
+    """Sentence pairs: what `TranslationModel.loss` reads.
+
+    fertilities: (B, S) how many target tokens each source token stands for (Gu et al. 2018, section 3.3,
+    https://arxiv.org/abs/1711.02281), 0 on padding, each row's sum its T; None where the corpus has none.
+    """
 
     source: Source
     target: Target
+    fertilities: Int[Tensor, "B S"] | None = None
 
     @property
     def num_target_tokens(self) -> Int[Tensor, ""]:
         return self.target.valid.sum()
 
     def compact(self) -> Self:
-        return type(self)(self.source.compact(), self.target.compact())
+        fertilities = self.fertilities
+        if fertilities is not None:  # they follow their source tokens
+            fertilities = fertilities.gather(1, self.source.compact_order())
+        return type(self)(self.source.compact(), self.target.compact(), fertilities)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+import torch
 
 from nat.data.batch import Batch, Source, Target
 from nat.data.filters import DropReport
@@ -26,10 +27,12 @@ POOLS_OF_SMALL_CORPORA = 4
 
 
 class Pair(NamedTuple):
-    """Token ids of a sentence pair, without special symbols."""
+    """Token ids of a sentence pair, without special symbols. fertilities: see `Batch`, one number for each source
+    token; all pairs of a corpus have them, or none."""
 
     source: list[int]
     target: list[int]
+    fertilities: list[int] | None = None
 
 
 class Updates(Protocol):
@@ -104,12 +107,20 @@ def micro_batches(
     widths = np.maximum(source_lengths, canvas_length(source_lengths, target_lengths))
     order = np.lexsort((source_lengths, target_lengths, widths))[::-1]
     share = order[rank::num_ranks]
-    return [_batch([pairs[i] for i in share[rows]]) for rows in _cut(widths[share], len(share), max_tokens)]
+    return [collate([pairs[i] for i in share[rows]]) for rows in _cut(widths[share], len(share), max_tokens)]
 
 
-def _batch(pairs: Sequence[Pair]) -> Batch:
-    sources, targets = [pair.source for pair in pairs], [pair.target for pair in pairs]
-    return Batch(Source.from_lists(sources), Target.from_lists(targets))
+def collate(pairs: Sequence[Pair]) -> Batch:
+    """The pairs as a right-padded batch, in their order; with fertilities if the pairs have them."""
+    source = Source.from_lists([pair.source for pair in pairs])
+    target = Target.from_lists([pair.target for pair in pairs])
+    rows = [pair.fertilities for pair in pairs if pair.fertilities is not None]
+    if not rows:
+        return Batch(source, target)
+    assert len(rows) == len(pairs), "all pairs of a corpus have fertilities, or none"
+    fertilities = torch.zeros_like(source.tokens)
+    fertilities[source.valid] = torch.tensor([number for row in rows for number in row], dtype=torch.long)
+    return Batch(source, target, fertilities)
 
 
 def length_sorted_batches(

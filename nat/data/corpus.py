@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import datasets
-from datasets import Dataset, Features, IterableDataset, Value
+from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets.exceptions import DatasetGenerationError
 
 from nat.config import nearest, option
 from nat.data.cache import cache_directory, digest, unwritable, writing
 from nat.data.filters import FilterConfig
-from nat.data.readers import Format, Reader, Row, embedded_directory, parse_location, pick
+from nat.data.readers import LISTS, Format, Location, Reader, Row, embedded_directory, has_column, parse_location, pick
 from nat.data.tokenizer import TokenizerConfig
 from nat.errors import ConfigError, DataError
 
@@ -26,6 +26,7 @@ __all__ = ["SPLITS", "DataConfig", "embedded_directory", "read_corpus"]
 
 SPLITS = {"train": "train", "valid": "validation", "test": "test"}  # our name -> the hub's name
 TEXT_FEATURES = Features({"source": Value("string"), "target": Value("string"), "line": Value("int64")})
+FERTILITY_FEATURES = Features(TEXT_FEATURES | {"fertilities": List(Value("int32"))})
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class DataConfig:
 
     source: str = option("en", "name of the source column or language")
     target: str = option("de", "name of the target column or language")
+    fertilities: str | None = option(None, "name of the column of fertilities, if the training pairs have one")
     train: str | list[str] | None = option(None, "location of the training pairs")
     valid: str | list[str] | None = option(None, "location of the validation pairs")
     test: str | list[str] | None = option(None, "location of the test pairs")
@@ -56,8 +58,12 @@ class DataConfig:
         for split in SPLITS:
             value = getattr(self, split)
             try:
-                if value is not None:
-                    parse_location(value)
+                kind = None if value is None else parse_location(value).format
+                if self.fertilities is not None and split == "train" and kind not in (None, *LISTS):
+                    raise ConfigError(
+                        f"holds no column of numbers for fertilities={self.fertilities}: give a .jsonl, .json or "
+                        ".parquet file, such as nat-distill writes"
+                    )
             except ConfigError as error:
                 errors.append(f"{split}={value}: {error}")
         for key in ("source", "target"):
@@ -79,8 +85,10 @@ class _Rows(Protocol):
 def read_corpus(config: DataConfig, split: str) -> Dataset | IterableDataset:
     """The sentence pairs of `split` ("train", "valid" or "test"), unfiltered.
 
-    Columns: source and target text, and line, the 1-based line (Parquet, hub: row) number. A Dataset is
-    memory-mapped from the cache; training pairs under data.streaming are an IterableDataset.
+    Columns: source and target text, and line, the 1-based line (Parquet, hub: row) number; under data.fertilities
+    also fertilities, one number for each source token: always of the training pairs, and of the others if their
+    first row has that column. A Dataset is memory-mapped from the cache; training pairs under data.streaming are
+    an IterableDataset.
     Raises ConfigError if the split has no location, DataError for whatever is wrong with its files.
     """
     _quiet()
@@ -89,23 +97,32 @@ def read_corpus(config: DataConfig, split: str) -> Dataset | IterableDataset:
         raise ConfigError(f"data.{split}: no text is given; a file, hub:NAME or embedded:CORPUS/FILE is needed")
     location = parse_location(value)
     cache = cache_directory(config.cache)
+    name = _fertilities(config, split, location)
+    features = TEXT_FEATURES if name is None else FERTILITY_FEATURES
     reader: _Rows
     if location.format is Format.HUB:
         reader = _Hub(location.paths[0], SPLITS[split], config, cache)
     else:
-        reader = Reader(location, config.source, config.target, tuple(config.columns) if config.columns else None)
+        reader = Reader(location, config.source, config.target, tuple(config.columns) if config.columns else None, name)
     if config.streaming and split == "train":
-        return IterableDataset.from_generator(reader.rows, features=TEXT_FEATURES)
+        return IterableDataset.from_generator(reader.rows, features=features)
     if config.streaming and location.format is Format.HUB:  # small, and a stream has no key: kept in memory
-        return Dataset.from_list(list(reader.rows()), features=TEXT_FEATURES)
-    return _cached(reader, cache)
+        return Dataset.from_list(list(reader.rows()), features=features)
+    return _cached(reader, features, cache)
 
 
-def _cached(reader: _Rows, cache: Path) -> Dataset:
+def _fertilities(config: DataConfig, split: str, location: Location) -> str | None:
+    """The name of the column of fertilities that this split is read with. The training pairs must have it; the
+    references of other splits seldom do, and a loss without that term is still a loss."""
+    name = config.fertilities
+    return name if name is not None and (split == "train" or has_column(location, name)) else None
+
+
+def _cached(reader: _Rows, features: Features, cache: Path) -> Dataset:
     key = reader.fingerprint()
     with writing(cache, f"text/{key}") as folder:
         try:
-            return Dataset.from_generator(reader.rows, features=TEXT_FEATURES, cache_dir=str(folder), fingerprint=key)
+            return Dataset.from_generator(reader.rows, features=features, cache_dir=str(folder), fingerprint=key)
         except DatasetGenerationError as error:
             cause = error.__cause__
             if isinstance(cause, DataError):

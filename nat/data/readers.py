@@ -1,4 +1,7 @@
-"""Readers of the text formats: rows of {source, target, line}, with errors that name file and line."""
+"""Readers of the text formats: rows of {source, target, line}, with errors that name file and line.
+
+Rows also have `fertilities`, numbers of target tokens for each source token, where such a column is asked for.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from nat.errors import ConfigError, DataError
 
 Row = dict[str, Any]
 VERSION = "1"  # part of every cache key: raise it when a reader's rows change
+LARGEST = 1 << 31  # the columns of numbers are 32 bits wide
 BOM = b"\xef\xbb\xbf"
 
 
@@ -40,6 +44,7 @@ SUFFIXES = {
     ".json": Format.JSON,
     ".parquet": Format.PARQUET,
 }
+LISTS = {Format.JSON, Format.PARQUET}  # the formats of which a cell may be a list of numbers
 
 
 @dataclass(frozen=True)
@@ -84,12 +89,14 @@ def _expand(path: str) -> str:
 
 @dataclass(frozen=True)
 class Reader:
-    """The rows of one split. source, target: names of the two columns; columns: see DataConfig."""
+    """The rows of one split. source, target: names of the two columns; columns: see DataConfig; fertilities: name
+    of their column, if they are wanted."""
 
     location: Location
     source: str
     target: str
     columns: tuple[str, ...] | None = None
+    fertilities: str | None = None
 
     def rows(self) -> Iterator[Row]:
         """Rows {source, target, line} from the first. Raises DataError at whatever cannot be read."""
@@ -105,7 +112,8 @@ class Reader:
         """A key of the files' content and of how they are read; names and dates do not enter."""
         contents = [_file_digest(path) for path in self.location.paths]
         how = (VERSION, self.location.format.value, self.source, self.target, repr(self.columns))
-        return digest(*how, *contents)
+        also = () if self.fertilities is None else ("fertilities", self.fertilities)
+        return digest(*how, *also, *contents)
 
     def _pairs(self, *paths: str) -> Iterator[Row]:
         match self.location.format:
@@ -149,7 +157,7 @@ class Reader:
                 item = json.loads(line)
             except ValueError as error:
                 raise DataError(f"{where}: not a JSON object ({error})") from None
-            yield pick(item, self.source, self.target, where, number)
+            yield pick(item, self.source, self.target, where, number, fertilities=self.fertilities)
 
     def _read_parquet(self, path: str) -> Iterator[Row]:
         number = 0
@@ -159,16 +167,38 @@ class Reader:
                 wanted = [name for name in (self.source, self.target, "translation") if name in names]
                 if not wanted:
                     raise DataError(f"{path}: no column '{self.source}' (columns: {', '.join(names)})")
+                if self.fertilities is not None and self.fertilities in names:
+                    wanted.append(self.fertilities)
                 for batch in file.iter_batches(columns=wanted):
                     for item in batch.to_pylist():
                         number += 1
-                        yield pick(item, self.source, self.target, f"{path} row {number}", number)
+                        where = f"{path} row {number}"
+                        yield pick(item, self.source, self.target, where, number, fertilities=self.fertilities)
         except pa.ArrowException as error:
             raise DataError(f"{path}: not a Parquet file, or a damaged one ({_first_line(error)})") from None
 
 
-def pick(item: Any, source: str, target: str, where: str, number: int) -> Row:
-    """The row of a JSON object or table row, also of {"translation": {source: ..., target: ...}}."""
+def has_column(location: Location, name: str) -> bool:
+    """Whether the first row of a split has this column of numbers. False also for what cannot be read: to say so
+    is the reader's part."""
+    path = location.paths[0]
+    try:
+        match location.format:
+            case Format.JSON:
+                first = json.loads(next(read_lines(path), "null"))
+                return isinstance(first, dict) and name in first
+            case Format.PARQUET:
+                return name in pq.read_schema(path).names
+            case _:
+                return False
+    except (ValueError, DataError, OSError):
+        return False
+
+
+def pick(item: Any, source: str, target: str, where: str, number: int, *, fertilities: str | None = None) -> Row:
+    """The row of a JSON object or table row, also of {"translation": {source: ..., target: ...}}; fertilities
+    stand beside the translation, not in it."""
+    numbers = {} if fertilities is None else {"fertilities": _whole_numbers(item, fertilities, where)}
     if isinstance(item, dict) and isinstance(item.get("translation"), dict):
         item = item["translation"]
     if not isinstance(item, dict):
@@ -181,7 +211,17 @@ def pick(item: Any, source: str, target: str, where: str, number: int) -> Row:
             raise DataError(f"{where}: '{name}' is {kind}, text is needed")
         if not _is_encodable(item[name]):
             raise DataError(f"{where}: '{name}' holds half of a surrogate pair, which is no character")
-    return {"source": item[source], "target": item[target], "line": number}
+    return {"source": item[source], "target": item[target], "line": number} | numbers
+
+
+def _whole_numbers(item: Any, name: str, where: str) -> list[int]:
+    if not isinstance(item, dict) or name not in item:
+        there = ", ".join(map(str, item)) if isinstance(item, dict) else ""
+        raise DataError(f"{where}: no '{name}' (there is: {there or 'nothing'})")
+    value = item[name]
+    if not isinstance(value, list) or not all(type(n) is int and 0 <= n < LARGEST for n in value):
+        raise DataError(f"{where}: '{name}' is {str(value)[:40]}, a list of whole numbers from 0 is needed")
+    return value
 
 
 def _is_encodable(text: str) -> bool:

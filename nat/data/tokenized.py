@@ -59,7 +59,7 @@ class TokenizedCorpus:
     def pairs(self, indices: Sequence[int] | np.ndarray) -> list[Pair]:
         """Token ids of the pairs at `indices`, in that order."""
         chosen = self.tokens_table[self.rows[np.asarray(indices, dtype=np.int64)]]
-        return [Pair(*ids) for ids in zip(chosen["source_ids"], chosen["target_ids"], strict=True)]
+        return _pairs(chosen)
 
     def texts(self, indices: Sequence[int] | np.ndarray) -> tuple[list[str], list[str]]:
         """Source and target texts of the pairs at `indices`, in that order."""
@@ -130,7 +130,7 @@ class StreamingCorpus:
         self.report = DropReport(self.report.name)
         limit, passed = self.config.limit, 0  # pairs within the limit
         for batch in self.texts.iter(READ_AT_ONCE):
-            tokens, lines = _encode(batch, self.tokenizers), np.array(batch["line"])
+            tokens, lines = _encode(batch, self.tokenizers, str(self.config.train)), np.array(batch["line"])
             lengths = Lengths(*(np.array(tokens[name]) for name in LENGTH_COLUMNS))
             rules = drop_rules(lengths, max_words=self.config.max_words, filters=self.filters)
             keep, self.report = apply_rules(self.report.read(len(lines)), lines, rules)
@@ -139,7 +139,8 @@ class StreamingCorpus:
                 self.report = self.report.drop(_beyond(limit), lines[rows[limit - passed :]])
                 rows = rows[: limit - passed]
             passed += len(rows)
-            yield from self._wanted([Pair(tokens["source_ids"][i], tokens["target_ids"][i]) for i in rows], lines[rows])
+            pairs = _pairs(tokens)
+            yield from self._wanted([pairs[i] for i in rows], lines[rows])
             if limit is not None and passed >= limit:
                 return
 
@@ -192,7 +193,7 @@ def prepare(config: DataConfig, split: str, tokenizers: Tokenizers, *, filtered:
     filters = config.filters if filtered else None
     if isinstance(texts, IterableDataset):
         return StreamingCorpus(texts, tokenizers, config, filters, DropReport(split))
-    tokens = _tokenize(texts, tokenizers, config)
+    tokens = _tokenize(texts, tokenizers, config, str(getattr(config, split)))
     lengths = Lengths(*(_column(tokens, name) for name in LENGTH_COLUMNS))
     lines = _column(texts, "line")
     rules = drop_rules(lengths, max_words=config.max_words, filters=filters)
@@ -213,25 +214,36 @@ def _column(table: Dataset, name: str) -> np.ndarray:
     return np.asarray(table.data.column(name).to_numpy())
 
 
-def _tokenize(texts: Dataset, tokenizers: Tokenizers, config: DataConfig) -> Dataset:
+def _tokenize(texts: Dataset, tokenizers: Tokenizers, config: DataConfig, name: str) -> Dataset:
+    features = TOKEN_FEATURES
+    if "fertilities" in texts.column_names:
+        features = Features(features | {"fertilities": texts.features["fertilities"]})
     key = digest(VERSION, texts._fingerprint, tokenizers.fingerprint)
     with writing(cache_directory(config.cache), f"tokens/{key}.arrow") as path:
         return texts.map(
             _encode,
-            fn_kwargs={"tokenizers": tokenizers},
+            fn_kwargs={"tokenizers": tokenizers, "name": name},
             batched=True,
             remove_columns=texts.column_names,
-            features=TOKEN_FEATURES,
+            features=features,
             cache_file_name=str(path),
             new_fingerprint=key,
         )
 
 
-def _encode(batch: Mapping[str, Sequence[Any]], tokenizers: Tokenizers) -> dict[str, list[Any]]:
-    """Columns of TOKEN_FEATURES for columns of texts."""
+def _pairs(columns: Mapping[str, Sequence[Any]]) -> list[Pair]:
+    ids = (columns[name] for name in ("source_ids", "target_ids", "fertilities") if name in columns)
+    return [Pair(*row) for row in zip(*ids, strict=True)]
+
+
+def _encode(batch: Mapping[str, Sequence[Any]], tokenizers: Tokenizers, name: str) -> dict[str, list[Any]]:
+    """Columns of TOKEN_FEATURES for columns of texts; fertilities, where there are any, as they are.
+
+    name: where the texts are from. Raises DataError for fertilities that count other tokens than these.
+    """
     source_ids = tokenizers.source.encode(batch["source"])
     target_ids = tokenizers.target.encode(batch["target"])
-    return {
+    columns: dict[str, list[Any]] = {
         "source_ids": source_ids,
         "target_ids": target_ids,
         "source_words": [len(text.split()) for text in batch["source"]],
@@ -239,3 +251,19 @@ def _encode(batch: Mapping[str, Sequence[Any]], tokenizers: Tokenizers) -> dict[
         "source_tokens": [len(ids) for ids in source_ids],
         "target_tokens": [len(ids) for ids in target_ids],
     }
+    if "fertilities" in batch:
+        columns["fertilities"] = list(batch["fertilities"])
+        _check_fertilities(columns, batch["line"], name)
+    return columns
+
+
+def _check_fertilities(columns: Mapping[str, Sequence[Any]], lines: Sequence[int], name: str) -> None:
+    """Fertilities are made with one tokenizer and hold for no other."""
+    lengths = zip(columns["source_tokens"], columns["target_tokens"], strict=True)
+    for line, numbers, (source, target) in zip(lines, columns["fertilities"], lengths, strict=True):
+        if (len(numbers), sum(numbers)) != (source, target):
+            raise DataError(
+                f"{name} line {line}: {len(numbers)} fertilities with sum {sum(numbers)}, but this tokenizer makes "
+                f"{source} source and {target} target tokens: they were made with another tokenizer "
+                "(data.tokenizer.path names one)"
+            )

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from nat.config import Component, load_yaml, option, parse, save_yaml, to_plain
-from nat.data.batch import Batch, Source, Target
-from nat.data.batching import Pair
+from nat.data.batching import Pair, collate
 from nat.data.corpus import DataConfig, read_corpus
 from nat.data.tokenized import StreamingCorpus, TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizers, build_tokenizers
@@ -174,8 +173,7 @@ def keep_learnable(
     """Leave out, and count, the pairs that this method cannot learn from. Raises DataError if none is left."""
 
     def wanted(pairs: Sequence[Pair]) -> np.ndarray:
-        batch = Batch(Source.from_lists([p.source for p in pairs]), Target.from_lists([p.target for p in pairs]))
-        return model.learnable(batch).numpy()
+        return model.learnable(collate(pairs)).numpy()
 
     return corpus.only(wanted, f"that {type(model).__name__} cannot learn from ({model.unlearnable})")
 

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from nat.data.batch import Batch
-from nat.data.batching import micro_batches
-from nat.data.tokenized import Pair
+from nat.data.batching import Pair, collate, micro_batches
 from nat.errors import ConfigError
 from nat.models.base import LossTerm, TranslationModel
 from nat.nn.rng import set_seed
@@ -79,6 +78,8 @@ class UpdateStep:
         """Learn from `pairs`, the whole update, of which this rank takes its share."""
         num_tokens = sum(len(pair.target) for pair in pairs)
         totals, splits = self._gradients(pairs, num_tokens, update)
+        if not totals.tensors() and self.ranks.num_ranks > 1:
+            totals.add(self._empty_terms(update, with_fertilities=pairs[0].fertilities is not None))
         self.ranks.sum_gradients(self.parameters)
         self.ranks.sum_tensors(totals.tensors())
         self.scaler.unscale_(self.optimizer)
@@ -123,15 +124,11 @@ class UpdateStep:
                 terms = self.loss(batch.to(self.device), update=update)
             self.scaler.scale(objective(terms, num_tokens)).backward()
             totals.add(terms)
-        if not batches and self.ranks.num_ranks > 1:
-            totals.add(self._empty_terms(update))
         return totals
 
-    def _empty_terms(self, update: int) -> dict[str, LossTerm]:
+    def _empty_terms(self, update: int, *, with_fertilities: bool) -> dict[str, LossTerm]:
         """Terms of no data: a rank without a share must still take part in the exchange of totals."""
-        from nat.data.batch import Source, Target
-
-        one = Batch(Source.from_lists([[7]]), Target.from_lists([[7]])).to(self.device)
+        one = collate([Pair([7], [7], [1] if with_fertilities else None)]).to(self.device)
         with torch.no_grad():
             terms = self.model.loss(one, update=update)
         return {name: LossTerm(t.total * 0, t.count * 0, t.weight) for name, t in terms.items()}

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from nat.config import option
-from nat.data.batch import Batch, Source, Target
-from nat.data.batching import length_sorted_batches
+from nat.data.batching import collate, length_sorted_batches
 from nat.data.tokenized import TokenizedCorpus
 from nat.data.tokenizer import Tokenizers
 from nat.decoding.batched import Decoded, decode_in_batches
@@ -106,8 +105,7 @@ class Validator:
         weights: dict[str, float] = {}
         model.eval()
         for number, chosen in enumerate(length_sorted_batches(lengths, batch_size=self.config.batch_size)):
-            pairs = [self.pairs[usable[i]] for i in chosen]
-            batch = Batch(Source.from_lists([p.source for p in pairs]), Target.from_lists([p.target for p in pairs]))
+            batch = collate([self.pairs[usable[i]] for i in chosen])
             set_seed("validation", number)
             terms = model.loss(batch.to(self.device), update=update)
             totals.add(terms)

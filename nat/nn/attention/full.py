@@ -62,17 +62,33 @@ class FullAttention(Attention):
         *,
         causal: bool = False,
     ) -> Float[Tensor, "B L D"]:
+        mask = None if valid is None else valid[:, None, None, :]
+        return self.merge(self.mix(queries, keys, values, mask, causal=causal))
+
+    def mix(
+        self,
+        queries: Float[Tensor, "B H L E"],
+        keys: Float[Tensor, "B H N E"],
+        values: Float[Tensor, "B H N E"],
+        mask: Bool[Tensor, "#B 1 #L N"] | None,
+        *,
+        causal: bool = False,
+    ) -> Float[Tensor, "B H L E"]:
+        """Softmax-weighted values of each head. mask: True where a query may look, at one key at least."""
         with torch.autocast("cpu", enabled=False):
             if queries.device.type == "cpu":  # its fused kernel is several times slower in bf16 than in fp32
                 queries, keys, values = (at_least_float32(part) for part in (queries, keys, values))
-            mixed = F.scaled_dot_product_attention(
+            return F.scaled_dot_product_attention(
                 queries,
                 keys,
                 values,
-                attn_mask=None if valid is None else valid[:, None, None, :],
+                attn_mask=mask,
                 dropout_p=self.dropout if self.training else 0.0,
                 is_causal=causal,
-            )  # (B, H, L, D/H)
+            )
+
+    def merge(self, mixed: Float[Tensor, "B H L E"]) -> Float[Tensor, "B L D"]:
+        """Heads side by side, and the output projection."""
         return self.project_out(mixed.transpose(1, 2).flatten(2))
 
 
