@@ -24,6 +24,18 @@ def cross_entropy(
     (Szegedy et al. 2016, section 7).
     """
     log_probs = F.log_softmax(at_least_float32(logits), dim=-1)  # (B, L, V)
+    return log_prob_cross_entropy(log_probs, labels, valid, label_smoothing=label_smoothing, forbidden=forbidden)
+
+
+def log_prob_cross_entropy(
+    log_probs: Float[Tensor, "B L V"],
+    labels: Int[Tensor, "B L"],
+    valid: Bool[Tensor, "B L"],
+    *,
+    label_smoothing: float = 0.0,
+    forbidden: list[int] | None = None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Int[Tensor, ""]]:
+    """`cross_entropy` of what has gone through a log_softmax already."""
     nll = -log_probs.gather(2, labels[:, :, None]).squeeze(2).masked_fill(~valid, 0.0)  # (B, L)
     total = nll.sum()
     if label_smoothing > 0:

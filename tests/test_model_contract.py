@@ -84,6 +84,8 @@ def options_of(config: type, prefix: str = "") -> dict[str, Any]:
         kind = hints[f.name]
         if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind is not Component:
             found |= options_of(kind, f"{prefix}{f.name}.")
+            if f.default_factory is not dataclasses.MISSING:  # the outer class may have defaults of its own
+                found |= flatten(to_plain(f.default_factory()), f"{prefix}{f.name}.")
         else:
             has = f.default is not dataclasses.MISSING
             found[prefix + f.name] = to_plain(f.default) if has else dataclasses.MISSING

@@ -95,11 +95,6 @@ def unchanged(before: Canvas, after: Canvas) -> Bool[Tensor, " B"]:
     return (same & (before.valid == after.valid)).all(dim=1)
 
 
-def never(before: Canvas, after: Canvas) -> Bool[Tensor, " B"]:
-    """For a fixed number of passes."""
-    return torch.zeros(len(after), dtype=torch.bool, device=after.tokens.device)
-
-
 @torch.no_grad()
 def refine(
     step: Step[C, M],

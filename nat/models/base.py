@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nat.config import option
 from nat.data.batch import Batch, Source
-from nat.data.vocabulary import Vocabularies
+from nat.data.vocabulary import Symbol, Vocabularies
+from nat.decoding.refine import History
 from nat.errors import ConfigError
+from nat.nn.rng import RowRandom
 from nat.rows import Rows
 
 
@@ -41,7 +44,8 @@ class Translation(Rows):
 
     tokens: (B, N, T) ids without special symbols, PAD where not valid. valid: (B, N, T).
     scores: (B, N) log-probability of the whole target under the model. passes: (B,) decoder calls.
-    truncated: (B,) True where a length limit cut the translation short.
+    truncated: (B,) True where a length limit cut the translation short. history: of each of the N candidates, where
+    it was asked for: every pass over its canvas.
     """
 
     tokens: Int[Tensor, "B N T"]
@@ -49,6 +53,52 @@ class Translation(Rows):
     scores: Float[Tensor, "B N"]
     passes: Int[Tensor, " B"]
     truncated: Bool[Tensor, " B"]
+    history: tuple[History, ...] = ()
+
+    @classmethod
+    def best_of(
+        cls,
+        tokens: Int[Tensor, "B K L"],
+        valid: Bool[Tensor, "B K L"],
+        token_scores: Float[Tensor, "B K L"],
+        *,
+        extra_scores: Float[Tensor, "B K"] | None = None,
+        count: int,
+        ordered: bool = False,
+        passes: Int[Tensor, "B K"] | None = None,
+        history: History | None = None,
+    ) -> Translation:
+        """The `count` candidates of highest mean log-probability of a token (Ghazvininejad et al. 2019, section 3.3),
+        the best first; the first `count` as they come if `ordered`.
+
+        tokens: right-padded canvases of one token a position, at least one valid. extra_scores: what else belongs to
+        the score, for example of the length; it does not enter the mean. passes: decoder calls of each candidate, of
+        which a sentence has as many as its slowest; None: one. history: of (B * K) rows.
+        """
+        kept = token_scores.masked_fill(~valid, 0.0).sum(dim=2)  # (B, K)
+        extra = torch.zeros_like(kept) if extra_scores is None else extra_scores
+        mean = (kept / valid.sum(dim=2).clamp(min=1)).masked_fill(extra == -torch.inf, -torch.inf)
+        order = mean.argsort(dim=1, descending=True, stable=True)
+        if ordered:
+            order = torch.arange(mean.size(1), device=mean.device).expand_as(mean)
+        order = order[:, :count]
+        wide = order[:, :, None].expand(-1, -1, tokens.size(2))
+        calls = torch.ones_like(kept, dtype=torch.long) if passes is None else passes
+        chosen = valid.gather(1, wide)
+        return cls(
+            tokens.gather(1, wide).masked_fill(~chosen, int(Symbol.PAD)),
+            chosen,
+            (kept + extra).gather(1, order),
+            calls.amax(dim=1),
+            torch.zeros_like(calls[:, 0], dtype=torch.bool),
+            () if history is None else _histories(history, order, tokens.size(1)),
+        )
+
+
+def _histories(history: History, order: Int[Tensor, "B N"], num_candidates: int) -> tuple[History, ...]:
+    """One for each candidate, the best first."""
+    rows = torch.arange(len(order), device=order.device) * num_candidates
+    return tuple(history.select(rows + column) for column in order.T)
 
 
 @dataclass(frozen=True)
@@ -60,6 +110,40 @@ class DecodingOptions:
         None, "translations are samples at this temperature; null: what the method finds most probable", above=0
     )
     seed: int = option(1, "seed of whatever is sampled", minimum=0)
+
+    def random(self, source: Source) -> RowRandom | None:
+        """The numbers of num_candidates samples of each right-padded source, (B * N,); None if tokens are not
+        sampled. The first samples are the same however many there are."""
+        if self.temperature is None:
+            return None
+        return RowRandom.of((source.tokens, source.valid), seed=self.seed).copies(self.num_candidates)
+
+    def pick(self, log_probs: Float[Tensor, "B L V"], random: RowRandom | None) -> Int[Tensor, "B L"]:
+        """The most probable token of each position, or a sample at the temperature."""
+        if random is None or self.temperature is None:
+            return log_probs.argmax(dim=-1)
+        return random.sample(log_probs / self.temperature)
+
+
+@dataclass(frozen=True)
+class LengthBeamOptions(DecodingOptions):
+    """Of decoders that predict the length first."""
+
+    length_beam: int = option(1, "lengths tried for each sentence, the most probable first", minimum=1)
+
+    def __post_init__(self) -> None:
+        if self.temperature is None and self.num_candidates > self.length_beam:
+            raise ConfigError(
+                f"num_candidates={self.num_candidates}: must be at most length_beam={self.length_beam}, "
+                "unless temperature is set"
+            )
+        if self.temperature is not None and self.length_beam > 1:
+            raise ConfigError(f"length_beam={self.length_beam}: has no effect with temperature (samples)")
+
+    @property
+    def num_copies(self) -> int:
+        """Canvases of each sentence: its lengths, or its samples."""
+        return self.length_beam if self.temperature is None else self.num_candidates
 
 
 class TranslationModel(nn.Module, ABC):

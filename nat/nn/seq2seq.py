@@ -19,8 +19,10 @@ from nat.data.batch import Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.nn.attention.base import Attention
 from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions
+from nat.nn.rng import RowRandom
 from nat.nn.transformer import Decoder, DecoderConfig, Memory, Size
 from nat.ops.precision import at_least_float32
+from nat.rows import Rows
 
 Guide = Callable[[Tensor], Tensor]  # log-probabilities (B, L, V) of a layer -> tokens (B, L) that it feeds on
 
@@ -54,6 +56,14 @@ class DeepSupervision:
 
     enabled: bool = option(False, "every decoder layer predicts and feeds its prediction on to the next")
     gold: float = option(0.3, "training: share of positions that feed the reference's token on instead", minimum=0)
+
+
+@dataclass(frozen=True)
+class Conditions(Rows):
+    """What the passes over a canvas are conditioned on. random: the rows' own numbers, where tokens are sampled."""
+
+    memory: Memory
+    random: RowRandom | None = None
 
 
 class Seq2Seq(nn.Module):

@@ -4,8 +4,8 @@ Gu et al. 2018, "Non-Autoregressive Neural Machine Translation", sections 3.2 an
 https://arxiv.org/abs/1711.02281 (by fertility, uniform); Li et al. 2019, https://arxiv.org/abs/1909.06708, and
 Wei et al. 2019, https://arxiv.org/abs/1906.02041 (soft).
 
-Canvases are right-padded, and as wide as the longest row and at least 1: reading that width is the only
-synchronisation with the device.
+Canvases are right-padded, and as wide as the longest row and at least 1, where no width is given: reading it is the
+only synchronisation with the device.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def copy_by_fertility(fertilities: Int[Tensor, "B S"]) -> tuple[Int[Tensor, "B L
 
 
 def uniform_copy(
-    source_lengths: Int[Tensor, " B"], target_lengths: Int[Tensor, " B"]
+    source_lengths: Int[Tensor, " B"], target_lengths: Int[Tensor, " B"], *, width: int | None = None
 ) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
     """Target position j copies source position round(j S / T), both counted from 1, halves up, at least 1.
 
-    Source lengths are at least 1. Returns (index, valid): the source position, counted from 0, that each canvas
-    position copies, 0 where it is not valid.
+    Source lengths are at least 1. width: columns L, if known. Returns (index, valid): the source position, counted
+    from 0, that each canvas position copies, 0 where it is not valid.
     """
-    valid = _canvas(target_lengths)
+    valid = _canvas(target_lengths, width)
     sources, targets = source_lengths[:, None], target_lengths[:, None].clamp(min=1)
     ordinals = torch.arange(1, valid.size(1) + 1, device=valid.device)
     # In whole numbers: a quotient in floating point would round halves up or down by chance.
@@ -50,15 +50,16 @@ def soft_copy(
     *,
     source_width: int,
     tau: float,
+    width: int | None = None,
 ) -> tuple[Float[Tensor, "B L S"], Bool[Tensor, "B L"]]:
     """Target position j reads sum_i w_ji x_i with w_j = softmax_i(-|i - j S / T| / tau), counted from 1.
 
     The centre j S / T is that of `uniform_copy`, to which this tends as tau falls to 0; Wei et al. 2019 put it at j,
     Li et al. 2019 square the distance. source_width: columns S of the source's tensors, right-padded; tau: a positive
-    number of source positions. Returns (weights, valid): weights in float64, to be cast to the type of x, 0 at the
-    padding of either side.
+    number of source positions; width: columns L, if known. Returns (weights, valid): weights in float64, to be cast to
+    the type of x, 0 at the padding of either side.
     """
-    valid = _canvas(target_lengths)
+    valid = _canvas(target_lengths, width)
     ordinals = torch.arange(1, valid.size(1) + 1, device=valid.device)
     centres = (ordinals * source_lengths[:, None]).double() / target_lengths[:, None].clamp(min=1)  # (B, L)
     positions = torch.arange(1, source_width + 1, device=valid.device)
@@ -69,7 +70,7 @@ def soft_copy(
     return weights.masked_fill(~valid[:, :, None], 0.0), valid
 
 
-def _canvas(lengths: Tensor) -> Tensor:
+def _canvas(lengths: Tensor, width: int | None = None) -> Tensor:
     """Validity (B, L) of canvases of these lengths."""
-    width = max([1, *lengths.tolist()])
+    width = max([1, *lengths.tolist()]) if width is None else width
     return torch.arange(width, device=lengths.device) < lengths[:, None]

@@ -1,0 +1,194 @@
+"""Deterministic iterative refinement: single-pass translation, then a conditional denoising auto-encoder over its own
+output (Lee et al. 2018, https://arxiv.org/abs/1802.06901).
+
+Departs from the paper: one decoder serves the first pass and the later ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nat.config import option
+from nat.data.batch import Batch, Source
+from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
+from nat.decoding.refine import Canvas, Fate, Step, refine, unchanged
+from nat.errors import ConfigError
+from nat.losses import log_prob_cross_entropy
+from nat.models.base import DecodingOptions, LengthBeamOptions, LossTerm, Translation, TranslationModel
+from nat.nn.length import LengthPredictor
+from nat.nn.rng import RowRandom
+from nat.nn.seq2seq import Conditions, ParallelConfig, Seq2Seq
+from nat.nn.transformer import Memory
+from nat.ops.copying import uniform_copy
+from nat.ops.corruption import corrupt
+
+PAD = int(Symbol.PAD)
+
+
+@dataclass(frozen=True)
+class Draft(Canvas):
+    """A canvas whose first version is not tokens but copied source embeddings. inputs: (B, L, D)."""
+
+    inputs: Float[Tensor, "B L D"]
+
+
+class Refinement(TranslationModel):
+    """The first pass translates from the copied source; every later pass translates anew from the output before it."""
+
+    unlearnable = "longer than positions.max_length, or a length difference over length.max_offset"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ParallelConfig):
+        length: LengthPredictor.Config = field(default_factory=LengthPredictor.Config)
+        train_passes: int = option(4, "passes whose losses are summed in training", minimum=1)
+        denoising: float = option(
+            0.5, "probability, for each sentence, of training as a denoising auto-encoder instead", minimum=0, maximum=1
+        )
+        corruption: float = option(0.2, "denoising: probability that a position is corrupted", minimum=0, maximum=1)
+        repeat: float = option(1.0, "denoising: weight of the corruption that repeats the neighbour", minimum=0)
+        replace: float = option(1.0, "denoising: weight of the corruption that puts a random token", minimum=0)
+        swap: float = option(1.0, "denoising: weight of the corruption that swaps two neighbours", minimum=0)
+        label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
+
+        def __post_init__(self) -> None:
+            if self.denoising > 0 and self.repeat + self.replace + self.swap == 0:
+                raise ConfigError(f"denoising={self.denoising}: needs repeat, replace or swap above 0")
+
+    @dataclass(frozen=True)
+    class Decoding(LengthBeamOptions):
+        max_passes: int = option(10, "decoder calls at most; a sentence that no longer changes needs fewer", minimum=1)
+        adaptive: bool = option(True, "stop at a sentence that no longer changes; false: max_passes for every one")
+        history: bool = option(False, "keep token, confidence and fate of every position at every pass")
+
+    def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
+        super().__init__(vocabularies)
+        self.config = config
+        self.net = Seq2Seq(config, vocabularies=vocabularies, symbols=(Symbol.UNK,), decoder=config.attentions())
+        self.length = LengthPredictor(config.length, dim=config.size.dim)
+
+    def log_probs(
+        self, inputs: Float[Tensor, "B T D"], valid: Bool[Tensor, "B T"], memory: Memory
+    ) -> Float[Tensor, "B T V"]:
+        return self.net.decode(self.net.place(inputs), valid, memory)[-1]
+
+    def copied(
+        self, source: Source, lengths: Int[Tensor, " B"], *, width: int | None = None
+    ) -> tuple[Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
+        """Source embeddings copied uniformly."""
+        index, valid = uniform_copy(source.lengths, lengths, width=width)
+        embedded = self.net.embeddings.source(source.tokens)
+        return embedded.gather(1, index[:, :, None].expand(-1, -1, embedded.size(2))), valid
+
+    def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
+        batch = batch.compact()
+        target = batch.target
+        memory, length_log_probs = self.length.encode(self.net, batch.source)
+        random = RowRandom.of((batch.source.tokens, batch.source.valid), (target.tokens, target.valid), seed=update)
+        first, valid = self.copied(batch.source, target.lengths, width=target.tokens.size(1))
+        denoise = random.uniform() < self.config.denoising  # (B)
+        log_probs = self.log_probs(first, valid, memory)
+        terms = [self.cross_entropy(log_probs, batch)]
+        for number in range(1, self.config.train_passes):
+            # section 4.2: a row reads its own output of the pass before, or a corrupted reference
+            noisy = self.corrupted(batch, random.fork(number))
+            tokens = noisy.where(denoise[:, None], log_probs.argmax(dim=-1))
+            log_probs = self.log_probs(self.net.embed(tokens), valid, memory)
+            terms.append(self.cross_entropy(log_probs, batch))
+        total = torch.stack([total for total, _, _ in terms]).sum()
+        _, nll, count = terms[-1]
+        return {
+            "cross_entropy": LossTerm(total, count * len(terms)),
+            "length": LossTerm(*self.length.loss(length_log_probs, batch), weight=self.config.length.weight),
+            "nll": LossTerm(nll, count, weight=0.0),
+        }
+
+    def cross_entropy(self, log_probs: Float[Tensor, "B T V"], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        return log_prob_cross_entropy(
+            log_probs,
+            batch.target.tokens,
+            batch.target.valid,
+            label_smoothing=self.config.label_smoothing,
+            forbidden=self.net.output.forbidden,
+        )
+
+    def corrupted(self, batch: Batch, random: RowRandom) -> Int[Tensor, "B T"]:
+        """The reference with noise (section 4.2)."""
+        target, config = batch.target, self.config
+        noise = random.uniform(target.tokens.size(1), 3)  # (B, T, 3)
+        return corrupt(
+            target.tokens,
+            target.lengths,
+            noise,
+            rate=config.corruption,
+            weights=(config.repeat, config.replace, config.swap),
+            alphabet=(NUM_SYMBOLS, self.vocabularies.target_size),
+        )
+
+    def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
+        assert isinstance(decoding, Refinement.Decoding)
+        source = source.compact()
+        memory, length_log_probs = self.length.encode(self.net, source)
+        copies = decoding.num_copies
+        lengths, length_scores = self.length.candidates(
+            length_log_probs, source.lengths, beam=decoding.length_beam, copies=copies, limit=self.net.max_length
+        )  # (B * K), (B, K)
+        inputs, valid = self.copied(source.repeat_rows(copies), lengths)
+        refined = refine(
+            self.stepper(decoding),
+            Draft.start(torch.full(valid.shape, PAD, device=valid.device), valid, inputs=inputs),
+            Conditions(memory.repeat_rows(copies), decoding.random(source)),
+            max_passes=decoding.max_passes,
+            finished=settled if decoding.adaptive else never,
+            history=decoding.history,
+        )
+        canvas = refined.canvas
+        tokens, valid, scores = (t.unflatten(0, (-1, copies)) for t in (canvas.tokens, canvas.valid, canvas.scores))
+        return Translation.best_of(
+            tokens,
+            valid,
+            scores,
+            extra_scores=length_scores,
+            count=decoding.num_candidates,
+            ordered=decoding.temperature is not None,
+            passes=refined.passes.unflatten(0, (-1, copies)),
+            history=refined.history,
+        )
+
+    def stepper(self, decoding: Decoding) -> Step[Draft, Conditions]:
+        """Every position is predicted anew from the output before (section 3, equation 3). With a temperature the
+        first pass samples, and the later ones refine the sample."""
+
+        def step(canvas: Draft, given: Conditions, number: int) -> Draft:
+            log_probs = self.log_probs(canvas.inputs, canvas.valid, given.memory)
+            tokens = decoding.pick(log_probs, given.random if number == 1 else None)
+            tokens = tokens.masked_fill(~canvas.valid, PAD)
+            scores = log_probs.gather(2, tokens[:, :, None]).squeeze(2).masked_fill(~canvas.valid, 0.0)
+            fate = torch.where(tokens == canvas.tokens, int(Fate.KEPT), int(Fate.WRITTEN))
+            fate = fate.masked_fill(~canvas.valid, int(Fate.NONE))
+            return replace(canvas, tokens=tokens, scores=scores, fate=fate, inputs=self.net.embed(tokens))
+
+        return step
+
+    def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
+        return target_length
+
+    @property
+    def max_source_length(self) -> int | None:
+        return self.net.max_length
+
+    def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
+        return self.length.learnable(batch, limit=self.net.max_length)
+
+
+def settled(before: Draft, after: Draft) -> Bool[Tensor, " B"]:
+    """True where a pass gave what the pass before had given; the first pass had nothing before it."""
+    return unchanged(before, after) & (before.tokens != PAD).any(dim=1)
+
+
+def never(before: Draft, after: Draft) -> Bool[Tensor, " B"]:
+    return torch.zeros(len(after), dtype=torch.bool, device=after.tokens.device)

@@ -1,0 +1,164 @@
+"""Single-pass translation with a predicted length, the plainest of all (Gu et al. 2018 without fertilities,
+https://arxiv.org/abs/1711.02281), with glancing training (Qian et al. 2021, https://arxiv.org/abs/2008.07905) and deep
+supervision (Huang et al. 2022, https://arxiv.org/abs/2110.07515) as options.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nat.config import option
+from nat.data.batch import Batch, Source
+from nat.data.vocabulary import Symbol, Vocabularies
+from nat.losses import log_prob_cross_entropy
+from nat.models.base import DecodingOptions, LengthBeamOptions, LossTerm, Translation, TranslationModel
+from nat.nn.glancing import Glancing, mix_gold, reveal, shown
+from nat.nn.length import LengthPredictor
+from nat.nn.rng import RowRandom
+from nat.nn.seq2seq import DeepSupervision, ParallelConfig, Seq2Seq
+from nat.nn.transformer import Memory
+from nat.ops.copying import soft_copy, uniform_copy
+
+
+class Copy(Enum):
+    UNIFORM = "uniform"
+    SOFT = "soft"
+
+
+class Vanilla(TranslationModel):
+    """p(y|x) = p(T|x) prod_t p(y_t | x, T): every token on its own, from copied source embeddings."""
+
+    unlearnable = "longer than positions.max_length, or a length difference over length.max_offset"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ParallelConfig):
+        length: LengthPredictor.Config = field(default_factory=LengthPredictor.Config)
+        copy: Copy = option(Copy.UNIFORM, "decoder input: source embeddings copied uniformly, or softly by distance")
+        copy_tau: float = option(0.3, "soft copy: how far a position looks around, in source tokens", above=0)
+        label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
+        glancing: Glancing = field(default_factory=Glancing)
+        deep_supervision: DeepSupervision = field(default_factory=DeepSupervision)
+
+    @dataclass(frozen=True)
+    class Decoding(LengthBeamOptions):
+        pass
+
+    def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
+        super().__init__(vocabularies)
+        self.config = config
+        self.net = Seq2Seq(
+            config,
+            vocabularies=vocabularies,
+            symbols=(Symbol.UNK,),
+            decoder=config.attentions(),
+            deep=config.deep_supervision.enabled,
+        )
+        self.length = LengthPredictor(config.length, dim=config.size.dim)
+
+    def copied(
+        self, source: Source, lengths: Int[Tensor, " B"], *, width: int | None = None
+    ) -> tuple[Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
+        """Decoder inputs without positions, for targets of these lengths, and where they are valid."""
+        embedded = self.net.embeddings.source(source.tokens)
+        if self.config.copy is Copy.UNIFORM:
+            index, valid = uniform_copy(source.lengths, lengths, width=width)
+            return embedded.gather(1, index[:, :, None].expand(-1, -1, embedded.size(2))), valid
+        weights, valid = soft_copy(
+            source.lengths, lengths, source_width=embedded.size(1), tau=self.config.copy_tau, width=width
+        )
+        return weights.to(embedded.dtype) @ embedded, valid  # (B, T, S) @ (B, S, D)
+
+    def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
+        batch = batch.compact()
+        source, target = batch.source, batch.target
+        memory, length_log_probs = self.length.encode(self.net, source)
+        x, valid = self.copied(source, target.lengths, width=target.tokens.size(1))
+        random = RowRandom.of((source.tokens, source.valid), (target.tokens, target.valid), seed=update)
+        hidden = valid
+        if self.training and self.config.glancing.enabled:
+            x, hidden = self.glance(x, batch, memory, random, ratio=self.config.glancing(update))
+        guide = None
+        if self.training:
+            share = self.config.deep_supervision.gold
+
+            def guide(log_probs: Tensor) -> Tensor:
+                return mix_gold(log_probs.argmax(dim=-1), target.tokens, random.fork(1), share=share)
+
+        layers = self.net.decode(self.net.place(x), valid, memory, guide=guide)
+        length = LossTerm(*self.length.loss(length_log_probs, batch), weight=self.config.length.weight)
+        return self.terms(layers, batch, hidden) | {"length": length}
+
+    def glance(
+        self, x: Float[Tensor, "B T D"], batch: Batch, memory: Memory, random: RowRandom, *, ratio: float
+    ) -> tuple[Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
+        """Inputs with some of the reference revealed, and the positions left to predict (Qian et al. 2021,
+        section 3.2)."""
+        target = batch.target
+        with torch.no_grad():
+            predicted = self.net.decode(self.net.place(x), target.valid, memory)[-1].argmax(dim=-1)
+        where = shown(predicted, target.tokens, target.valid, random, ratio=ratio)
+        return reveal(x, self.net.embed(target.tokens), where), target.valid & ~where
+
+    def terms(self, layers: list[Tensor], batch: Batch, hidden: Bool[Tensor, "B T"]) -> dict[str, LossTerm]:
+        """Cross entropy at the hidden positions, the mean over the layers that predict."""
+        found = [
+            log_prob_cross_entropy(
+                log_probs,
+                batch.target.tokens,
+                hidden,
+                label_smoothing=self.config.label_smoothing,
+                forbidden=self.net.output.forbidden,
+            )
+            for log_probs in layers
+        ]
+        total = torch.stack([total for total, _, _ in found]).mean()
+        _, nll, count = found[-1]
+        return {"cross_entropy": LossTerm(total, count), "nll": LossTerm(nll, count, weight=0.0)}
+
+    def score(self, batch: Batch) -> Float[Tensor, " B"]:
+        """log p(T|x) + sum of log p(y_t|x, T)."""
+        batch = batch.compact()
+        memory, length_log_probs = self.length.encode(self.net, batch.source)
+        lengths = batch.target.lengths
+        x, valid = self.copied(batch.source, lengths, width=batch.target.tokens.size(1))
+        log_probs = self.net.decode(self.net.place(x), valid, memory)[-1]
+        tokens = log_probs.gather(2, batch.target.tokens[:, :, None]).squeeze(2).masked_fill(~valid, 0.0)
+        return tokens.sum(dim=1) + self.length.log_prob(length_log_probs, batch.source.lengths, lengths)
+
+    def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
+        assert isinstance(decoding, Vanilla.Decoding)
+        source = source.compact()
+        memory, length_log_probs = self.length.encode(self.net, source)
+        copies = decoding.num_copies
+        lengths, length_scores = self.length.candidates(
+            length_log_probs, source.lengths, beam=decoding.length_beam, copies=copies, limit=self.net.max_length
+        )  # (B * K), (B, K)
+        x, valid = self.copied(source.repeat_rows(copies), lengths)
+        log_probs = self.net.decode(self.net.place(x), valid, memory.repeat_rows(copies))[-1]
+        tokens = decoding.pick(log_probs, decoding.random(source))
+        scores = log_probs.gather(2, tokens[:, :, None]).squeeze(2)
+        tokens, valid, scores = (t.unflatten(0, (-1, copies)) for t in (tokens, valid, scores))  # (B, K, T)
+        return Translation.best_of(
+            tokens,
+            valid,
+            scores,
+            extra_scores=length_scores,
+            count=decoding.num_candidates,
+            ordered=decoding.temperature is not None,
+        )
+
+    def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
+        return target_length
+
+    @property
+    def max_source_length(self) -> int | None:
+        return self.net.max_length
+
+    def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
+        return self.length.learnable(batch, limit=self.net.max_length)

@@ -1,0 +1,59 @@
+"""Glancing training as an option of single-pass models (Qian et al. 2021, https://arxiv.org/abs/2008.07905)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nat.config import option
+from nat.errors import ConfigError
+from nat.nn.rng import RowRandom
+from nat.ops.glancing import glance
+from nat.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Glancing(Schedule):
+    """The share of a sentence's mistakes that is revealed, from `start` to `end`; the paper's is 0.5 to 0.3."""
+
+    start: float = option(0.0, "share of the mistakes revealed at update 0; 0, with end=0: no glancing", minimum=0)
+    end: float = option(0.0, "share of the mistakes revealed from `updates` on", minimum=0)
+    updates: int = option(300000, "updates from start to end", minimum=0)
+
+    def __post_init__(self) -> None:
+        if max(self.start, self.end) > 1:
+            raise ConfigError(f"start={self.start}, end={self.end}: a share is at most 1")
+
+    @property
+    def enabled(self) -> bool:
+        return max(self.start, self.end) > 0
+
+
+def reveal(
+    x: Float[Tensor, "B L D"], embedded: Float[Tensor, "B L D"], where: Bool[Tensor, "B L"]
+) -> Float[Tensor, "B L D"]:
+    """Decoder inputs with the reference's embeddings at the positions that are shown."""
+    return torch.where(where[:, :, None], embedded.to(x.dtype), x)
+
+
+def shown(
+    predicted: Int[Tensor, "B L"],
+    reference: Int[Tensor, "B L"],
+    valid: Bool[Tensor, "B L"],
+    random: RowRandom,
+    *,
+    ratio: float,
+) -> Bool[Tensor, "B L"]:
+    """See `ops.glancing.glance`; the noise is the rows' own."""
+    return glance(predicted, reference, valid, random.uniform(valid.size(1)), ratio=ratio)
+
+
+def mix_gold(
+    predicted: Int[Tensor, "B L"], reference: Int[Tensor, "B L"], random: RowRandom, *, share: float
+) -> Int[Tensor, "B L"]:
+    """The tokens that a layer feeds on in training: the reference's at a random `share` of the positions (Huang et al.
+    2022, https://arxiv.org/abs/2110.07515, section 3.3)."""
+    return reference.where(random.uniform(predicted.size(1)) < share, predicted)

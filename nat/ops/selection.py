@@ -1,0 +1,16 @@
+"""A given number of positions of each row: at random, or those that are least certain."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def lowest(keys: Float[Tensor, "B L"], counts: Int[Tensor, " B"], valid: Bool[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
+    """True at the `counts` valid positions of each row whose keys are lowest (all, where a row has fewer); of equal
+    keys the left ones. Keys of uniform noise choose at random, log-probabilities choose the least confident."""
+    order = keys.masked_fill(~valid, torch.inf).argsort(dim=1, stable=True)
+    ascending = torch.arange(order.size(1), device=order.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(1, order, ascending)
+    return (rank < counts[:, None]) & valid
