@@ -1,15 +1,17 @@
 """Single-pass translation with latent alignments (connectionist temporal classification).
 
-Libovicky & Helcl 2018, https://arxiv.org/abs/1811.04719; Saharia et al. 2020, https://arxiv.org/abs/2004.07437.
+Libovicky & Helcl 2018, https://arxiv.org/abs/1811.04719; Saharia et al. 2020, https://arxiv.org/abs/2004.07437; with
+glancing (Qian et al. 2021, https://arxiv.org/abs/2008.07905) and deep supervision (Huang et al. 2022,
+https://arxiv.org/abs/2110.07515) as options.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nat.config import option
@@ -17,7 +19,9 @@ from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
 from nat.models.base import DecodingOptions, LossTerm, Translation, TranslationModel
-from nat.nn.seq2seq import ParallelConfig, Seq2Seq
+from nat.nn.glancing import Glancing, mix_gold, reveal, shown
+from nat.nn.rng import RowRandom
+from nat.nn.seq2seq import DeepSupervision, Guide, ParallelConfig, Seq2Seq
 from nat.nn.transformer import Memory
 from nat.ops import ctc
 from nat.rows import Rows
@@ -27,7 +31,8 @@ BLANK, PAD = int(Symbol.BLANK), int(Symbol.PAD)
 
 @dataclass(frozen=True)
 class Slots(Rows):
-    """The canvas: every source position split into s slots. states: (B, A, D). valid: (B, A), A = s S."""
+    """The canvas: every source position split into s slots. states: (B, A, D), without positions. valid: (B, A),
+    A = s S."""
 
     states: Float[Tensor, "B A D"]
     valid: Bool[Tensor, "B A"]
@@ -50,6 +55,8 @@ class CTC(TranslationModel):
     class Config(ParallelConfig):
         upsampling: int = option(2, "slots s for each source token", minimum=1)
         label_smoothing: float = option(0.0, "weight of the uniform distribution over slots", minimum=0, below=1)
+        glancing: Glancing = field(default_factory=Glancing)
+        deep_supervision: DeepSupervision = field(default_factory=DeepSupervision)
 
     @dataclass(frozen=True)
     class Decoding(DecodingOptions):
@@ -68,7 +75,11 @@ class CTC(TranslationModel):
         super().__init__(vocabularies)
         self.config = config
         self.net = Seq2Seq(
-            config, vocabularies=vocabularies, symbols=(Symbol.UNK, Symbol.BLANK), decoder=config.attentions()
+            config,
+            vocabularies=vocabularies,
+            symbols=(Symbol.UNK, Symbol.BLANK),
+            decoder=config.attentions(),
+            deep=config.deep_supervision.enabled,
         )
         dim = config.size.dim
         self.split = nn.Linear(dim, config.upsampling * dim)
@@ -80,32 +91,73 @@ class CTC(TranslationModel):
         """Split every encoder state into s decoder inputs (Libovicky & Helcl 2018, section 3)."""
         states = self.split(memory.states).unflatten(-1, (self.config.upsampling, -1)).flatten(1, 2)  # (B, A, D)
         valid = memory.valid.repeat_interleave(self.config.upsampling, dim=1)
-        return Slots(self.net.place(states), valid)
+        return Slots(states, valid)
 
     def log_probs(self, source: Source) -> tuple[Float[Tensor, "B A V"], Slots]:
         memory = self.net.encode(source)
         slots = self.slots(memory)
-        (log_probs,) = self.net.decode(slots.states, slots.valid, memory)
-        return log_probs, slots
+        return self.net.decode(self.net.place(slots.states), slots.valid, memory)[-1], slots
 
     def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
         batch = batch.compact()
-        log_probs, slots = self.log_probs(batch.source)
-        nll, alignable = ctc.ctc_loss(
-            log_probs, batch.target.tokens, slots.lengths, batch.target.lengths, blank=BLANK
-        )  # (B)
-        tokens = (batch.target.lengths * alignable).sum()
-        total = nll.sum()
-        terms = {"nll": LossTerm(total.detach(), tokens, weight=0.0)}
+        memory = self.net.encode(batch.source)
+        slots = self.slots(memory)
+        random = RowRandom.of(
+            (batch.source.tokens, batch.source.valid), (batch.target.tokens, batch.target.valid), seed=update
+        )
+        states = slots.states
+        if self.training and self.config.glancing.enabled:
+            states = self.glance(slots, memory, batch, random, ratio=self.config.glancing(update))
+        guide = self.guide(slots, batch, random.fork(1)) if self.training else None
+        layers = self.net.decode(self.net.place(states), slots.valid, memory, guide=guide)
+        return self.terms(layers, slots, batch)
+
+    def align(self, log_probs: Float[Tensor, "B A V"], slots: Slots, batch: Batch) -> Int[Tensor, "B A"]:
+        """The best alignment of the target: what the reference is, slot by slot."""
+        target = batch.target
+        return ctc.best_alignment(log_probs, target.tokens, slots.lengths, target.lengths, blank=BLANK)
+
+    def glance(
+        self, slots: Slots, memory: Memory, batch: Batch, random: RowRandom, *, ratio: float
+    ) -> Float[Tensor, "B A D"]:
+        """Decoder inputs with part of the best alignment revealed (Gu & Kong 2021, https://arxiv.org/abs/2012.15833,
+        section 3.3; Qian et al. 2021, section 3.2)."""
+        with torch.no_grad():
+            log_probs = self.net.decode(self.net.place(slots.states), slots.valid, memory)[-1]
+        reference = self.align(log_probs, slots, batch)
+        alignable = ctc.alignable(batch.target.tokens, batch.target.lengths, slots.lengths)
+        where = shown(log_probs.argmax(dim=-1), reference, slots.valid & alignable[:, None], random, ratio=ratio)
+        return reveal(slots.states, self.net.embed(reference), where)
+
+    def guide(self, slots: Slots, batch: Batch, random: RowRandom) -> Guide:
+        """What a layer feeds on in training, with deep supervision: its own best path, with a share of its best
+        alignment."""
+
+        def feed(log_probs: Tensor) -> Tensor:
+            reference = self.align(log_probs, slots, batch)
+            return mix_gold(log_probs.argmax(dim=-1), reference, random, share=self.config.deep_supervision.gold)
+
+        return feed
+
+    def terms(self, layers: list[Tensor], slots: Slots, batch: Batch) -> dict[str, LossTerm]:
+        """The mean over the layers that predict."""
+        target = batch.target
+        found = [
+            ctc.ctc_loss(log_probs, target.tokens, slots.lengths, target.lengths, blank=BLANK) for log_probs in layers
+        ]
+        nll, alignable = found[-1]  # (B)
+        total = torch.stack([nll.sum() for nll, _ in found]).mean()
         if self.config.label_smoothing > 0:
-            total = total + self.config.label_smoothing * (
-                self.uniform_divergence(log_probs, slots.valid & alignable[:, None]) - total
-            )
+            valid = slots.valid & alignable[:, None]
+            uniform = torch.stack([self.uniform_divergence(log_probs, valid) for log_probs in layers]).mean()
+            total = total + self.config.label_smoothing * (uniform - total)
+        tokens = (target.lengths * alignable).sum()
         unalignable = (~alignable).sum()
         return {
             "ctc": LossTerm(total, tokens),
             "unalignable": LossTerm(unalignable, unalignable.new_tensor(len(batch)), weight=0.0),
-        } | terms
+            "nll": LossTerm(nll.sum().detach(), tokens, weight=0.0),
+        }
 
     def uniform_divergence(self, log_probs: Float[Tensor, "B A V"], valid: Bool[Tensor, "B A"]) -> Float[Tensor, ""]:
         """Cross entropy of the uniform distribution over the allowed tokens, summed over the valid slots:
