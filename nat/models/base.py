@@ -111,6 +111,15 @@ class DecodingOptions:
     )
     seed: int = option(1, "seed of whatever is sampled", minimum=0)
 
+    def __post_init__(self) -> None:
+        if self.seed != 1 and not self.is_random:
+            raise ConfigError(f"seed={self.seed}: has no effect without temperature, for nothing is sampled")
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the seed matters. A method that samples something else, too, says so here."""
+        return self.temperature is not None
+
     def random(self, source: Source) -> RowRandom | None:
         """The numbers of num_candidates samples of each right-padded source, (B * N,); None if tokens are not
         sampled. The first samples are the same however many there are."""
@@ -126,12 +135,30 @@ class DecodingOptions:
 
 
 @dataclass(frozen=True)
+class BeamOptions(DecodingOptions):
+    """Of decoders whose candidates are those of a beam, or samples."""
+
+    beam_size: int = option(1, "hypotheses kept", minimum=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature is not None and self.beam_size > 1:
+            raise ConfigError(f"beam_size={self.beam_size}: has no effect with temperature, which samples")
+        if self.temperature is None and self.num_candidates > self.beam_size:
+            raise ConfigError(
+                f"num_candidates={self.num_candidates}: must be at most beam_size={self.beam_size}, unless "
+                "temperature is set"
+            )
+
+
+@dataclass(frozen=True)
 class LengthBeamOptions(DecodingOptions):
     """Of decoders that predict the length first."""
 
     length_beam: int = option(1, "lengths tried for each sentence, the most probable first", minimum=1)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.temperature is None and self.num_candidates > self.length_beam:
             raise ConfigError(
                 f"num_candidates={self.num_candidates}: must be at most length_beam={self.length_beam}, "
