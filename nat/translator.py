@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from nat.config import Component, load_yaml, parse
+from nat.data.batch import Batch
 from nat.data.batching import Pair, collate, length_sorted_batches
 from nat.data.tokenizer import Tokenizers
 from nat.decoding.batched import Decoded, decode_in_batches
+from nat.decoding.candidates import Candidates, Choice, Teacher, choose, resolve_choice
 from nat.errors import ConfigError, DataError
 from nat.models.base import DecodingOptions, TranslationModel
 from nat.training.checkpoint import WEIGHTS, check_tokenizer, load_weights
@@ -75,13 +77,64 @@ class Translator:
                 )
         return parse(kind, options, "decoding")
 
-    def translate(self, sentences: Sequence[str], *, batch_size: int = 64, **options: Any) -> list[str]:
-        """The best translation of each sentence, in input order; an empty sentence gives an empty one.
+    def translate(
+        self,
+        sentences: Sequence[str],
+        *,
+        batch_size: int = 64,
+        choose: Choice | str | None = None,
+        teacher: Teacher | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """The translation of each sentence, in input order; an empty sentence gives an empty one.
 
-        options: the method's decoding options, for example beam_size=4. Raises ConfigError for others.
+        options: the method's decoding options, for example beam_size=4. choose, teacher: see `candidates`. Raises
+        ConfigError for options that the method does not have, DataError for a sentence that is too long.
         """
-        found = self.decode(sentences, decoding=self.decoding(options), batch_size=batch_size)
-        return self.tokenizers.target.decode([item.tokens[0] for item in found])
+        found = self.candidates(sentences, batch_size=batch_size, choose=choose, teacher=teacher, **options)
+        return [item.best for item in found]
+
+    def candidates(
+        self,
+        sentences: Sequence[str],
+        *,
+        batch_size: int = 64,
+        choose: Choice | str | None = None,
+        teacher: Teacher | None = None,
+        **options: Any,
+    ) -> list[Candidates]:
+        """As `translate`, with all num_candidates candidates of each sentence and why the chosen one was chosen.
+
+        choose: first, own, teacher, mbr_chrf or mbr_bleu (`Choice`); None is the teacher's choice where a teacher is
+        given, else the first. teacher: another translator (or whatever scores text), for choose="teacher". Noisy
+        parallel decoding: `candidates(sentences, num_candidates=10, temperature=1.0, teacher=nat.load(RUN))`. Raises
+        ConfigError for a choice without a teacher or without candidates, and for a teacher without effect.
+        """
+        decoding = self.decoding(options)
+        asked = None if choose is None else parse(Choice, choose, "choose")
+        choice = resolve_choice(asked, teacher=teacher is not None, num_candidates=decoding.num_candidates)
+        if teacher is not None and choice is not Choice.TEACHER:
+            raise ConfigError(
+                f"teacher: has no effect with choose={choice.value} and num_candidates={decoding.num_candidates}"
+            )
+        return self.choose_among(sentences, decoding=decoding, batch_size=batch_size, choice=choice, teacher=teacher)
+
+    @torch.inference_mode()
+    def choose_among(
+        self,
+        sentences: Sequence[str],
+        *,
+        decoding: DecodingOptions,
+        batch_size: int,
+        choice: Choice = Choice.FIRST,
+        teacher: Teacher | None = None,
+        advance: Callable[[int], None] = lambda sentences: None,
+    ) -> list[Candidates]:
+        """As `candidates`, with checked options; `advance` hears of every batch's size."""
+        decoded = self.decode(sentences, decoding=decoding, batch_size=batch_size, advance=advance)
+        texts = iter(self.tokenizers.target.decode([ids for item in decoded for ids in item.tokens]))
+        found = [Candidates.of(item, [next(texts) for _ in item.tokens]) for item in decoded]
+        return choose(found, sentences, choice=choice, teacher=teacher, batch_size=batch_size)
 
     def decode(
         self,
@@ -113,13 +166,15 @@ class Translator:
 
     @torch.inference_mode()
     def score(self, sources: Sequence[str], targets: Sequence[str], *, batch_size: int = 64) -> list[float]:
-        """Log-probability of each target given its source (natural logarithm, whole sentence).
+        """Log-probability of each target given its source (natural logarithm, whole sentence); -inf for a pair that the
+        model cannot produce, for example a longer target than it has positions for.
 
-        Raises ConfigError if the method cannot score, DataError if the lists differ in length or a source is empty.
+        Raises ConfigError if the method cannot score, DataError if the lists differ in length or a source is empty
+        or too long.
         """
         if len(sources) != len(targets):
             raise DataError(f"score: {len(sources)} sources but {len(targets)} targets")
-        source_rows = self.tokenizers.source.encode(list(sources))
+        source_rows = self.encode(sources, "score")
         target_rows = self.tokenizers.target.encode(list(targets))
         for i, row in enumerate(source_rows):
             if not row:
@@ -128,6 +183,15 @@ class Translator:
         lengths = [len(s) + len(t) for s, t in zip(source_rows, target_rows, strict=True)]
         for chosen in length_sorted_batches(lengths, batch_size=batch_size):
             batch = collate([Pair(source_rows[i], target_rows[i]) for i in chosen]).to(self.device)
-            for index, value in zip(chosen, self.model.score(batch).tolist(), strict=True):
+            for index, value in zip(chosen, self._score(batch), strict=True):
                 results[index] = value
         return results
+
+    def _score(self, batch: Batch) -> list[float]:
+        fits = self.model.learnable(batch)
+        if bool(fits.all()):
+            return self.model.score(batch).tolist()
+        scores = torch.full((len(batch),), -torch.inf, device=fits.device)
+        if bool(fits.any()):
+            scores[fits] = self.model.score(batch.select(fits)).to(scores)
+        return scores.tolist()

@@ -33,11 +33,19 @@ TOLERANCE = 1e-9  # in float64
 
 
 def decodings(model: TranslationModel) -> list[DecodingOptions]:
-    """The default, and a beam with an n-best list where the method has one; short, to be quick."""
+    """The default, samples, and a beam with an n-best list where the method has one; short, to be quick."""
     kind = type(model).Decoding
     names = {f.name for f in dataclasses.fields(kind)}
     short: dict[str, Any] = {"max_length_factor": 1.0, "max_length_offset": 3} if "max_length_offset" in names else {}
-    return [kind(**short)] + ([kind(**{"beam_size": 4, "num_candidates": 3} | short)] if "beam_size" in names else [])
+    found = [kind(**short), sampling(model, num_candidates=3, **short)]
+    return found + ([kind(**{"beam_size": 4, "num_candidates": 3} | short)] if "beam_size" in names else [])
+
+
+def sampling(model: TranslationModel, *, temperature: float = 1.0, **given: Any) -> DecodingOptions:
+    """Samples, of the most probable length where that is an option."""
+    kind = type(model).Decoding
+    lengths = {"length_beam": 1} if "length_beam" in {f.name for f in dataclasses.fields(kind)} else {}
+    return kind(temperature=temperature, **lengths, **given)
 
 
 def can_score(model: TranslationModel) -> bool:
@@ -243,6 +251,25 @@ def test_a_row_alone_decodes_as_in_a_batch_in_any_order(name: str, variant: dict
 
 
 @EACH_MODEL
+def test_samples_follow_the_seed_and_the_first_are_the_same_however_many(name: str) -> None:
+    model = make_model(name, dtype=torch.float64)
+    source = make_batch([*LENGTHS, (9, 1), (2, 1)]).source
+
+    def samples(number: int, **given: Any) -> list[Any]:
+        decoding = sampling(model, num_candidates=number, **given)
+        return [list(zip(*row[:2], strict=True)) for row in translations(model, source, decoding)]
+
+    three = samples(3)
+    assert [row[:2] for row in three] == samples(2)
+    assert samples(3) == three
+    assert samples(3, seed=2) != three
+    assert samples(3, temperature=3.0) != three
+    assert any(len({tuple(tokens) for tokens, _ in row}) > 1 for row in three)
+    with pytest.raises(ConfigError, match="seed=2: has no effect without temperature"):
+        type(model).Decoding(seed=2)
+
+
+@EACH_MODEL
 def test_no_special_symbol_but_unk_is_decoded(name: str) -> None:
     for seed in range(4):
         model = make_model(name, seed=seed)
@@ -265,7 +292,7 @@ def test_padding_of_a_translation_is_pad_and_on_the_right(name: str) -> None:
             assert (found.valid.int().diff(dim=2) <= 0).all()
             assert found.tokens.shape[:2] == found.scores.shape == (len(LENGTHS), decoding.num_candidates)
             assert (found.passes >= 1).all()
-            assert (found.scores.diff(dim=1) <= 1e-6).all() or "length_penalty" in vars(decoding)
+            assert decoding.is_random or "length_penalty" in vars(decoding) or (found.scores.diff(dim=1) <= 1e-6).all()
 
 
 @EACH_MODEL

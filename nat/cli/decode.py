@@ -14,7 +14,10 @@ usage: nat-decode run_dir=PATH [split=test|valid|train | source=FILE [reference=
   nat-decode run_dir=runs/ctc source=mine.en reference=mine.de output=mine.ctc.de decoding.batch_size=128
   echo "Click OK." | nat-decode run_dir=runs/ctc source=- speed=false
   nat-decode run_dir=runs/ctc output=ctc.de decoding.beam_size=8 decoding.num_candidates=8 teacher=runs/teacher
+  nat-decode run_dir=runs/ctc output=ctc.de decoding.temperature=0.8 decoding.num_candidates=20 choose=mbr_chrf
 
+choose=first|own|teacher|mbr_chrf|mbr_bleu picks one of a sentence's candidates: the method's first, the model's own
+best by mean log-probability a token, the teacher's best, or the one that agrees most with the others.
 FILE gets one translation a line, in input order; FILE.json the scores, the speed and what made them. Without
 output=FILE the translations go to standard output and the report to standard error.
   --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
@@ -26,8 +29,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     def work(config: dict[str, object]) -> int:
         from nat.config import parse
-        from nat.evaluation.decode import DecodeConfig, decode, describe
+        from nat.evaluation.decode import DecodeConfig, decode
         from nat.evaluation.inputs import refuse_tokenizer
+        from nat.evaluation.results import describe
 
         refuse_tokenizer(words)
         given = {key: value for key, value in config.items() if value != "???"}

@@ -14,10 +14,12 @@ usage: nat-report run_dirs=[RUN_DIR,...] output=FOLDER [split=test] OVERRIDES
   nat-report run_dirs=[runs/teacher,runs/ctc] output=reports/first
   nat-report 'run_dirs=[runs/teacher?beam_size=4&name=beam 4,runs/ctc]' output=reports/beam
   nat-report 'run_dirs=[runs/teacher,runs/teacher?engine=ctranslate2,runs/ctc]' output=reports/engine
+  nat-report 'run_dirs=[runs/ctc,runs/ctc?temperature=1&num_candidates=9&teacher=runs/teacher&name=9]' output=reports/9
 
 The text is the first run's split; data.* options change it. A run with options, FOLDER?option=value&option=value
 (in quotes, for the shell), is decoded with them; name= labels its row. The same run may come several times.
 engine=ctranslate2 decodes an autoregressive run with that package (pip install 'nat-translation[ctranslate2]').
+teacher=RUN_DIR and choose=first|own|teacher|mbr_chrf|mbr_bleu are those of nat-decode; the choice is timed too.
 Writes results.json, table.md and samples.txt, and prints the last two.
   --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
 """

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from nat.data.batch import Source
 from nat.data.batching import length_sorted_batches
+from nat.decoding.refine import Fate, History
 from nat.models.base import DecodingOptions, Translation, TranslationModel
 
 OutOfMemory = torch.OutOfMemoryError
@@ -17,12 +19,14 @@ OutOfMemory = torch.OutOfMemoryError
 
 @dataclass(frozen=True)
 class Decoded:
-    """One sentence's translations, the best first: token ids and log-probabilities."""
+    """One sentence's translations, the best first: token ids and log-probabilities. history: for each of them, where
+    the method kept it, the passes: tokens, confidence and fate of every position."""
 
     tokens: list[list[int]]
     scores: list[float]
     passes: int
     truncated: bool
+    history: list[list[dict[str, list[Any]]]] | None = None
 
 
 NOTHING = Decoded([[]], [0.0], 0, False)
@@ -44,6 +48,7 @@ def decode_batch(model: TranslationModel, source: Source, decoding: DecodingOpti
 def unpack(found: Translation) -> list[Decoded]:
     """Tensors -> lists, with one transfer for each field."""
     tokens, lengths = found.tokens.tolist(), found.valid.sum(dim=2).tolist()
+    histories = [history.to("cpu") for history in found.history]
     scores, passes, truncated = found.scores.tolist(), found.passes.tolist(), found.truncated.tolist()
     return [
         Decoded(
@@ -51,9 +56,21 @@ def unpack(found: Translation) -> list[Decoded]:
             scores[i],
             passes[i],
             truncated[i],
+            [passes_of(history.select(torch.tensor([i]))) for history in histories] or None,
         )
         for i in range(len(tokens))
     ]
+
+
+def passes_of(history: History) -> list[dict[str, list[Any]]]:
+    """The passes of one row as plain data: ids, log-probabilities and fates of the positions that it has."""
+    passes = []
+    for tokens, confidence, fate in zip(history.tokens[0], history.confidence[0], history.fate[0], strict=True):
+        real = fate != int(Fate.NONE)
+        if real.any():
+            names = [Fate(value).name.lower() for value in fate[real].tolist()]
+            passes.append({"tokens": tokens[real].tolist(), "confidence": confidence[real].tolist(), "fate": names})
+    return passes
 
 
 @torch.inference_mode()

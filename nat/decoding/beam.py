@@ -1,4 +1,4 @@
-"""Left-to-right search over any model that predicts the next token: greedy and beam.
+"""Left-to-right decoding with any model that predicts the next token: greedy, sampling and beam search.
 
 Beam search as in Wu et al. 2016 (https://arxiv.org/abs/1609.08144), section 7, with its length penalty. A
 sentence is finished when K hypotheses have ended, so that beam 1 is greedy search. Finished sentences leave
@@ -8,6 +8,7 @@ the batch. The search state is one record; the loop is made of small functions o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, Self, TypeVar, runtime_checkable
 
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nat.data.vocabulary import Symbol
+from nat.nn.rng import RowRandom
 from nat.rows import Rows
 
 BOS, EOS, PAD = int(Symbol.BOS), int(Symbol.EOS), int(Symbol.PAD)
@@ -66,6 +68,46 @@ def length_penalty(length: Tensor, alpha: float) -> Tensor:
 def greedy(step: NextToken[State], state: State, max_lengths: Int[Tensor, " B"]) -> Hypotheses:
     """The most probable token at every position until EOS. max_lengths: tokens before EOS, per sentence;
     at the limit EOS is forced, with its own log-probability."""
+    return _one_by_one(step, state, max_lengths, lambda log_probs, position, rows: log_probs.argmax(dim=-1))
+
+
+def sample(
+    step: NextToken[State],
+    state: State,
+    max_lengths: Int[Tensor, " B"],
+    *,
+    random: RowRandom,
+    temperature: float,
+) -> Hypotheses:
+    """Independent translations of each sentence, every token drawn from p^(1 / temperature) until EOS (ancestral
+    sampling). `state` holds one hypothesis a sentence; max_lengths as in `greedy`. random: B * N streams, of the N
+    samples of each sentence. scores: log-probabilities under the model itself, at temperature 1. truncated tells of
+    the first, steps counts up to the longest."""
+    num_samples = len(random) // max_lengths.numel()
+    rows = torch.arange(max_lengths.numel(), device=max_lengths.device).repeat_interleave(num_samples)
+
+    def draw(log_probs: Tensor, position: int, alive: Tensor) -> Tensor:
+        return random.select(alive).fork(position).sample(log_probs / temperature)
+
+    found = _one_by_one(step, state.select_sentences(rows), max_lengths[rows], draw)
+    shape = (max_lengths.numel(), num_samples)
+    return Hypotheses(
+        tokens=found.tokens.view(*shape, -1),
+        lengths=found.lengths.view(shape),
+        scores=found.scores.view(shape),
+        truncated=found.truncated.view(shape)[:, 0],
+        steps=found.steps.view(shape).amax(dim=1),
+    )
+
+
+def _one_by_one(
+    step: NextToken[State],
+    state: State,
+    max_lengths: Int[Tensor, " B"],
+    pick: Callable[[Tensor, int, Tensor], Tensor],
+) -> Hypotheses:
+    """One hypothesis a sentence, that takes the token that `pick` gives: log-probabilities (A, V) at a position, and
+    which of the B sentences they belong to -> (A,)."""
     num_rows, device = max_lengths.numel(), max_lengths.device
     limit = int(max_lengths.max()) + 1
     tokens = torch.full((num_rows, limit), PAD, dtype=torch.long, device=device)
@@ -75,12 +117,13 @@ def greedy(step: NextToken[State], state: State, max_lengths: Int[Tensor, " B"])
     alive = torch.arange(num_rows, device=device)
     last = torch.full((num_rows, 1), BOS, dtype=torch.long, device=device)
     for position in range(limit):
-        log_probs, state = step(last, position, state)  # (A, 1, V)
-        best, token = log_probs[:, 0].max(dim=-1)  # (A)
+        following, state = step(last, position, state)  # (A, 1, V)
+        log_probs = following[:, 0]
+        token = pick(log_probs, position, alive)  # (A)
         forced = (position >= max_lengths[alive]) & (token != EOS)
-        best = torch.where(forced, log_probs[:, 0, EOS], best)
         token = token.masked_fill(forced, EOS)
-        scores = scores.to(best.dtype).index_add(0, alive, best)
+        gained = log_probs.gather(1, token[:, None]).squeeze(1)
+        scores = scores.to(gained.dtype).index_add(0, alive, gained)
         truncated[alive] = forced
         ended = token == EOS
         tokens[alive, position] = token.masked_fill(ended, PAD)

@@ -63,6 +63,13 @@ class EngineTranslator(Translator):
         self.longest = model.max_source_length or POSITIONS
         self._engine = engine
 
+    def decoding(self, options: dict[str, Any]) -> DecodingOptions:
+        """As `Translator.decoding`. Raises ConfigError for samples: the engine's random numbers depend on the batch."""
+        decoding = super().decoding(options)
+        if decoding.temperature is not None:
+            raise ConfigError(f"decoding.temperature={decoding.temperature}: {PACKAGE} cannot sample, engine=torch can")
+        return decoding
+
     def decode(
         self,
         sentences: Sequence[str],

@@ -7,7 +7,7 @@ DIR/samples.txt    sentences with their reference and every system's translation
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import torch
 from yaml import YAMLError, safe_load
 
 from nat.config import option, parse
+from nat.decoding.candidates import Choice, resolve_choice
 from nat.errors import ConfigError
-from nat.evaluation.decode import provenance, quality, speed_of, speed_report, translate
 from nat.evaluation.engine import Engine, accelerate
 from nat.evaluation.inputs import (
     Device,
@@ -29,9 +29,10 @@ from nat.evaluation.inputs import (
     read_split,
     run_summary,
 )
+from nat.evaluation.results import results, translate
 from nat.evaluation.speed import spread, spread_indices, time_alone
+from nat.evaluation.system import Scorer, System
 from nat.files import write_json, write_text
-from nat.models.base import DecodingOptions
 from nat.progress import Progress
 from nat.translator import Translator
 
@@ -48,6 +49,12 @@ COLUMNS = (  # heading, field of a row, digits, factor
     ("passes", "passes", 2, 1),
     ("M parameters", "num_parameters", 2, 1e-6),
 )
+CANDIDATE_COLUMNS = (  # where a system has more than one
+    ("candidates", "num_candidates", 2, 1),
+    ("other chosen", "num_choice_differs", 0, 1),
+    ("oracle BLEU", "oracle_bleu", 2, 1),
+)
+LITERAL = ("name", "teacher")  # text as it stands, even where it reads like a number
 
 
 @dataclass(frozen=True)
@@ -69,16 +76,6 @@ class ReportConfig:
             raise ConfigError("run_dirs=[]: at least one run folder is needed")
 
 
-@dataclass(frozen=True)
-class System:
-    """A run with its decoding options: a row of the table."""
-
-    name: str
-    translator: Translator
-    decoding: DecodingOptions
-    batch_size: int
-
-
 def report(config: ReportConfig) -> tuple[list[dict[str, Any]], str, str]:
     """Evaluate and write. Returns the rows, the table and the samples.
 
@@ -90,6 +87,8 @@ def report(config: ReportConfig) -> tuple[list[dict[str, Any]], str, str]:
     check_outputs({f"output, {name}": folder / name for name in FILES})
     systems = open_systems(config)
     text = read_split(systems[0].translator, config.split, config.data)
+    for scorer in {system.scorer.path: system.scorer for system in systems if system.scorer is not None}.values():
+        scorer.check(text)
     rows, outputs = evaluate(systems, text, num_alone=config.speed_sentences)
     table = describe_table(rows, text)
     samples = describe_samples(text, outputs, config.samples)
@@ -100,21 +99,40 @@ def report(config: ReportConfig) -> tuple[list[dict[str, Any]], str, str]:
 
 
 def open_systems(config: ReportConfig) -> list[System]:
-    """Load every run. Raises ConfigError or DataError; two systems of one name are refused."""
+    """Load every run, each folder once. Raises ConfigError or DataError; two systems of one name are refused."""
     systems: list[System] = []
+    opened: dict[Path, Translator] = {}
+
+    def open_once(run_dir: str) -> Translator:
+        where = Path(run_dir).resolve()
+        if where not in opened:
+            opened[where] = open_run(run_dir, device=config.device)
+        return opened[where]
+
     for entry in config.run_dirs:
-        run_dir, name, options = parse_entry(entry)
-        translator = open_run(run_dir, device=config.device)
         try:
-            if parse(Engine, options.pop("engine", Engine.TORCH.value), "engine") is Engine.CTRANSLATE2:
-                translator = accelerate(translator)
-            decoding, batch_size = decoding_options(translator, {**config.decoding, **options})
+            system = open_system(entry, config.decoding, open_once)
         except ConfigError as error:
             raise ConfigError("\n".join(f"run_dirs, {entry}: {line}" for line in str(error).splitlines())) from None
-        if name in [system.name for system in systems]:
-            raise ConfigError(f"run_dirs: two systems are called '{name}', label one: {run_dir}?name=LABEL")
-        systems.append(System(name, translator, decoding, batch_size))
+        if system.name in [other.name for other in systems]:
+            folder = entry.partition("?")[0]
+            raise ConfigError(f"run_dirs: two systems are called '{system.name}', label one: {folder}?name=LABEL")
+        systems.append(system)
     return systems
+
+
+def open_system(entry: str, decoding: Mapping[str, Any], open_once: Callable[[str], Translator]) -> System:
+    """The system of an entry; decoding: options for every system. Raises ConfigError or DataError."""
+    run_dir, name, options = parse_entry(entry)
+    translator = open_once(run_dir)
+    if parse(Engine, options.pop("engine", Engine.TORCH.value), "engine") is Engine.CTRANSLATE2:
+        translator = accelerate(translator)
+    choose, teacher = options.pop("choose", None), options.pop("teacher", None)
+    asked = None if choose is None else parse(Choice, choose, "choose")
+    own, batch_size = decoding_options(translator, {**decoding, **options})
+    choice = resolve_choice(asked, teacher=teacher is not None, num_candidates=own.num_candidates)
+    scorer = None if teacher is None else Scorer(teacher, open_once(teacher))
+    return System(name, translator, own, batch_size, choice, scorer)
 
 
 def parse_entry(entry: str) -> tuple[str, str, dict[str, Any]]:
@@ -126,11 +144,11 @@ def parse_entry(entry: str) -> tuple[str, str, dict[str, Any]]:
     for part in parts:
         key, equals, value = part.partition("=")
         if not (key and equals and value):
-            raise ConfigError(f"run_dirs, {entry}: '{part}' is not option=value; write FOLDER?beam_size=4&name=LABEL")
+            raise ConfigError(f"'{part}' is not option=value; write FOLDER?beam_size=4&name=LABEL")
         try:
-            options[key] = value if key == "name" else safe_load(value)
+            options[key] = value if key in LITERAL else safe_load(value)
         except YAMLError:
-            raise ConfigError(f"run_dirs, {entry}: the value of {key} cannot be read") from None
+            raise ConfigError(f"the value of {key} cannot be read") from None
     name = options.pop("name", " ".join([Path(run_dir).resolve().name, *parts]))
     return run_dir, name, options
 
@@ -142,8 +160,7 @@ def evaluate(
     what is timed in batches after them."""
     chosen = spread(text.sources, num_alone)
     with Progress("time alone", total=len(chosen), unit="sentences") as progress:
-        pairs = [(system.translator, system.decoding) for system in systems]
-        alone = time_alone(pairs, chosen, advance=progress.advance)
+        alone = time_alone(systems, chosen, advance=progress.advance)
     rows, outputs = [], {}
     for system, milliseconds in zip(systems, alone, strict=True):
         row, outputs[system.name] = evaluate_one(system, text, milliseconds)
@@ -154,12 +171,9 @@ def evaluate(
 
 
 def evaluate_one(system: System, text: Text, alone: Sequence[float]) -> tuple[dict[str, Any], list[str]]:
-    translator, batch_size = system.translator, system.batch_size
-    found = translate(translator, text.sources, decoding=system.decoding, batch_size=batch_size, name=system.name)
-    speed = speed_of(alone, found, batch_size=batch_size, translator=translator)
-    row = {"name": system.name} | quality(text, found) | speed_report(speed)
-    row |= provenance(translator, system.decoding, batch_size=batch_size, weights=None)
-    return row | training_report(run_summary(translator)), found.best
+    found = translate(system, text.sources, name=system.name)
+    row = {"name": system.name} | results(system, text, found, alone=alone)
+    return row | training_report(run_summary(system.translator)), found.best
 
 
 def training_report(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,14 +194,15 @@ def describe_table(rows: Sequence[Mapping[str, Any]], text: Text) -> str:
         return "-" if row[name] is None else f"{row[name] * factor:.{digits}f}"
 
     first = rows[0]
+    columns = COLUMNS + (CANDIDATE_COLUMNS if any(row["num_candidates"] > 1 for row in rows) else ())
     lines = [
-        "| system | model | " + " | ".join(heading for heading, *_ in COLUMNS) + " |",
-        "|:--|:--|" + "--:|" * len(COLUMNS),
+        "| system | model | " + " | ".join(heading for heading, *_ in columns) + " |",
+        "|:--|:--|" + "--:|" * len(columns),
     ]
     for row in rows:
         engine = "" if row["engine"] == Engine.TORCH.value else f" ({row['engine']})"
         cells = [row["name"].replace("|", "\\|"), row["model"] + engine]
-        cells += [cell(row, name, digits, factor) for _, name, digits, factor in COLUMNS]
+        cells += [cell(row, name, digits, factor) for _, name, digits, factor in columns]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(
         [

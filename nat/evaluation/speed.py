@@ -1,4 +1,4 @@
-"""Honest speed: text in, text out, tokenizer included.
+"""Honest speed: text in, text out, with tokenizers and the choice among candidates.
 
 Alone (batch 1): every sentence by itself on one CPU thread, after a warm-up, as a median and a 95th percentile, so
 that one slow moment of the machine cannot make the number. Several systems take turns sentence by sentence: what
@@ -16,9 +16,8 @@ from typing import Self
 import numpy as np
 import torch
 
-from nat.decoding.batched import Decoded
-from nat.models.base import DecodingOptions
-from nat.translator import Translator
+from nat.decoding.candidates import Candidates
+from nat.evaluation.system import System
 
 WARM_UP = 3  # sentences that every system translates before the clock counts
 
@@ -58,33 +57,30 @@ class Speed:
 
 @dataclass(frozen=True)
 class Timed:
-    """Translations of sentences in input order, all candidates as ids and as text, and the seconds they took."""
+    """Candidates of sentences in input order, and the seconds that they and the choice took."""
 
-    decoded: list[Decoded]
-    texts: list[list[str]]
+    candidates: list[Candidates]
     seconds: float
 
 
 def translate_timed(
-    translator: Translator,
+    system: System,
     sentences: Sequence[str],
     *,
-    decoding: DecodingOptions,
-    batch_size: int,
+    batch_size: int | None = None,
     advance: Callable[[int], None] = lambda sentences: None,
 ) -> Timed:
-    """All sentences in batches, from text to text; `advance` hears of every batch's size."""
-    synchronize(translator.device)
+    """All sentences in batches (None: of the system's own size), from text to text; `advance` hears of every decoded
+    batch's size."""
+    synchronize(system.translator.device)
     began = time.perf_counter()
-    with torch.inference_mode():
-        decoded = translator.decode(sentences, decoding=decoding, batch_size=batch_size, advance=advance)
-    texts = [translator.tokenizers.target.decode(item.tokens) for item in decoded]
-    synchronize(translator.device)
-    return Timed(decoded, texts, time.perf_counter() - began)
+    candidates = system.translate(sentences, batch_size=batch_size, advance=advance)
+    synchronize(system.translator.device)
+    return Timed(candidates, time.perf_counter() - began)
 
 
 def time_alone(
-    systems: Sequence[tuple[Translator, DecodingOptions]],
+    systems: Sequence[System],
     sentences: Sequence[str],
     *,
     advance: Callable[[int], None] = lambda sentences: None,
@@ -95,35 +91,27 @@ def time_alone(
     """
     milliseconds: list[list[float]] = [[] for _ in systems]
     with threads(1):
-        for translator, decoding in systems:
+        for system in systems:
             for sentence in spread(sentences, WARM_UP):
-                translate_timed(translator, [sentence], decoding=decoding, batch_size=1)
+                translate_timed(system, [sentence], batch_size=1)
         for sentence in sentences:
-            for times, (translator, decoding) in zip(milliseconds, systems, strict=True):
-                timed = translate_timed(translator, [sentence], decoding=decoding, batch_size=1)
-                times.append(1000.0 * timed.seconds)
+            for times, system in zip(milliseconds, systems, strict=True):
+                times.append(1000.0 * translate_timed(system, [sentence], batch_size=1).seconds)
             advance(1)
     return milliseconds
 
 
-def measure_speed(
-    translator: Translator,
-    sentences: Sequence[str],
-    *,
-    decoding: DecodingOptions,
-    batch_size: int,
-    num_alone: int = 100,
-) -> Speed:
+def measure_speed(system: System, sentences: Sequence[str], *, num_alone: int = 100) -> Speed:
     """Both speeds of one system on non-empty sentences; alone, at most `num_alone` spread evenly over them."""
     assert sentences
-    (milliseconds,) = time_alone([(translator, decoding)], spread(sentences, num_alone))
-    timed = translate_timed(translator, sentences, decoding=decoding, batch_size=batch_size)  # the above warmed it up
+    (milliseconds,) = time_alone([system], spread(sentences, num_alone))
+    timed = translate_timed(system, sentences)  # the above warmed it up
     return Speed.of(
         milliseconds,
         seconds=timed.seconds,
         num_sentences=len(sentences),
-        batch_size=batch_size,
-        device=translator.device,
+        batch_size=system.batch_size,
+        device=system.translator.device,
     )
 
 

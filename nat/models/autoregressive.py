@@ -16,10 +16,10 @@ from torch import Tensor
 from nat.config import option
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import Symbol, Vocabularies
-from nat.decoding.beam import beam_search, greedy
+from nat.decoding.beam import beam_search, greedy, sample
 from nat.errors import ConfigError
 from nat.losses import cross_entropy, token_log_probs
-from nat.models.base import DecodingOptions, LossTerm, Translation, TranslationModel
+from nat.models.base import BeamOptions, DecodingOptions, LossTerm, Translation, TranslationModel
 from nat.nn.attention.full import CausalAttention
 from nat.nn.seq2seq import Seq2Seq, Seq2SeqConfig
 from nat.nn.transformer import Memory
@@ -72,14 +72,14 @@ class DecoderState(Rows):
 
 
 class Autoregressive(TranslationModel):
-    """p(y|x) = prod_t p(y_t | y_<t, x), with cached greedy and beam search and a one-pass `score`."""
+    """p(y|x) = prod_t p(y_t | y_<t, x), with cached greedy and beam search and sampling, and a one-pass `score`."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Seq2SeqConfig):
         label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
 
     @dataclass(frozen=True)
-    class Decoding(DecodingOptions):
+    class Decoding(BeamOptions):
         beam_size: int = option(1, "hypotheses kept; 1 is greedy search", minimum=1)
         length_penalty: float | None = option(
             None, "beam search: scores are divided by ((5 + length) / 6)^alpha; null is 0.6", minimum=0
@@ -88,8 +88,7 @@ class Autoregressive(TranslationModel):
         max_length_offset: int = option(20, "see max_length_factor", minimum=1)
 
         def __post_init__(self) -> None:
-            if self.num_candidates > self.beam_size:
-                raise ConfigError(f"num_candidates={self.num_candidates}: must be at most beam_size={self.beam_size}")
+            super().__post_init__()
             if self.length_penalty is not None and self.beam_size == 1:
                 raise ConfigError(f"length_penalty={self.length_penalty}: has no effect with beam_size=1 (greedy)")
 
@@ -133,7 +132,10 @@ class Autoregressive(TranslationModel):
         if self.max_source_length is not None:
             limits = limits.clamp(max=self.max_source_length - 1)
         state = self.start(self.net.encode(source))
-        if decoding.beam_size == 1:
+        random = decoding.random(source)
+        if random is not None and decoding.temperature is not None:
+            found = sample(self.step, state, limits, random=random, temperature=decoding.temperature)
+        elif decoding.beam_size == 1:
             found = greedy(self.step, state, limits)
         else:
             found = beam_search(

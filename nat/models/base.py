@@ -111,6 +111,15 @@ class DecodingOptions:
     )
     seed: int = option(1, "seed of whatever is sampled", minimum=0)
 
+    def __post_init__(self) -> None:
+        if self.seed != 1 and not self.is_random:
+            raise ConfigError(f"seed={self.seed}: has no effect without temperature, for nothing is sampled")
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the seed matters. A method that samples something else, too, says so here."""
+        return self.temperature is not None
+
     def random(self, source: Source) -> RowRandom | None:
         """The numbers of num_candidates samples of each right-padded source, (B * N,); None if tokens are not
         sampled. The first samples are the same however many there are."""
@@ -126,24 +135,52 @@ class DecodingOptions:
 
 
 @dataclass(frozen=True)
-class LengthBeamOptions(DecodingOptions):
-    """Of decoders that predict the length first."""
+class BeamOptions(DecodingOptions):
+    """Of decoders whose candidates are those of a beam, or samples."""
 
-    length_beam: int = option(1, "lengths tried for each sentence, the most probable first", minimum=1)
+    beam_size: int = option(1, "hypotheses kept", minimum=1)
 
     def __post_init__(self) -> None:
-        if self.temperature is None and self.num_candidates > self.length_beam:
+        super().__post_init__()
+        if self.temperature is not None and self.beam_size > 1:
+            raise ConfigError(f"beam_size={self.beam_size}: has no effect with temperature, which samples")
+        if self.temperature is None and self.num_candidates > self.beam_size:
             raise ConfigError(
-                f"num_candidates={self.num_candidates}: must be at most length_beam={self.length_beam}, "
+                f"num_candidates={self.num_candidates}: must be at most beam_size={self.beam_size}, unless "
+                "temperature is set"
+            )
+
+
+@dataclass(frozen=True)
+class LengthBeamOptions(DecodingOptions):
+    """Of decoders that predict the length first. usual_beam: what length_beam=null means, unless tokens are sampled."""
+
+    usual_beam: ClassVar[int] = 1
+    length_beam: int | None = option(
+        None, "lengths tried for each sentence, the most probable first; null: what the method's paper tries", minimum=1
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature is not None and self.beam > 1:
+            raise ConfigError(f"length_beam={self.length_beam}: has no effect with temperature, which samples")
+        if self.temperature is None and self.num_candidates > self.beam:
+            raise ConfigError(
+                f"num_candidates={self.num_candidates}: must be at most length_beam={self.beam}, "
                 "unless temperature is set"
             )
-        if self.temperature is not None and self.length_beam > 1:
-            raise ConfigError(f"length_beam={self.length_beam}: has no effect with temperature (samples)")
+
+    @property
+    def beam(self) -> int:
+        """Lengths that are tried."""
+        if self.length_beam is None:
+            return self.usual_beam if self.temperature is None else 1
+        return self.length_beam
 
     @property
     def num_copies(self) -> int:
         """Canvases of each sentence: its lengths, or its samples."""
-        return self.length_beam if self.temperature is None else self.num_candidates
+        return self.beam if self.temperature is None else self.num_candidates
 
 
 class TranslationModel(nn.Module, ABC):

@@ -18,7 +18,7 @@ from nat.config import option
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
-from nat.models.base import DecodingOptions, LossTerm, Translation, TranslationModel
+from nat.models.base import BeamOptions, DecodingOptions, LossTerm, Translation, TranslationModel
 from nat.nn.glancing import Glancing, mix_gold, reveal, shown
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, Guide, ParallelConfig, Seq2Seq
@@ -59,15 +59,14 @@ class CTC(TranslationModel):
         deep_supervision: DeepSupervision = field(default_factory=DeepSupervision)
 
     @dataclass(frozen=True)
-    class Decoding(DecodingOptions):
+    class Decoding(BeamOptions):
         beam_size: int = option(1, "1 is the best path (one arg max a slot), more is prefix beam search", minimum=1)
         token_beam: int | None = option(
             None, "prefix beam search: only the best n tokens of a slot are tried; null tries all", minimum=1
         )
 
         def __post_init__(self) -> None:
-            if self.num_candidates > self.beam_size:
-                raise ConfigError(f"num_candidates={self.num_candidates}: must be at most beam_size={self.beam_size}")
+            super().__post_init__()
             if self.token_beam is not None and self.beam_size == 1:
                 raise ConfigError(f"token_beam={self.token_beam}: has no effect with beam_size=1 (best path)")
 
@@ -175,7 +174,8 @@ class CTC(TranslationModel):
 
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, CTC.Decoding)
-        log_probs, slots = self.log_probs(source.compact())
+        source = source.compact()
+        log_probs, slots = self.log_probs(source)
         if decoding.beam_size > 1:
             tokens, lengths, scores = ctc.prefix_beam_search(
                 log_probs,
@@ -188,12 +188,25 @@ class CTC(TranslationModel):
             )
             valid = torch.arange(tokens.size(2), device=tokens.device) < lengths[:, :, None]
         else:
-            best, path = log_probs.max(dim=-1)  # (B, A)
-            tokens, valid = ctc.collapse(path, slots.valid, blank=BLANK, pad=PAD)
-            scores = best.masked_fill(~slots.valid, 0.0).sum(dim=1, keepdim=True)  # of the path, (B, 1)
-            tokens, valid = tokens[:, None], valid[:, None]
+            tokens, valid, scores = self.paths(log_probs, slots, source=source, decoding=decoding)
         ones = torch.ones(len(source), dtype=torch.long, device=tokens.device)
         return Translation(tokens, valid, scores, ones, torch.zeros_like(ones, dtype=torch.bool))
+
+    def paths(
+        self, log_probs: Float[Tensor, "B A V"], slots: Slots, *, source: Source, decoding: DecodingOptions
+    ) -> tuple[Int[Tensor, "B N T"], Bool[Tensor, "B N T"], Float[Tensor, "B N"]]:
+        """The best path, or samples: every slot by itself, at the temperature. Collapsed tokens, their validity, and
+        the log-probability of each path (not of all paths of its target) at temperature 1."""
+        random = decoding.random(source)
+        if random is not None and decoding.temperature is not None:
+            path = random.samples(log_probs / decoding.temperature)  # (B, N, A)
+        else:
+            path = log_probs.argmax(dim=-1)[:, None]
+        found = log_probs.gather(2, path.transpose(1, 2)).masked_fill(~slots.valid[:, :, None], 0.0)  # (B, A, N)
+        valid = slots.valid.repeat_interleave(path.size(1), dim=0)
+        tokens, kept = ctc.collapse(path.flatten(0, 1), valid, blank=BLANK, pad=PAD)
+        shape = (len(path), path.size(1), -1)
+        return tokens.view(shape), kept.view(shape), found.sum(dim=1)
 
     def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
         return self.config.upsampling * source_length

@@ -6,6 +6,7 @@ Ghazvininejad et al. 2019, https://arxiv.org/abs/1904.09324.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -40,8 +41,8 @@ class MaskPredict(TranslationModel):
 
     @dataclass(frozen=True)
     class Decoding(LengthBeamOptions):
+        usual_beam: ClassVar[int] = 5
         max_passes: int = option(4, "decoder calls", minimum=1)
-        length_beam: int = option(5, "lengths tried for each sentence, the most probable first", minimum=1)
         history: bool = option(False, "keep token, confidence and fate of every position at every pass")
 
     def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
@@ -88,7 +89,7 @@ class MaskPredict(TranslationModel):
         memory, length_log_probs = self.length.encode(self.net, source)
         copies = decoding.num_copies
         lengths, length_scores = self.length.candidates(
-            length_log_probs, source.lengths, beam=decoding.length_beam, copies=copies, limit=self.net.max_length
+            length_log_probs, source.lengths, beam=decoding.beam, copies=copies, limit=self.net.max_length
         )  # (B * K), (B, K)
         refined = refine(
             self.stepper(decoding),

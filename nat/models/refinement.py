@@ -135,7 +135,7 @@ class Refinement(TranslationModel):
         memory, length_log_probs = self.length.encode(self.net, source)
         copies = decoding.num_copies
         lengths, length_scores = self.length.candidates(
-            length_log_probs, source.lengths, beam=decoding.length_beam, copies=copies, limit=self.net.max_length
+            length_log_probs, source.lengths, beam=decoding.beam, copies=copies, limit=self.net.max_length
         )  # (B * K), (B, K)
         inputs, valid = self.copied(source.repeat_rows(copies), lengths)
         refined = refine(

@@ -137,7 +137,7 @@ class Vanilla(TranslationModel):
         memory, length_log_probs = self.length.encode(self.net, source)
         copies = decoding.num_copies
         lengths, length_scores = self.length.candidates(
-            length_log_probs, source.lengths, beam=decoding.length_beam, copies=copies, limit=self.net.max_length
+            length_log_probs, source.lengths, beam=decoding.beam, copies=copies, limit=self.net.max_length
         )  # (B * K), (B, K)
         x, valid = self.copied(source.repeat_rows(copies), lengths)
         log_probs = self.net.decode(self.net.place(x), valid, memory.repeat_rows(copies))[-1]

@@ -50,7 +50,8 @@ class RowRandom(Rows):
 
     def fork(self, number: int) -> RowRandom:
         """An independent stream, for another purpose, pass or candidate."""
-        return RowRandom(_mix(self.keys + (number + 1) * _GOLDEN_SMALL))
+        step = (number + 1) * _GOLDEN_SMALL
+        return RowRandom(_mix(self.keys + ((step + 2**63) % 2**64 - 2**63)))  # wraps around, as the tensors do
 
     def copies(self, n: int) -> RowRandom:
         """n streams of each row, (B * n,), copies of a row side by side: like `repeat_rows`, but not equal."""
@@ -66,12 +67,23 @@ class RowRandom(Rows):
 
     def sample(self, log_probs: Float[Tensor, "B *L V"]) -> Int[Tensor, "B *L"]:
         """A class for each row and position, drawn from the softmax of `log_probs` (normalised or not)."""
-        heights = torch.softmax(log_probs.double(), dim=-1).cumsum(dim=-1)
-        drawn = self.uniform(*log_probs.shape[1:-1]).double() * heights[..., -1]
-        return (heights <= drawn[..., None]).sum(dim=-1).clamp(max=log_probs.size(-1) - 1)
+        return _classes(log_probs, self.uniform(*log_probs.shape[1:-1])[..., None]).squeeze(-1)
+
+    def samples(self, log_probs: Float[Tensor, "B L V"]) -> Int[Tensor, "B n L"]:
+        """For B * n streams, `copies(n)` of B rows: what `sample` gives for rows repeated n times, without repeating
+        the probabilities."""
+        drawn = self.uniform(log_probs.size(1)).view(log_probs.size(0), -1, log_probs.size(1))
+        return _classes(log_probs, drawn.transpose(1, 2)).transpose(1, 2)
 
 
 _GOLDEN_SMALL = 0x1E3779B97F4A7C15  # odd; 2^64 over the golden ratio without its top bits, to stay within int64
+
+
+def _classes(log_probs: Float[Tensor, "*L V"], drawn: Float[Tensor, "*L n"]) -> Int[Tensor, "*L n"]:
+    """Where numbers in (0, 1) fall among the cumulated probabilities."""
+    heights = torch.softmax(log_probs.double(), dim=-1).cumsum(dim=-1)
+    scaled = drawn.double() * heights[..., -1:]
+    return torch.searchsorted(heights, scaled.contiguous(), right=True).clamp(max=log_probs.size(-1) - 1)
 
 
 def _mix(bits: Tensor) -> Tensor:

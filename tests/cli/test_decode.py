@@ -18,9 +18,11 @@ import sacrebleu
 import torch
 
 from nat.cli.decode import main
-from nat.decoding.batched import Decoded
+from nat.decoding.candidates import Choice
 from nat.errors import ConfigError
 from nat.evaluation import decode as work
+from nat.evaluation import results
+from nat.models.autoregressive import Autoregressive
 from nat.models.ctc import CTC
 from nat.translator import load
 
@@ -186,15 +188,6 @@ def test_candidates_are_written(decode: Run, folder: Path) -> None:
     assert lines_of(folder / "nbest.txt") == expected
 
 
-def test_candidates_that_do_not_exist_are_left_out() -> None:
-    assert work.found_only(Decoded([[8], [9], []], [-1.0, -2.0, -torch.inf], 1, False)).tokens == [[8], [9]]
-    assert work.found_only(Decoded([[8]], [-torch.inf], 1, False)).tokens == [[8]]
-
-
-def test_a_line_end_in_a_translation_moves_no_line() -> None:
-    assert work.one_line("a\nb\r\nc\u2028d") == "a b  c\u2028d"
-
-
 def test_sentences_at_the_length_limit_are_counted(decode: Run, folder: Path) -> None:
     limit = ("decoding.max_length_factor=0", "decoding.max_length_offset=1")
     options = ("source=source.txt", "output=out.txt", "jsonl=out.jsonl", *limit)
@@ -253,10 +246,99 @@ def test_the_teacher_chooses(decode: Run, folder: Path, tiny_runs: dict[str, Pat
         assert (row["translation"], row["teacher_score"]) == (texts[best], scores[best])
         assert row["score"] == row["nbest"][best]["score"]
     assert lines_of(folder / "out.txt") == [row["translation"] for row in rows]
-    assert report["num_rescored_differ"] == differ > 0
+    assert report["num_choice_differs"] == differ > 0
+    assert (report["choice"], report["teacher"]) == ("teacher", str(teacher.folder))
     own = teacher.score([row["source"] for row in rows], [row["translation"] for row in rows])
     assert [row["teacher_score"] for row in rows] == pytest.approx(own, rel=1e-4)
     assert report["teacher_score"] == pytest.approx(sum(own) / len(own), rel=1e-4)
+
+
+BEAM = ("decoding.beam_size=4", "decoding.num_candidates=4")
+
+
+@pytest.mark.parametrize("choice", ["first", "own", "mbr_chrf", "mbr_bleu"])
+def test_other_choices_and_what_is_said_of_them(
+    decode: Run, folder: Path, tiny_runs: dict[str, Path], capsys: pytest.CaptureFixture[str], choice: str
+) -> None:
+    given = ("data.max_words=3", "output=out.txt", "jsonl=out.jsonl", f"choose={choice}", *BEAM)
+    assert decode(*given, f"teacher={tiny_runs['autoregressive']}") == 0  # which has no say
+    rows, report = rows_of(folder / "out.jsonl"), report_of(folder / "out.txt.json")
+    for row in rows:
+        values = {"own": "mean_score", "first": "score"}.get(choice, "utility")
+        best = max(row["nbest"], key=lambda candidate: candidate[values])
+        assert row["translation"] == row["nbest"][row["chosen"]]["text"] == best["text"]
+        assert row["teacher_score"] == row["nbest"][row["chosen"]]["teacher_score"]
+        for candidate in row["nbest"]:
+            assert candidate["mean_score"] == candidate["score"] / max(1, len(candidate["tokens"]))
+            assert ("utility" in candidate) == choice.startswith("mbr")
+    differ = sum(row["translation"] != row["nbest"][0]["text"] for row in rows)
+    assert report["choice"] == choice
+    assert report["num_choice_differs"] == differ
+    assert (differ > 0) == (choice != "first")
+    assert report["teacher_score"] == pytest.approx(sum(row["teacher_score"] for row in rows) / len(rows))
+    assert f"choice: {choice}, not the first one {differ} times; the best choice" in capsys.readouterr().out
+
+
+def test_the_oracle_is_the_best_candidate_by_its_reference(decode: Run, folder: Path) -> None:
+    assert decode("data.max_words=3", "output=out.txt", "jsonl=out.jsonl", *BEAM) == 0
+    rows, report = rows_of(folder / "out.jsonl"), report_of(folder / "out.txt.json")
+    references = [row["reference"] for row in rows]
+
+    def oracle(metric: Callable[..., Any], **options: Any) -> list[str]:
+        best = []
+        for row in rows:
+            texts = [candidate["text"] for candidate in row["nbest"]]
+            values = [metric(text, [row["reference"]], **options).score for text in texts]
+            best.append(texts[values.index(max(values))])
+        return best
+
+    with_bleu = oracle(sacrebleu.sentence_bleu, use_effective_order=True)
+    assert report["oracle_bleu"] == sacrebleu.corpus_bleu(with_bleu, [references]).score >= report["bleu"]
+    with_chrf = oracle(sacrebleu.sentence_chrf)
+    assert report["oracle_chrf"] == sacrebleu.corpus_chrf(with_chrf, [references]).score > report["chrf"]
+    assert report["num_candidates"] == sum(len(row["nbest"]) for row in rows) / len(rows)
+    assert decode("source=source.txt", "output=b.txt", *BEAM) == 0
+    assert report_of(folder / "b.txt.json")["oracle_bleu"] is None
+
+
+def test_the_choice_from_python(tiny_runs: dict[str, Path]) -> None:
+    student, teacher = (load(tiny_runs[name], device="cpu") for name in ("ctc", "autoregressive"))
+    beam = {"beam_size": 4, "num_candidates": 4}
+    found = student.candidates(SOURCES, choose="teacher", teacher=teacher, **beam)
+    assert [item.filled for item in found] == FILLED
+    for item, source in zip(found, SOURCES, strict=True):
+        if item.filled:
+            scores = teacher.score([source] * len(item.texts), item.texts)
+            assert item.teacher_scores == pytest.approx(scores, rel=1e-4)
+            assert scores[item.chosen] == pytest.approx(max(scores), rel=1e-4)
+    chosen = [item.best for item in found]
+    assert student.translate(SOURCES, teacher=teacher, **beam) == chosen
+    assert student.translate(SOURCES, **beam) == [item.texts[0] for item in found]
+    assert [item.chosen for item in student.candidates(SOURCES, choose=Choice.OWN, **beam)] != [0] * len(SOURCES)
+    for options, part in (
+        ({"choose": "best"}, "choose=best: allowed are first, own"),
+        ({"choose": "teacher", **beam}, "choose=teacher: needs a model that scores"),
+        ({"choose": "own"}, "choose=own: has no effect with num_candidates=1"),
+        ({"choose": "own", "teacher": teacher, **beam}, "teacher: has no effect with choose=own"),
+        ({"teacher": teacher}, "teacher: has no effect with choose=first and num_candidates=1"),
+    ):
+        with pytest.raises(ConfigError, match=f"^{part}"):
+            student.translate(SOURCES, **options)  # type: ignore[arg-type]
+
+
+def test_text_too_long_for_a_teacher(
+    decode: Run, folder: Path, tiny_runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    teacher = tiny_runs["autoregressive"]
+    monkeypatch.setattr(Autoregressive, "max_source_length", 12)
+    assert decode("source=source.txt", "output=out.txt", f"teacher={teacher}") == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"nat-decode: teacher={teacher}: source.txt, line 5: ")
+    assert err.endswith(f"tokens, but {teacher} takes at most 12\n")
+    assert not list(folder.glob("out*"))
+    scores = load(teacher, device="cpu").score(["Page", "Page"], ["Seite", "Seite " * 30])
+    assert [score > -torch.inf for score in scores] == [True, False]
 
 
 def test_without_candidates_the_teacher_only_scores(decode: Run, folder: Path, tiny_runs: dict[str, Path]) -> None:
@@ -265,14 +347,10 @@ def test_without_candidates_the_teacher_only_scores(decode: Run, folder: Path, t
     assert lines_of(folder / "a.txt") == lines_of(folder / "b.txt")
     report = report_of(folder / "b.txt.json")
     assert report["teacher_score"] < 0
-    assert "num_rescored_differ" not in report
+    assert (report["choice"], report["num_candidates"], report["num_choice_differs"]) == ("first", 1.0, 0)
+    assert (report["oracle_bleu"], report["oracle_chrf"]) == (None, None)
     assert report["num_unscored"] == 3
     assert [row["teacher_score"] is not None for row in rows_of(folder / "b.jsonl")] == FILLED
-
-
-def test_impossible_under_the_teacher_is_null_not_infinity() -> None:
-    assert work.highest([None, None]) == 0
-    assert work.highest([None, -5.0, -1.0, -1.0]) == 2
 
 
 def test_a_teacher_that_cannot_score_is_refused(
@@ -352,6 +430,14 @@ REFUSALS = {
     "speed sentences": (["speed_sentences=0"], ["speed_sentences=0", "at least 1"]),
     "weights": (["weights=nowhere.safetensors"], ["nowhere.safetensors", "no such"]),
     "damaged weights": (["weights=bad.txt"], ["bad.txt", "damaged"]),
+    "choice": (["choose=best"], ["choose=best", "first, own, teacher, mbr_chrf, mbr_bleu"]),
+    "choice of a teacher that is not given": (
+        ["choose=teacher", *BEAM],
+        ["choose=teacher: needs", "teacher=RUN_DIR"],
+    ),
+    "own choice of one": (["choose=own"], ["choose=own", "num_candidates=1"]),
+    "minimum Bayes risk of one": (["choose=mbr_bleu"], ["choose=mbr_bleu", "num_candidates=1"]),
+    "teacher's choice of one": (["choose=teacher", "teacher=nowhere"], ["choose=teacher", "num_candidates=1"]),
     "teacher": (["teacher=nowhere"], ["nowhere", "not a run folder"]),
     "output below a file": (["output=three.txt/out.txt"], ["output=three.txt/out.txt", "cannot be written"]),
     "output is a folder": (["output=sub"], ["output=sub", "no ordinary file"]),
@@ -417,7 +503,7 @@ def test_damaged_runs(
     decode: Run, folder: Path, tiny_runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], name: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(work, "translate_timed", None)  # known before any sentence is translated
+    monkeypatch.setattr(results, "translate_timed", None)  # known before any sentence is translated
     ignored = shutil.ignore_patterns("checkpoints", "best", "tensorboard")
     shutil.copytree(tiny_runs["ctc"], folder / "run", ignore=ignored)
     content, part = DAMAGES[name]
@@ -435,7 +521,7 @@ def test_an_interrupt_leaves_nothing(
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(work, "translate_timed", interrupted)
+    monkeypatch.setattr(results, "translate_timed", interrupted)
     assert decode("source=source.txt", "output=out.txt") == 130
     assert capsys.readouterr().err == "nat-decode: stopped\n"
     assert not list(folder.glob("*out*"))

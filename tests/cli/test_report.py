@@ -12,6 +12,7 @@ import pytest
 from nat.cli.decode import main as decode
 from nat.cli.report import main, quote_entries
 from nat.errors import ConfigError
+from nat.evaluation import report as work
 from nat.evaluation.report import parse_entry
 
 QUICK = ("data.max_words=3", "speed_sentences=3", "device=cpu")
@@ -75,6 +76,38 @@ def check_texts(out: Path, names: list[str], rows: list[dict[str, Any]], shown: 
             assert line.startswith(name)
 
 
+def test_candidates_and_their_choice(
+    teacher: Path, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beam = f"{student}?beam_size=4&num_candidates=4"
+    entries = [
+        str(student),
+        f"{beam}&teacher={teacher}&name=rescored",
+        f"{beam}&choose=mbr_chrf&name=mbr",
+        str(teacher),
+    ]
+    opened: list[str] = []
+    real = work.open_run
+    monkeypatch.setattr(work, "open_run", lambda path, **options: opened.append(path) or real(path, **options))
+    assert run(f"run_dirs=[{','.join(entries)}]", f"output={tmp_path}/out", "samples=2", *QUICK) == 0
+    assert opened == [str(student), str(teacher)]  # each once
+    rows = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert [row["choice"] for row in rows] == ["first", "teacher", "mbr_chrf", "first"]
+    assert [row["num_candidates"] > 1 for row in rows] == [False, True, True, False]
+    assert rows[1]["teacher"] == str(teacher)
+    assert rows[1]["oracle_bleu"] == rows[2]["oracle_bleu"] >= rows[1]["bleu"]
+    assert rows[1]["num_choice_differs"] > 0
+    lines = (tmp_path / "out" / "table.md").read_text(encoding="utf-8").split("\n")
+    assert lines[0].endswith("| candidates | other chosen | oracle BLEU |")
+    assert lines[2].endswith("| 1.00 | 0 | - |")
+    assert lines[3].endswith(f"| {rows[1]['num_choice_differs']} | {rows[1]['oracle_bleu']:.2f} |")
+    options = ("decoding.beam_size=4", "decoding.num_candidates=4", f"teacher={teacher}", "speed=false", *QUICK)
+    assert run(f"run_dir={student}", f"output={tmp_path}/out.txt", *options, command=decode) == 0
+    alone = json.loads((tmp_path / "out.txt.json").read_text(encoding="utf-8"))
+    for name in ("bleu", "teacher", "teacher_score", "num_choice_differs", "oracle_bleu", "oracle_chrf", "choice"):
+        assert rows[1][name] == alone[name]
+
+
 def test_scores_are_those_of_nat_decode(student: Path, tmp_path: Path) -> None:
     out = tmp_path / "report"
     assert run(f"run_dirs=[{student}]", f"output={out}", "decoding.beam_size=3", *QUICK) == 0
@@ -133,6 +166,13 @@ REFUSALS = {
     "of the wrong type": (["run_dirs=[STUDENT?beam_size=x]"], ["STUDENT?beam_size=x", "decoding.beam_size=x"]),
     "unknown engine": (["run_dirs=[STUDENT?engine=onnx]"], ["STUDENT?engine=onnx", "allowed are torch, ctranslate2"]),
     "engine of another method": (["run_dirs=[STUDENT?engine=ctranslate2]"], ["engine=ctranslate2: "]),
+    "choice": (["run_dirs=[STUDENT?choose=best]"], ["STUDENT?choose=best: choose=best: allowed are first, own"]),
+    "choice of one": (["run_dirs=[STUDENT?choose=own]"], ["STUDENT?choose=own: choose=own", "num_candidates=1"]),
+    "no teacher": (
+        ["run_dirs=[STUDENT?beam_size=2&num_candidates=2&choose=teacher]"],
+        [": choose=teacher: needs a model"],
+    ),
+    "teacher": (["run_dirs=[STUDENT?teacher=nowhere]"], ["nowhere", "not a run folder"]),
     "same name": (["run_dirs=[STUDENT,STUDENT]"], ["two systems are called", "?name=LABEL"]),
     "split": (["run_dirs=[STUDENT]", "split=tset"], ["split=tset"]),
     "tokenizer": (["run_dirs=[STUDENT]", "data.tokenizer.kind=bpe"], ["data.tokenizer.kind=bpe"]),
@@ -165,6 +205,7 @@ def test_entries() -> None:
         "runs/a/", "a beam_size=4 length_penalty=0.5", {"beam_size": 4, "length_penalty": 0.5},
     )  # fmt: skip
     assert parse_entry("a?name=best of 4&num_candidates=4") == ("a", "best of 4", {"num_candidates": 4})
+    assert parse_entry("a?name=7&teacher=1.50") == ("a", "7", {"teacher": "1.50"})
     assert parse_entry("a?x=null&y=true") == ("a", "a x=null y=true", {"x": None, "y": True})
     with pytest.raises(ConfigError, match="cannot be read"):
         parse_entry("a?x=[")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -13,7 +15,8 @@ from oracles import TableModel, all_sequences, penalised, plain_beam_search, ran
 from torch import Tensor
 
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol
-from nat.decoding.beam import Hypotheses, beam_search, greedy, length_penalty
+from nat.decoding.beam import Hypotheses, beam_search, greedy, length_penalty, sample
+from nat.nn.rng import RowRandom
 
 EOS, PAD = int(Symbol.EOS), int(Symbol.PAD)
 TOKENS = NUM_SYMBOLS + 2
@@ -100,6 +103,77 @@ def test_missing_hypotheses_are_empty_with_score_minus_infinity() -> None:
     found = search(known({(): {7: 1.0}}), [4], beam_size=3, num_candidates=3)  # one sequence only: 7
     assert found.scores.tolist() == [[0.0, -math.inf, -math.inf]]
     assert found.lengths.tolist()[0][0] == 1
+
+
+def search_randomly(table: Any, limits: list[int], **options: Any) -> Hypotheses:
+    """Sentence i is a source of one token, i."""
+    model, tokens = TableModel(table), torch.arange(len(limits))[:, None]
+    given: dict[str, Any] = {"num_samples": 3, "temperature": 1.0, "seed": 1} | options
+    random = RowRandom.of((tokens, torch.ones_like(tokens, dtype=torch.bool)), seed=given.pop("seed"))
+    copies = random.copies(given.pop("num_samples"))
+    return sample(model, model.start(len(limits)), torch.tensor(limits), random=copies, **given)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
+def test_samples_are_distributed_as_the_model_says(temperature: float) -> None:
+    """Against every sequence's probability; their scores are the model's own, whatever the temperature."""
+    plain = functools.cache(random_table(5, NUM_SYMBOLS + 1))
+    number, limit = 3000, 3
+
+    def heated(history: tuple[int, ...]) -> Tensor:
+        only_end = torch.full((NUM_SYMBOLS + 1,), -math.inf, dtype=torch.float64).index_fill(0, torch.tensor(EOS), 0.0)
+        return (plain(0, history) / temperature).log_softmax(0) if len(history) < limit else only_end
+
+    found = hypotheses(search_randomly(plain, [limit], num_samples=number, temperature=temperature), 0)
+    assert len(found) == number
+    counts = Counter(tokens for tokens, _ in found)
+    expected = {tokens: math.exp(score) for tokens, score in all_sequences(heated, limit)}
+    assert sum(expected.values()) == pytest.approx(1.0)
+    assert set(counts) <= set(expected)
+    for tokens, probability in expected.items():
+        deviation = math.sqrt(number * probability * (1 - probability))
+        assert abs(counts[tokens] - number * probability) < 4 * deviation + 1, tokens
+    scores = dict(all_sequences(lambda history: plain(0, history), limit))
+    assert [score for _, score in found] == pytest.approx([scores[tokens] for tokens, _ in found], abs=1e-12)
+
+
+@SOME
+@given(seed=SEEDS, limits=st.lists(st.integers(1, 6), min_size=2, max_size=4), count=st.integers(1, 4))
+def test_samples_depend_neither_on_the_batch_nor_on_their_number(seed: int, limits: list[int], count: int) -> None:
+    table = random_table(seed, TOKENS)
+    together = search_randomly(table, limits, num_samples=count + 1)
+    fewer = search_randomly(table, limits, num_samples=count)
+    for row in range(len(limits)):
+        assert_same(hypotheses(together, row)[:count], hypotheses(fewer, row))
+    last = len(limits) - 1
+    before = search_randomly(table, limits[:last], num_samples=count + 1)
+    for row in range(last):
+        assert_same(hypotheses(together, row), hypotheses(before, row))
+        assert together.truncated[row] == before.truncated[row] == fewer.truncated[row]
+        assert together.steps[row] == before.steps[row] == together.lengths[row].max() + 1
+
+
+def test_another_seed_gives_other_samples() -> None:
+    table = random_table(3, TOKENS)
+    one, same, other = (search_randomly(table, [9] * 8, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(one.tokens, same.tokens)
+    assert not torch.equal(one.lengths, other.lengths)
+
+
+def test_the_limit_forces_the_end_of_a_sample() -> None:
+    endless = {(7,) * n: {7: 0.9999, EOS: 0.0001} for n in range(9)}
+    found = search_randomly(known(endless), [3])
+    assert_same(hypotheses(found, 0), [((7, 7, 7), math.log(0.9999**3 * 0.0001))] * 3)
+    assert (found.truncated.tolist(), found.steps.tolist()) == ([True], [4])
+
+
+@SOME
+@given(seed=SEEDS, limits=st.lists(st.integers(1, 6), min_size=1, max_size=4))
+def test_cold_samples_are_greedy(seed: int, limits: list[int]) -> None:
+    table = random_table(seed, TOKENS)
+    cold, simple = search_randomly(table, limits, temperature=1e-4), search_greedily(table, limits)
+    for row in range(len(limits)):
+        assert_same(hypotheses(cold, row), hypotheses(simple, row) * 3)
 
 
 @SOME

@@ -5,29 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 
 from nat.decoding.batched import Decoded
+from nat.decoding.candidates import Choice
 from nat.evaluation import speed
 from nat.evaluation.speed import measure_speed, spread, threads, time_alone
+from nat.evaluation.system import Scorer, System
 from nat.models.base import DecodingOptions
 from nat.translator import Translator, load
 
 OPTIONS = DecodingOptions()
 
 
-class Fake:
-    """Translates by sleeping; writes down what it was asked, with how many threads."""
-
-    device = torch.device("cpu")
+class Fake(Translator):
+    """Translates by sleeping; writes down what it was asked, with how many threads. As a teacher, it sleeps too."""
 
     def __init__(self, name: str, log: list[tuple[str, list[str], int, int]], milliseconds: float = 0.0) -> None:
         self.name, self.log, self.milliseconds = name, log, milliseconds
-        self.tokenizers = self
-        self.target = self
+        self.device, self.tokenizers = torch.device("cpu"), cast(Any, SimpleNamespace(target=self))
 
     def decode(self, rows: Sequence[Any], **options: Any) -> Any:
         if "decoding" not in options:  # the tokenizer's part
@@ -35,16 +35,24 @@ class Fake:
         assert torch.is_inference_mode_enabled()
         self.log.append((self.name, list(rows), options["batch_size"], torch.get_num_threads()))
         time.sleep(self.milliseconds / 1000)
-        return [Decoded([[8]], [0.0], 1, False) for _ in rows]
+        return [Decoded([[8], [8, 8]], [0.0, -1.0], 1, False) for _ in rows]
+
+    def encode(self, sentences: Sequence[str], name: str) -> list[list[int]]:
+        return [[8] for _ in sentences]
+
+    def score(self, sources: Sequence[str], targets: Sequence[str], *, batch_size: int = 64) -> list[float]:
+        self.log.append((self.name, list(sources), batch_size, torch.get_num_threads()))
+        time.sleep(self.milliseconds / 1000)
+        return [-1.0 for _ in sources]
 
 
-def fake(name: str, log: list[tuple[str, list[str], int, int]], milliseconds: float = 0.0) -> Translator:
-    return cast(Translator, Fake(name, log, milliseconds))
+def fake(name: str, log: list[tuple[str, list[str], int, int]], milliseconds: float = 0.0, **options: Any) -> System:
+    return System(name, Fake(name, log, milliseconds), OPTIONS, **options)
 
 
 def test_systems_take_turns_after_a_warm_up() -> None:
     log: list[tuple[str, list[str], int, int]] = []
-    time_alone([(fake("A", log), OPTIONS), (fake("B", log), OPTIONS)], ["x", "y"])
+    time_alone([fake("A", log), fake("B", log)], ["x", "y"])
     assert [name for name, *_ in log] == ["A", "A", "B", "B", "A", "B", "A", "B"]
     assert [rows for _, rows, *_ in log[4:]] == [["x"], ["x"], ["y"], ["y"]]
     assert {batch_size for *_, batch_size, _ in log} == {1}
@@ -55,7 +63,7 @@ def test_alone_is_one_thread_and_the_threads_come_back(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch, "get_num_threads", lambda: current[0])
     monkeypatch.setattr(torch, "set_num_threads", lambda number: current.__setitem__(0, number))
     log: list[tuple[str, list[str], int, int]] = []
-    found = measure_speed(fake("A", log), ["x", "y"], decoding=OPTIONS, batch_size=2)
+    found = measure_speed(fake("A", log, batch_size=2), ["x", "y"])
     assert {number for _, rows, _, number in log if len(rows) == 1} == {1}
     assert log[-1] == ("A", ["x", "y"], 2, 3)
     assert (found.num_threads, current) == (3, [3])
@@ -69,10 +77,20 @@ def test_threads_come_back_after_an_error() -> None:
 
 
 def test_milliseconds_are_milliseconds() -> None:
-    found = measure_speed(fake("A", [], 20.0), ["x"] * 5, decoding=OPTIONS, batch_size=5, num_alone=3)
+    found = measure_speed(fake("A", [], 20.0, batch_size=5), ["x"] * 5, num_alone=3)
     assert 20 <= found.ms_per_sentence_p50 <= found.ms_per_sentence_p95 < 200
     assert 25 < found.sentences_per_second <= 250  # 5 in one batch of 20 ms
     assert (found.num_sentences, found.num_alone, found.batch_size, found.device) == (5, 3, 5, "cpu")
+
+
+def test_the_teachers_choice_is_timed_and_scores_for_the_report_are_not() -> None:
+    for choice, least in ((Choice.TEACHER, 30.0), (Choice.FIRST, 10.0)):
+        log: list[tuple[str, list[str], int, int]] = []
+        system = fake("A", log, 10.0, choice=choice, scorer=Scorer("B", Fake("B", log, 20.0)), batch_size=5)
+        found = measure_speed(system, ["x"] * 5, num_alone=2)
+        assert found.ms_per_sentence_p50 >= least
+        assert found.sentences_per_second <= 5 / least * 1000
+        assert {name for name, *_ in log} == ({"A", "B"} if choice is Choice.TEACHER else {"A"})
 
 
 def test_percentiles() -> None:
@@ -95,6 +113,6 @@ def test_spread_of_nothing() -> None:
 def test_a_real_run(tiny_runs: dict[str, Path]) -> None:
     translator = load(tiny_runs["ctc"], device="cpu")
     sentences = ["Click OK.", "Opens a file.", "Closes the window."]
-    found = measure_speed(translator, sentences, decoding=translator.decoding({}), batch_size=2)
+    found = measure_speed(System("ctc", translator, translator.decoding({}), 2), sentences)
     assert 0 < found.ms_per_sentence_p50 <= found.ms_per_sentence_p95
     assert found.sentences_per_second > 0

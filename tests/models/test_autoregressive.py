@@ -75,7 +75,15 @@ def test_cached_beam_is_uncached_beam(variant: dict[str, Any], alpha: float) -> 
             same(hypotheses(found, row), expected)
 
 
-@pytest.mark.parametrize("given", [{}, {"beam_size": 4, "num_candidates": 4}, {"beam_size": 3, "length_penalty": 0.0}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"beam_size": 4, "num_candidates": 4},
+        {"beam_size": 3, "length_penalty": 0.0},
+        {"temperature": 0.7, "num_candidates": 4},
+    ],
+)
 def test_score_is_what_search_reports(given: dict[str, Any]) -> None:
     truncated = 0
     for seed in range(3):
@@ -149,6 +157,10 @@ def test_beam_search_beats_greedy_in_total() -> None:
 def test_decoding_refuses_options_without_effect() -> None:
     with pytest.raises(ConfigError, match="num_candidates=3: must be at most beam_size=2"):
         Autoregressive.Decoding(beam_size=2, num_candidates=3)
+    with pytest.raises(ConfigError, match="beam_size=2: has no effect with temperature"):
+        Autoregressive.Decoding(beam_size=2, temperature=0.5)
+    with pytest.raises(ConfigError, match="seed=3: has no effect without temperature"):
+        Autoregressive.Decoding(seed=3)
     with pytest.raises(ConfigError, match=r"length_penalty=0\.6: has no effect with beam_size=1"):
         Autoregressive.Decoding(length_penalty=0.6)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -119,6 +122,33 @@ def test_best_path_is_the_collapsed_arg_max() -> None:
         assert found.passes.tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 2.5])
+def test_samples_are_distributed_as_the_paths_are(temperature: float) -> None:
+    """Against every path of four slots; a sample's score is its path's under the model itself."""
+    tiny = Vocabularies(NUM_SYMBOLS + 1, NUM_SYMBOLS + 1, True)  # UNK, BLANK and one token
+    model = ctc(vocabularies=tiny, upsampling=2)
+    source, number = [NUM_SYMBOLS, 1], 4000
+    log_probs = canvas(model, source)
+    heated = (log_probs / temperature).log_softmax(-1)
+    expected: Counter[tuple[int, ...]] = Counter()
+    path_scores: dict[tuple[int, ...], list[float]] = {}
+    for path in itertools.product([1, BLANK, NUM_SYMBOLS], repeat=4):
+        target = tuple(collapse_path(path, BLANK))
+        expected[target] += math.exp(sum(heated[slot, token].item() for slot, token in enumerate(path)))
+        path_scores.setdefault(target, []).append(sum(log_probs[slot, token].item() for slot, token in enumerate(path)))
+    options = CTC.Decoding(temperature=temperature, num_candidates=number)
+    with torch.no_grad():
+        found = model.decode(Source.from_lists([source]), decoding=options)
+    drawn = [tuple(ids[keep].tolist()) for ids, keep in zip(found.tokens[0], found.valid[0], strict=True)]
+    counts = Counter(drawn)
+    assert sum(expected.values()) == pytest.approx(1.0)
+    for target, probability in expected.items():
+        deviation = math.sqrt(number * probability * (1 - probability))
+        assert abs(counts[target] - number * probability) < 4 * deviation + 1, target
+    for target, score in zip(drawn[:200], found.scores[0, :200].tolist(), strict=True):
+        assert min(abs(score - other) for other in path_scores[target]) < 1e-9
+
+
 def test_a_huge_beam_finds_the_best_of_all_targets() -> None:
     import itertools
 
@@ -157,5 +187,7 @@ def test_canvas_length_counts_upsampling() -> None:
 def test_decoding_refuses_options_without_effect() -> None:
     with pytest.raises(ConfigError, match="num_candidates=2: must be at most beam_size=1"):
         CTC.Decoding(num_candidates=2)
+    with pytest.raises(ConfigError, match="beam_size=2: has no effect with temperature"):
+        CTC.Decoding(beam_size=2, temperature=0.5)
     with pytest.raises(ConfigError, match="token_beam=5: has no effect with beam_size=1"):
         CTC.Decoding(token_beam=5)

@@ -35,6 +35,25 @@ def test_the_first_copies_are_the_same_however_many_there_are() -> None:
     assert many.unique().numel() == many.numel()
 
 
+def test_forks_are_all_different() -> None:
+    random = of()
+    forks = torch.stack([random.fork(number).keys for number in [*range(300), 10**9, 2**62]])
+    assert forks.unique().numel() == forks.numel()
+    assert torch.equal(forks[7], random.fork(7).keys)
+
+
+def test_samples_are_those_of_copies() -> None:
+    log_probs = torch.randn(len(LENGTHS), 6, 9, generator=torch.Generator().manual_seed(1))
+    log_probs[:, :, 3] = -torch.inf
+    random = of()
+    found = random.copies(4).samples(log_probs)
+    assert torch.equal(found.flatten(0, 1), random.copies(4).sample(log_probs.repeat_interleave(4, dim=0)))
+    assert torch.equal(random.copies(2).samples(log_probs), found[:, :2])
+    assert torch.equal(random.copies(4).samples(log_probs[:, :2]), found[:, :, :2])
+    assert (found != 3).all()
+    assert (found[:, 0] != found[:, 1]).any()
+
+
 def test_numbers_are_uniform_and_independent() -> None:
     tokens = torch.arange(2000)[:, None] + 7
     numbers = RowRandom.of((tokens, torch.ones_like(tokens, dtype=torch.bool)), seed=0).uniform(4, 3).double()

@@ -1,0 +1,230 @@
+"""What is known of a system's translations: scores, candidates, speed, and what made them. The fields of nat-decode's
+OUTPUT.json and of nat-report's rows."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+import nat
+from nat.config import to_plain
+from nat.decoding.candidates import Candidates, Metric, sentence_bleu, sentence_chrf, with_teacher_scores
+from nat.evaluation.inputs import Text, run_summary
+from nat.evaluation.scores import repetition_rate, score_corpus, unknown_rate
+from nat.evaluation.speed import Speed, device_name, translate_timed
+from nat.evaluation.system import System
+from nat.progress import Progress
+
+LONGER = 5  # scores on sources of so many words and more stand beside the whole: short lines flatter
+SPEEDS = ("ms_per_sentence_p50", "ms_per_sentence_p95", "sentences_per_second")
+
+
+@dataclass(frozen=True)
+class Translations:
+    """candidates: of each sentence, in input order. seconds: what all took together, the choice included."""
+
+    candidates: list[Candidates]
+    seconds: float
+
+    @property
+    def best(self) -> list[str]:
+        return [item.best for item in self.candidates]
+
+    @property
+    def filled(self) -> list[Candidates]:
+        """Of sentences that are not empty."""
+        return [item for item in self.candidates if item.filled]
+
+
+def translate(system: System, sources: Sequence[str], *, name: str = "") -> Translations:
+    """All sentences, timed; with a teacher's scores, even where it had no say (that is not timed)."""
+    with Progress(f"translate {name}".strip(), total=len(sources), unit="sentences") as progress:
+        timed = translate_timed(system, sources, advance=progress.advance)
+    found = timed.candidates
+    if system.scorer is not None and any(item.teacher_scores is None for item in found):
+        with Progress("score", total=len(sources), unit="sentences") as progress:
+            found = with_teacher_scores(
+                found,
+                sources,
+                system.scorer.translator,
+                batch_size=system.batch_size,
+                advance=progress.advance,
+            )
+    return Translations(found, timed.seconds)
+
+
+def results(
+    system: System, text: Text, found: Translations, *, alone: Sequence[float], ter: bool = False
+) -> dict[str, Any]:
+    """All fields but those of COMET. alone: milliseconds of sentences by themselves; empty where nothing was timed."""
+    report = quality(text, found, ter=ter) | candidate_report(system, text, found) | teacher_report(system, found)
+    return report | speed_report(speed_of(system, alone, found)) | provenance(system)
+
+
+def quality(text: Text, found: Translations, *, ter: bool = False) -> dict[str, Any]:
+    """Scores (null without references), rates and counts."""
+    best, filled = found.best, found.filled
+    return {
+        "text": text.name,
+        "num_sentences": len(best),
+        **score_report(text, best, ter=ter),
+        "repetition_rate": repetition_rate(best),
+        "unknown_rate": unknown_rate([item.tokens[item.chosen] for item in found.candidates]),
+        "passes": sum(item.passes for item in filled) / max(1, len(filled)),
+        "num_empty": len(best) - len(filled),
+        "num_empty_translations": sum(not item.best for item in filled),
+        "num_truncated": sum(item.truncated for item in filled),
+        "num_dropped": text.dropped["dropped"] if text.dropped else 0,
+        "dropped_reasons": text.dropped["reasons"] if text.dropped else {},
+    }
+
+
+def score_report(text: Text, best: Sequence[str], *, ter: bool) -> dict[str, Any]:
+    """Scores on all sentences, and on those whose source has LONGER words or more."""
+    longer = [i for i, source in enumerate(text.sources) if len(source.split()) >= LONGER]
+    names = ("bleu", "bleu_signature", "chrf", "chrf_signature", "length_ratio")
+    report: dict[str, Any] = dict.fromkeys(names)
+    report |= {f"bleu_{LONGER}plus_words": None, f"chrf_{LONGER}plus_words": None}
+    report |= {f"num_{LONGER}plus_words": len(longer)}
+    if text.references is None or not best:
+        return report
+    scores = score_corpus(best, text.references, ter=ter)
+    report |= {name: getattr(scores, name) for name in names}
+    if ter:
+        report |= {"ter": scores.ter, "ter_signature": scores.ter_signature}
+    if longer:
+        part = score_corpus([best[i] for i in longer], [text.references[i] for i in longer])
+        report |= {f"bleu_{LONGER}plus_words": part.bleu, f"chrf_{LONGER}plus_words": part.chrf}
+    return report
+
+
+def candidate_report(system: System, text: Text, found: Translations) -> dict[str, Any]:
+    """num_candidates: the mean over sentences that are not empty. num_choice_differs: sentences whose translation is
+    not the first candidate. oracle_bleu, oracle_chrf: of the candidates of the highest sentence BLEU (sentence chrF),
+    the best that a choice could make; null without references, and where there was nothing to choose from."""
+    filled = found.filled
+    report: dict[str, Any] = {
+        "num_candidates": sum(len(item.texts) for item in filled) / max(1, len(filled)),
+        "choice": system.choice.value,
+        "num_choice_differs": sum(item.differs for item in filled),
+        "oracle_bleu": None,
+        "oracle_chrf": None,
+    }
+    if text.references is not None and found.candidates and system.decoding.num_candidates > 1:
+        with_bleu = oracle(found.candidates, text.references, sentence_bleu())
+        with_chrf = oracle(found.candidates, text.references, sentence_chrf())
+        report["oracle_bleu"] = score_corpus(with_bleu, text.references).bleu
+        report["oracle_chrf"] = score_corpus(with_chrf, text.references).chrf
+    return report
+
+
+def oracle(candidates: Sequence[Candidates], references: Sequence[str], metric: Metric) -> list[str]:
+    """Of each sentence's candidates, the first of the highest metric against its reference."""
+    return [
+        max(dict.fromkeys(item.texts), key=lambda text: metric(text, reference)) if len(item.texts) > 1 else item.best
+        for item, reference in zip(candidates, references, strict=True)
+    ]
+
+
+def teacher_report(system: System, found: Translations) -> dict[str, Any]:
+    """The mean log-probability of a translation under the teacher; {} without one."""
+    if system.scorer is None:
+        return {}
+    chosen = [item.teacher_scores[item.chosen] for item in found.candidates if item.teacher_scores is not None]
+    known = [score for score in chosen if score is not None]
+    return {
+        "teacher": system.scorer.path,
+        "teacher_score": math.fsum(known) / len(known) if known else None,
+        "num_unscored": len(chosen) - len(known),
+    }
+
+
+def speed_of(system: System, alone: Sequence[float], found: Translations) -> Speed | None:
+    """None where nothing was measured."""
+    if not alone:
+        return None
+    return Speed.of(
+        alone,
+        seconds=found.seconds,
+        num_sentences=len(found.filled),
+        batch_size=system.batch_size,
+        device=system.translator.device,
+    )
+
+
+def speed_report(speed: Speed | None) -> dict[str, Any]:
+    if speed is None:
+        return dict.fromkeys(SPEEDS) | {"num_timed_alone": 0}
+    return {name: getattr(speed, name) for name in SPEEDS} | {"num_timed_alone": speed.num_alone}
+
+
+def provenance(system: System) -> dict[str, Any]:
+    """What made the translations."""
+    translator = system.translator
+    return {
+        "run_dir": str(translator.folder),
+        "model": type(translator.model).__name__,
+        "engine": translator.engine,
+        "weights": run_summary(translator).get("weights"),
+        "num_parameters": sum(parameter.numel() for parameter in translator.model.parameters()),
+        "decoding": to_plain(system.decoding),
+        "batch_size": system.batch_size,
+        "device": device_name(translator.device),
+        "num_threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in sorted({"torch", "sacrebleu", "sentencepiece", translator.engine})}
+        | {"nat": nat.__version__},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def describe(report: dict[str, Any]) -> str:
+    """The report for people to read."""
+
+    def shown(name: str, digits: int = 2) -> str:
+        value = report.get(name)
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    lines = [
+        f"{report['model']} {report['run_dir']} (weights: {report['weights']}), {report['text']}",
+        f"sentences {report['num_sentences']}: empty {report['num_empty']}, at the length limit "
+        f"{report['num_truncated']}; left out of the text {report['num_dropped']}",
+        *(f"  left out: {reason}: {count['pairs']}" for reason, count in report["dropped_reasons"].items()),
+    ]
+    if report["bleu"] is not None:
+        lines.append(f"BLEU {shown('bleu')}  chrF {shown('chrf')}  length ratio {shown('length_ratio', 3)}")
+        lines[-1] += f"  TER {shown('ter')}" if "ter" in report else ""
+        lines.append(
+            f"BLEU {shown(f'bleu_{LONGER}plus_words')}  chrF {shown(f'chrf_{LONGER}plus_words')}  on the "
+            f"{report[f'num_{LONGER}plus_words']} sources of {LONGER} words and more"
+        )
+        lines += [f"  {report[name]}" for name in report if name.endswith("_signature") and report[name]]
+    if "comet" in report:
+        lines.append(f"COMET {shown('comet', 4)}  ({report['comet_model']})")
+    lines.append(
+        f"repetition {100 * report['repetition_rate']:.2f} %  unknown {100 * report['unknown_rate']:.2f} %  "
+        f"passes {shown('passes')}"
+    )
+    if report["decoding"]["num_candidates"] > 1:
+        lines.append(
+            f"candidates {shown('num_candidates')}, choice: {report['choice']}, not the first one "
+            f"{report['num_choice_differs']} times"
+        )
+        if report["oracle_bleu"] is not None:
+            lines[-1] += f"; the best choice has BLEU {shown('oracle_bleu')}, or chrF {shown('oracle_chrf')}"
+    if "teacher" in report:
+        lines.append(f"teacher score {shown('teacher_score', 3)} ({report['teacher']})")
+    if report["sentences_per_second"] is not None:
+        lines.append(
+            f"alone {shown('ms_per_sentence_p50', 1)} ms (95 %: {shown('ms_per_sentence_p95', 1)} ms), one thread; "
+            f"batches of {report['batch_size']}: {shown('sentences_per_second', 1)} sentences/s, "
+            f"{report['num_threads']} threads; {report['device']}"
+        )
+    return "\n".join(lines)
