@@ -250,9 +250,10 @@ class Trainer:
             self._write_run("best checkpoint", self.best.best)
             values = validated.values
             self.last_bleu = f", BLEU {values['bleu']:.2f}"
+            loss = f"loss {values['loss']:.3f}, " if "loss" in values else ""
             progress.say(
-                f"update {self.state.update}: valid loss {values['loss']:.3f}, BLEU {values['bleu']:.2f}, "
-                f"chrF {values['chrf']:.2f}" + (" (best)" if is_best else "")
+                f"update {self.state.update}: valid {loss}BLEU {values['bleu']:.2f}, chrF {values['chrf']:.2f}"
+                + (" (best)" if is_best else "")
             )
         improved = self.ranks.any(improved)  # an equal score does not count against patience running out
         self.state.validations_since_best = 0 if improved else self.state.validations_since_best + 1
