@@ -1,11 +1,13 @@
 """Single-pass translation with fertilities as the latent variable.
 
-Gu et al. 2018, "Non-Autoregressive Neural Machine Translation", https://arxiv.org/abs/1711.02281.
+Gu et al. 2018, "Non-Autoregressive Neural Machine Translation", https://arxiv.org/abs/1711.02281; with glancing (Qian
+et al. 2021, https://arxiv.org/abs/2008.07905) and deep supervision (Huang et al. 2022,
+https://arxiv.org/abs/2110.07515) as options.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
@@ -15,16 +17,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nat.config import option
-from nat.data.batch import Batch, Source
+from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
-from nat.losses import cross_entropy
+from nat.losses import log_prob_cross_entropy
 from nat.models.base import DecodingOptions, LossTerm, Translation, TranslationModel
 from nat.nn.attention.full import FullAttention
 from nat.nn.attention.positional import OthersAttention, PositionalAttention
+from nat.nn.glancing import Glancing, mix_gold, reveal, shown
 from nat.nn.rng import RowRandom
-from nat.nn.seq2seq import Seq2Seq, Seq2SeqConfig
-from nat.nn.transformer import Decoder, Memory, Size, initialise
+from nat.nn.seq2seq import DeepSupervision, Seq2Seq, Seq2SeqConfig
+from nat.nn.transformer import Decoder, Memory, initialise
 from nat.ops.copying import copy_by_fertility, cut_fertilities
 from nat.ops.precision import at_least_float32
 
@@ -51,6 +54,8 @@ class Fertility(TranslationModel):
         max_fertility: int = option(50, "largest fertility L_max of a source token", minimum=1)
         fertility_weight: float = option(1.0, "weight of the fertilities' cross entropy in the objective", above=0)
         label_smoothing: float = option(0.0, "probability spread over all other tokens", minimum=0, below=1)
+        glancing: Glancing = field(default_factory=Glancing)
+        deep_supervision: DeepSupervision = field(default_factory=DeepSupervision)
 
     @dataclass(frozen=True)
     class Decoding(DecodingOptions):
@@ -75,7 +80,11 @@ class Fertility(TranslationModel):
         super().__init__(vocabularies)
         self.config = config
         self.net = Seq2Seq(
-            config, vocabularies=vocabularies, symbols=(Symbol.UNK,), decoder=decoder_of(config, config.size)
+            config,
+            vocabularies=vocabularies,
+            symbols=(Symbol.UNK,),
+            decoder=decoder_of(config),
+            deep=config.deep_supervision.enabled,
         )
         self.fertility = nn.Linear(config.size.dim, config.max_fertility + 1)
         initialise(self.fertility, config.size.initial)
@@ -84,14 +93,19 @@ class Fertility(TranslationModel):
         """log p(f_i | x) for f_i = 0 .. L_max (section 3.3)."""
         return F.log_softmax(at_least_float32(self.fertility(memory.states)), dim=-1)
 
+    def canvas(
+        self, source: Source, fertilities: Int[Tensor, "B S"]
+    ) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
+        """Copied source embeddings, without positions, and where they are valid."""
+        index, valid = copy_by_fertility(fertilities)
+        return self.net.embeddings.source(source.tokens.gather(1, index)), valid
+
     def translate(
         self, source: Source, fertilities: Int[Tensor, "B S"], memory: Memory
     ) -> tuple[Float[Tensor, "B L V"], Bool[Tensor, "B L"]]:
         """log p(y_t | x, f) on the canvas that the fertilities give, and the canvas's validity."""
-        index, valid = copy_by_fertility(fertilities)
-        copies = self.net.embeddings.source(source.tokens.gather(1, index))
-        (log_probs,) = self.net.decode(self.net.place(copies), valid, memory)
-        return log_probs, valid
+        x, valid = self.canvas(source, fertilities)
+        return self.net.decode(self.net.place(x), valid, memory)[-1], valid
 
     # --- training ----------------------------------------------------------------------------------
 
@@ -104,23 +118,53 @@ class Fertility(TranslationModel):
         batch = batch.compact()
         assert batch.fertilities is not None
         memory = self.net.encode(batch.source)
-        log_probs, valid = self.translate(batch.source, batch.fertilities, memory)
-        width = valid.size(1)
-        total, nll, count = cross_entropy(
-            log_probs,
-            batch.target.tokens[:, :width],
-            batch.target.valid[:, :width],
-            label_smoothing=self.config.label_smoothing,
-            forbidden=self.net.output.forbidden,
-        )
-        fertility, _, positions = cross_entropy(
+        fertility, _, positions = log_prob_cross_entropy(
             self.fertility_log_probs(memory), batch.fertilities.clamp(max=self.config.max_fertility), batch.source.valid
         )
-        return {
-            "cross_entropy": LossTerm(total, count),
-            "fertility": LossTerm(fertility, positions, weight=self.config.fertility_weight),
-            "nll": LossTerm(nll, count, weight=0.0),
+        weight = self.config.fertility_weight
+        return self.translation_terms(batch, memory, update=update) | {
+            "fertility": LossTerm(fertility, positions, weight=weight)
         }
+
+    def translation_terms(self, batch: Batch, memory: Memory, *, update: int) -> dict[str, LossTerm]:
+        """Cross entropy of the target on the canvas of the batch's fertilities, the mean over the layers that
+        predict; with glancing at the positions that are not revealed."""
+        assert batch.fertilities is not None
+        x, valid = self.canvas(batch.source, batch.fertilities)
+        target = Target(batch.target.tokens[:, : valid.size(1)], batch.target.valid[:, : valid.size(1)])
+        hidden, guide = valid, None
+        if self.training:
+            random = RowRandom.of((batch.source.tokens, batch.source.valid), (target.tokens, target.valid), seed=update)
+            if self.config.glancing.enabled:
+                x, hidden = self.glance(x, target, memory, random, ratio=self.config.glancing(update))
+
+            def guide(log_probs: Tensor) -> Tensor:
+                share = self.config.deep_supervision.gold
+                return mix_gold(log_probs.argmax(dim=-1), target.tokens, random.fork(1), share=share)
+
+        found = [
+            log_prob_cross_entropy(
+                log_probs,
+                target.tokens,
+                hidden,
+                label_smoothing=self.config.label_smoothing,
+                forbidden=self.net.output.forbidden,
+            )
+            for log_probs in self.net.decode(self.net.place(x), valid, memory, guide=guide)
+        ]
+        _, nll, count = found[-1]
+        total = torch.stack([total for total, _, _ in found]).mean()
+        return {"cross_entropy": LossTerm(total, count), "nll": LossTerm(nll, count, weight=0.0)}
+
+    def glance(
+        self, x: Float[Tensor, "B L D"], target: Target, memory: Memory, random: RowRandom, *, ratio: float
+    ) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
+        """Inputs with some of the reference revealed, and the positions left to predict (Qian et al. 2021,
+        section 3.2)."""
+        with torch.no_grad():
+            predicted = self.net.decode(self.net.place(x), target.valid, memory)[-1].argmax(dim=-1)
+        where = shown(predicted, target.tokens, target.valid, random, ratio=ratio)
+        return reveal(x, self.net.embed(target.tokens), where), target.valid & ~where
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
         """Raises ConfigError where the corpus has no fertilities."""
@@ -155,9 +199,9 @@ class Fertility(TranslationModel):
         log_probs, valid = self.translate(
             source.repeat_rows(num_canvases), fertilities, memory.repeat_rows(num_canvases)
         )
-        tokens, scores, valid = choose_tokens(log_probs, valid, random.fork(1), decoding)
-        ones = torch.ones(len(source), dtype=torch.long, device=source.device)
-        return Translation(tokens, valid, scores, ones, was_cut.view(-1, num_canvases)[:, 0])
+        tokens, valid, scores = choose_tokens(log_probs, valid, random.fork(1), decoding)
+        found = Translation.best_of(tokens, valid, scores, count=decoding.num_candidates, ordered=True)
+        return replace(found, truncated=was_cut.view(-1, num_canvases)[:, 0])
 
     def choose_fertilities(
         self, memory: Memory, random: RowRandom, decoding: Fertility.Decoding
@@ -186,13 +230,13 @@ MISSING = (
 )
 
 
-def decoder_of(config: Seq2SeqConfig, size: Size) -> Decoder:
+def decoder_of(config: Seq2SeqConfig) -> Decoder:
     """A decoder whose layers have the attentions of section 3.2."""
     layers = range(config.decoder.num_layers)
-    plain, dims = FullAttention.Config(), {"dim": size.dim, "num_heads": size.num_heads}
+    plain, dims = FullAttention.Config(), {"dim": config.size.dim, "num_heads": config.size.num_heads}
     return Decoder(
         [OthersAttention(plain, **dims) for _ in layers],
-        size=size,
+        size=config.size,
         positional_attentions=[PositionalAttention(plain, **dims) for _ in layers],
     )
 
@@ -215,17 +259,14 @@ def at_least_one(
 
 def choose_tokens(
     log_probs: Float[Tensor, "N L V"], valid: Bool[Tensor, "N L"], random: RowRandom, decoding: DecodingOptions
-) -> tuple[Int[Tensor, "B K L"], Float[Tensor, "B K"], Bool[Tensor, "B K L"]]:
+) -> tuple[Int[Tensor, "B K L"], Bool[Tensor, "B K L"], Float[Tensor, "B K L"]]:
     """Tokens of the K candidates of a row, from a canvas for each or one for all, N = B K or B: the most probable
-    ones, or samples. Also their log-probability and validity."""
+    ones, or samples. Also their validity and log-probability."""
     num_candidates = decoding.num_candidates
-    copies = num_candidates * len(random) // len(log_probs)
-    if decoding.temperature is None:
-        tokens = log_probs.argmax(dim=-1)
-    else:
+    if decoding.temperature is not None:
+        copies = num_candidates * len(random) // len(log_probs)
         log_probs, valid = (t.repeat_interleave(copies, dim=0) for t in (log_probs, valid))
-        tokens = random.copies(num_candidates).sample(log_probs / decoding.temperature)
-    scores = log_probs.gather(2, tokens[:, :, None]).squeeze(2).masked_fill(~valid, 0.0).sum(dim=1)
-    tokens = tokens.masked_fill(~valid, int(Symbol.PAD))
+    tokens = decoding.pick(log_probs, random.copies(num_candidates))
+    scores = log_probs.gather(2, tokens[:, :, None]).squeeze(2)
     shape = (-1, num_candidates)
-    return tokens.unflatten(0, shape), scores.unflatten(0, shape), valid.unflatten(0, shape)
+    return tokens.unflatten(0, shape), valid.unflatten(0, shape), scores.unflatten(0, shape)

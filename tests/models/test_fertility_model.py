@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from builders import VOCABULARIES, even_fertilities, make_batch, make_model
+from oracles import rows_of
 from torch import Tensor, nn
 
 from nat.config import parse
@@ -266,6 +267,42 @@ def test_the_loss_is_that_of_a_loop() -> None:
     assert [terms[name].weight for name in ("cross_entropy", "fertility", "nll")] == [1.0, 0.5, 0.0]
     assert terms["fertility"].count.item() == sum(s for s, _ in LENGTHS)
     assert terms["nll"].count.item() == sum(t for _, t in LENGTHS)
+
+
+GLANCING: dict[str, Any] = {"glancing": {"start": 1.0, "end": 1.0}}
+DEEP: dict[str, Any] = {"deep_supervision": {"enabled": True, "gold": 0.5}}
+
+
+def test_glancing_reveals_the_mistakes_share_and_trains_on_the_rest() -> None:
+    model, batch = fertility(**GLANCING), make_batch(LENGTHS)
+    with torch.no_grad():
+        assert batch.fertilities is not None
+        log_probs, valid = model.translate(batch.source, batch.fertilities, model.net.encode(batch.source))
+        right = ((log_probs.argmax(dim=-1) == batch.target.tokens) & valid).sum().item()
+        assert (
+            model.loss(batch, update=1)["cross_entropy"].count.item() == valid.sum().item()
+        )  # validation: no glancing
+        terms = model.train().loss(batch, update=1)
+    assert terms["cross_entropy"].count.item() == right
+    assert terms["fertility"].count.item() == sum(s for s, _ in LENGTHS)
+
+
+@pytest.mark.parametrize("options", [{"glancing": {"start": 0.5, "end": 0.5}}, DEEP, GLANCING | DEEP])
+def test_glancing_and_deep_supervision_are_sums_over_rows_too(options: dict[str, Any]) -> None:
+    model, batch = fertility(**options).train(), make_batch(LENGTHS)
+    together = model.loss(batch, update=3)
+    alone = [model.loss(row, update=3) for row in rows_of(batch)]
+    for key, term in together.items():
+        assert term.total.item() == pytest.approx(sum(row[key].total.item() for row in alone), abs=TOLERANCE), key
+        assert term.count.item() == sum(row[key].count.item() for row in alone), key
+
+
+def test_deep_supervision_trains_every_layer_on_the_mean_of_its_losses() -> None:
+    model, batch = fertility(**DEEP), make_batch(LENGTHS)
+    terms = model.loss(batch, update=1)
+    terms["cross_entropy"].total.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.net.feedback.parameters())
+    assert terms["cross_entropy"].total.item() != pytest.approx(terms["nll"].total.item())  # nll: the last layer's
 
 
 def test_pairs_that_cannot_be_learnt() -> None:
