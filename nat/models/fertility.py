@@ -110,14 +110,17 @@ class Fertility(TranslationModel):
     # --- training ----------------------------------------------------------------------------------
 
     def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
-        """No terms for validation pairs without fertilities. Raises ConfigError for such training pairs."""
-        if batch.fertilities is None:
-            if self.training:
-                raise ConfigError(MISSING)
+        """No terms for validation pairs without fertilities."""
+        if batch.fertilities is None and not self.training:
             return {}
         batch = batch.compact()
-        assert batch.fertilities is not None
-        memory = self.net.encode(batch.source)
+        return self.terms(batch, self.net.encode(batch.source), update=update)
+
+    def terms(self, batch: Batch, memory: Memory, *, update: int) -> dict[str, LossTerm]:
+        """`loss` of a right-padded batch with fertilities, given its encoded source. Raises ConfigError without
+        them."""
+        if batch.fertilities is None:
+            raise ConfigError(MISSING)
         fertility, _, positions = log_prob_cross_entropy(
             self.fertility_log_probs(memory), batch.fertilities.clamp(max=self.config.max_fertility), batch.source.valid
         )
@@ -194,7 +197,7 @@ class Fertility(TranslationModel):
         random = RowRandom.of((source.tokens, source.valid), seed=decoding.seed)
         chosen = self.choose_fertilities(memory, random.fork(0), decoding)  # (B, C, S)
         num_canvases = chosen.size(1)
-        limits = self.limits(source, decoding).repeat_interleave(num_canvases)
+        limits = self.limits(source, decoding.max_length_factor).repeat_interleave(num_canvases)
         fertilities, was_cut = cut_fertilities(chosen.flatten(0, 1), limits)
         log_probs, valid = self.translate(
             source.repeat_rows(num_canvases), fertilities, memory.repeat_rows(num_canvases)
@@ -218,9 +221,9 @@ class Fertility(TranslationModel):
         samples = at_least_one(random.copies(num_samples).sample(repeated), repeated, valid)
         return torch.cat((best, samples.unflatten(0, (-1, num_samples))), dim=1)
 
-    def limits(self, source: Source, decoding: Fertility.Decoding) -> Int[Tensor, " B"]:
+    def limits(self, source: Source, factor: float) -> Int[Tensor, " B"]:
         """The longest canvas of each row."""
-        limits = (source.lengths * decoding.max_length_factor).long().clamp(min=1)
+        limits = (source.lengths * factor).long().clamp(min=1)
         return limits if self.max_source_length is None else limits.clamp(max=self.max_source_length)
 
 
