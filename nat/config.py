@@ -275,7 +275,16 @@ def compose(name: str, overrides: Sequence[str], *, extra_directory: Path | None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_one_line(error)) from None
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items() if value != MISSING}
+    return _without_missing(plain)
+
+
+def _without_missing(node: Mapping[Any, Any]) -> dict[str, Any]:
+    """The mapping and those inside it, without the keys whose value the user must give."""
+    return {
+        str(key): _without_missing(value) if isinstance(value, Mapping) else value
+        for key, value in node.items()
+        if value != MISSING
+    }
 
 
 # What Hydra's grammar takes without quotes.

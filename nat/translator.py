@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nat.config import Component, load_yaml, parse
+from nat.config import load_yaml, parse
 from nat.data.batch import Batch
 from nat.data.batching import Pair, collate, length_sorted_batches
 from nat.data.tokenizer import Tokenizers
@@ -17,7 +17,7 @@ from nat.decoding.batched import Decoded, decode_in_batches
 from nat.decoding.candidates import Candidates, Choice, Teacher, choose, resolve_choice
 from nat.errors import ConfigError, DataError
 from nat.models.base import DecodingOptions, TranslationModel
-from nat.training.checkpoint import WEIGHTS, check_tokenizer, load_weights
+from nat.training.checkpoint import load_model
 
 
 def load(run_folder: str | Path, *, device: str = "auto", weights: str | Path | None = None) -> Translator:
@@ -28,21 +28,9 @@ def load(run_folder: str | Path, *, device: str = "auto", weights: str | Path | 
     """
     from nat.training.distributed import choose_device
 
-    folder = Path(run_folder)
-    if not (folder / "config.yaml").is_file():
-        raise DataError(f"{folder}: not a run folder (there is no config.yaml in it)")
-    config = load_yaml(folder / "config.yaml")
-    tokenizers = Tokenizers.load(folder / "tokenizer")
-    try:
-        component = parse(Component, config.get("model"), "model")
-    except ConfigError as error:  # the user typed none of it: the file is to blame
-        raise DataError(f"{folder}/config.yaml: {'; '.join(str(error).splitlines())}") from None
-    chosen = choose_device(device)
-    model = component.build(vocabularies=tokenizers.vocabularies).to(chosen)
-    path = Path(weights) if weights else folder / WEIGHTS
-    check_tokenizer(path, tokenizers.fingerprint)
-    load_weights(model, path, chosen)
-    return Translator(model.eval(), tokenizers, chosen, config=config, folder=folder)
+    folder, chosen = Path(run_folder), choose_device(device)
+    model, tokenizers = load_model(folder, chosen, weights=None if weights is None else Path(weights))
+    return Translator(model, tokenizers, chosen, config=load_yaml(folder / "config.yaml"), folder=folder)
 
 
 class Translator:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nat.config import Component, compose, config_directory, parse
-from nat.data.batch import Batch, Source, Target
-from nat.data.batching import Pair
+from nat.data.batch import Batch
+from nat.data.batching import Pair, collate
 from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies
 from nat.models.base import TranslationModel
 from nat.training.distributed import Ranks
@@ -53,7 +54,8 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_batch(lengths: list[tuple[int, int]], *, vocabularies: Vocabularies = VOCABULARIES, seed: int = 0) -> Batch:
-    """Random pairs of these (source, target) lengths, right-padded. Ordinary tokens and UNK (id 1)."""
+    """Random pairs of these (source, target) lengths, right-padded, with random fertilities. Ordinary tokens and UNK
+    (id 1)."""
     generator = torch.Generator().manual_seed(seed)
 
     def row(length: int, size: int) -> list[int]:
@@ -62,7 +64,22 @@ def make_batch(lengths: list[tuple[int, int]], *, vocabularies: Vocabularies = V
 
     sources = [row(s, vocabularies.source_size) for s, _ in lengths]
     targets = [row(t, vocabularies.target_size) for _, t in lengths]
-    return Batch(Source.from_lists(sources), Target.from_lists(targets))
+    fertilities = [  # each target token is given to a random source token
+        torch.randint(s, (t,), generator=generator).bincount(minlength=s).tolist() for s, t in lengths
+    ]
+    return collate([Pair(*row) for row in zip(sources, targets, fertilities, strict=True)])
+
+
+def even_fertilities(source_length: int, target_length: int) -> list[int]:
+    """The target's tokens spread over the source's."""
+    ends = [i * target_length // source_length for i in range(source_length + 1)]
+    return [end - start for start, end in itertools.pairwise(ends)]
+
+
+def pair_batch(sources: list[list[int]], targets: list[list[int]]) -> Batch:
+    """A batch of given pairs, with even fertilities."""
+    pairs = zip(sources, targets, strict=True)
+    return collate([Pair(source, target, even_fertilities(len(source), len(target))) for source, target in pairs])
 
 
 def command(*arguments: str) -> int:
@@ -106,7 +123,7 @@ def loss_curve(name: str, updates: int = 6) -> list[float]:
         for number, parameter in enumerate(model.parameters()):
             index = torch.arange(parameter.numel(), dtype=torch.float64).view_as(parameter)
             parameter.copy_(0.3 * torch.sin(index * (number + 1) * 0.7 + number))
-    batch = Batch(Source.from_lists(formula_rows([5, 3, 4, 2], 5)), Target.from_lists(formula_rows([4, 3, 2, 3], 2)))
+    batch = pair_batch(formula_rows([5, 3, 4, 2], 5), formula_rows([4, 3, 2, 3], 2))
     curve = []
     for update in range(1, updates + 1):
         loss = objective(model.loss(batch, update=update), int(batch.num_target_tokens))

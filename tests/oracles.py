@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nat.data.batch import Batch, Source, Target
+from nat.data.batching import Pair, collate
 from nat.data.vocabulary import Symbol
 from nat.models.autoregressive import Autoregressive
 
@@ -161,7 +162,15 @@ def ctc_log_likelihood(log_probs: Tensor, target: Sequence[int], blank: int) -> 
     return math.log(total) if total else -math.inf
 
 
+def pairs_of(batch: Batch) -> list[Pair]:
+    """The pairs of a batch, with their fertilities where it has some."""
+    sources, targets = batch.source.to_lists(), batch.target.to_lists()
+    if batch.fertilities is None:
+        return [Pair(source, target) for source, target in zip(sources, targets, strict=True)]
+    fertilities = [row[keep].tolist() for row, keep in zip(batch.fertilities, batch.source.valid, strict=True)]
+    return [Pair(*row) for row in zip(sources, targets, fertilities, strict=True)]
+
+
 def rows_of(batch: Batch) -> list[Batch]:
     """Each pair as a batch of its own, without padding."""
-    pairs = zip(batch.source.to_lists(), batch.target.to_lists(), strict=True)
-    return [Batch(Source.from_lists([source]), Target.from_lists([target])) for source, target in pairs]
+    return [collate([pair]) for pair in pairs_of(batch)]

@@ -202,10 +202,12 @@ def test_train_yaml_lists_every_option_with_its_default() -> None:
     plain = compose("train", ["run_dir=x"])
     assert plain == to_plain(parse(RunConfig, plain))
     listed = load_yaml(config_directory() / "train.yaml")
-    bare = parse(RunConfig, {k: v for k, v in plain.items() if k not in ("trainer", "validation", "seed", "init_from")})
+    bare = parse(
+        RunConfig, {k: v for k, v in plain.items() if k not in ("trainer", "validation", "seed", "init_from", "stage")}
+    )
     for section in ("trainer", "validation"):
         assert listed[section] == to_plain(getattr(bare, section))
-    assert (listed["seed"], listed["init_from"]) == (bare.seed, bare.init_from)
+    assert (listed["seed"], listed["init_from"], listed["stage"]) == (bare.seed, bare.init_from, bare.stage)
 
 
 @pytest.mark.parametrize(

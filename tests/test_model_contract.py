@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from builders import MODELS, make_batch, make_model
+from builders import MODELS, make_batch, make_model, pair_batch
 from oracles import rows_of
 from sacrebleu.metrics import BLEU
 
@@ -67,7 +67,11 @@ def left_padded(batch: Batch, extra: int) -> Batch:
         valid = torch.tensor([[False] * (width - len(row)) + [True] * len(row) for row in rows])
         return type(tokens)(shifted.tokens, valid)
 
-    return Batch(shift(batch.source), shift(batch.target))
+    source = shift(batch.source)
+    fertilities = torch.zeros_like(source.tokens)
+    assert batch.fertilities is not None
+    fertilities[source.valid] = batch.fertilities[batch.source.valid]
+    return Batch(source, shift(batch.target), fertilities)
 
 
 def wider(batch: Batch, extra: int) -> Batch:
@@ -78,7 +82,9 @@ def wider(batch: Batch, extra: int) -> Batch:
         ids = torch.cat((tokens.tokens.masked_fill(~tokens.valid, NUM_SYMBOLS), junk), dim=1)
         return type(tokens)(ids, torch.nn.functional.pad(tokens.valid, (0, extra)))
 
-    return Batch(widen(batch.source), widen(batch.target))
+    assert batch.fertilities is not None
+    fertilities = torch.nn.functional.pad(batch.fertilities, (0, extra))
+    return Batch(widen(batch.source), widen(batch.target), fertilities)
 
 
 # --- the YAML ---------------------------------------------------------------------------------------
@@ -352,9 +358,7 @@ def test_overfits_six_sentences_to_bleu_100(name: str, six_sentences: tuple[Toke
     tokenizers, sources, targets = six_sentences
     small: dict[str, Any] = {"size": {"dim": 48, "num_heads": 4, "ffn_dim": 96}}
     model = make_model(name, vocabularies=tokenizers.vocabularies, seed=1, **small).train()
-    batch = Batch(
-        Source.from_lists(tokenizers.source.encode(sources)), Target.from_lists(tokenizers.target.encode(targets))
-    )
+    batch = pair_batch(tokenizers.source.encode(sources), tokenizers.target.encode(targets))
     assert model.learnable(batch).all()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.98))
     for update in range(1, 401):

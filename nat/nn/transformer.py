@@ -76,12 +76,22 @@ class Residual(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self-attention, cross-attention where there is a memory, feed-forward."""
+    """Self-attention, positional attention where a method has it, cross-attention where there is a memory,
+    feed-forward."""
 
-    def __init__(self, size: Size, self_attention: Attention, cross_attention: FullAttention | None) -> None:
+    def __init__(
+        self,
+        size: Size,
+        self_attention: Attention,
+        cross_attention: FullAttention | None,
+        *,
+        positional_attention: Attention | None = None,
+    ) -> None:
         super().__init__()
         self.self_attention = self_attention
         self.self_residual = Residual(size)
+        self.positional_attention = positional_attention
+        self.positional_residual = None if positional_attention is None else Residual(size)
         self.cross_attention = cross_attention
         self.cross_residual = None if cross_attention is None else Residual(size)
         self.feed_forward = FeedForward(size)
@@ -92,6 +102,9 @@ class Layer(nn.Module):
     ) -> Float[Tensor, "B L D"]:
         entered = self.self_residual.enter(x)
         x = self.self_residual.leave(x, self.self_attention(entered, entered, valid))
+        if self.positional_attention is not None and self.positional_residual is not None:
+            entered = self.positional_residual.enter(x)
+            x = self.positional_residual.leave(x, self.positional_attention(entered, entered, valid))
         if self.cross_attention is not None and self.cross_residual is not None:
             assert memory is not None
             update = self.cross_attention(self.cross_residual.enter(x), memory.states, memory.valid)
@@ -136,11 +149,24 @@ class DecoderConfig:
 class Decoder(nn.Module):
     """A stack over the canvas that also attends to the memory."""
 
-    def __init__(self, self_attentions: list[Attention], *, size: Size) -> None:
+    def __init__(
+        self,
+        self_attentions: list[Attention],
+        *,
+        size: Size,
+        positional_attentions: list[Attention] | None = None,
+    ) -> None:
+        """positional_attentions: one for each layer (Gu et al. 2018, section 3.2); None: layers have none."""
         super().__init__()
+        without: list[Attention | None] = [None] * len(self_attentions)
         self.layers = nn.ModuleList(
-            Layer(size, attention, FullAttention(FullAttention.Config(), dim=size.dim, num_heads=size.num_heads))
-            for attention in self_attentions
+            Layer(
+                size,
+                attention,
+                FullAttention(FullAttention.Config(), dim=size.dim, num_heads=size.num_heads),
+                positional_attention=between,
+            )
+            for attention, between in zip(self_attentions, positional_attentions or without, strict=True)
         )
         self.norm = nn.LayerNorm(size.dim) if size.norm is Norm.PRE else nn.Identity()
         initialise(self, size.initial)

@@ -28,6 +28,15 @@ def copy_by_fertility(fertilities: Int[Tensor, "B S"]) -> tuple[Int[Tensor, "B L
     return index.masked_fill(~valid, 0), valid
 
 
+def cut_fertilities(
+    fertilities: Int[Tensor, "B S"], limits: Int[Tensor, " B"]
+) -> tuple[Int[Tensor, "B S"], Bool[Tensor, " B"]]:
+    """Fertilities of the canvas's first `limits` positions, and which rows had more of them."""
+    ends = fertilities.cumsum(dim=1)
+    kept = torch.minimum(ends, limits[:, None]).diff(dim=1, prepend=ends.new_zeros(len(ends), 1))
+    return kept, ends[:, -1] > limits
+
+
 def uniform_copy(
     source_lengths: Int[Tensor, " B"], target_lengths: Int[Tensor, " B"], *, width: int | None = None
 ) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:

@@ -23,8 +23,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nat.errors import DataError
+from nat.config import Component, load_yaml, parse
+from nat.data.tokenizer import Tokenizers
+from nat.errors import ConfigError, DataError
 from nat.files import write_atomically, write_json
+from nat.models.base import TranslationModel
 
 WEIGHTS = "model.safetensors"
 
@@ -83,6 +86,37 @@ def load_weights(model: torch.nn.Module, path: Path, device: torch.device | str 
                 f"the model needs {tuple(expected[name].shape)}"
             )
     model.load_state_dict(weights)
+
+
+# --- trained models --------------------------------------------------------------------------------
+
+
+def read_component(folder: Path) -> Component:
+    """The model of a run folder, not built. Raises DataError if the folder is not a run or describes no model."""
+    if not (folder / "config.yaml").is_file():
+        raise DataError(f"{folder}: not a run folder (there is no config.yaml in it)")
+    config = load_yaml(folder / "config.yaml")
+    try:
+        return parse(Component, config.get("model"), "model")
+    except ConfigError as error:  # the user typed none of it: the file is to blame
+        raise DataError(f"{folder}/config.yaml: {'; '.join(str(error).splitlines())}") from None
+
+
+def load_model(
+    folder: Path, device: torch.device, *, weights: Path | None = None
+) -> tuple[TranslationModel, Tokenizers]:
+    """The trained model of a run folder, ready to decode, and its tokenizers.
+
+    weights: a safetensors file of the run other than the chosen one. Raises DataError if the folder is not a run, or
+    its weights or tokenizer are missing, damaged or do not fit.
+    """
+    component = read_component(folder)
+    tokenizers = Tokenizers.load(folder / "tokenizer")
+    model: TranslationModel = component.build(vocabularies=tokenizers.vocabularies).to(device)
+    path = weights or folder / WEIGHTS
+    check_tokenizer(path, tokenizers.fingerprint)
+    load_weights(model, path, device)
+    return model.eval(), tokenizers
 
 
 # --- training state --------------------------------------------------------------------------------

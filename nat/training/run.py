@@ -22,6 +22,7 @@ from nat.models.base import TranslationModel
 from nat.nn.rng import set_seed
 from nat.training.checkpoint import WEIGHTS, latest_checkpoint, load_tensors
 from nat.training.distributed import Ranks, choose_device
+from nat.training.stages.base import Stage
 from nat.training.trainer import Trainer, TrainerConfig
 from nat.training.validation import ValidationConfig, Validator
 
@@ -37,6 +38,7 @@ class RunConfig:
     optimizer: Component = option(help="from the group `optimizer`")
     schedule: Component = option(help="the learning rate, from the group `schedule`")
     data: DataConfig = option(help="the corpus, from the group `data`")
+    stage: Component | None = option(None, "a loss that takes the place of the model's own, from the group `stage`")
     seed: int = option(1, "seed of initial weights, batches and dropout", minimum=0)
     init_from: str | None = option(
         None, "run folder whose weights start this one wherever name and shape agree; it must share the tokenizer"
@@ -68,13 +70,19 @@ def train(config: RunConfig) -> dict[str, Any]:
         config.validation.decoding,
         "validation.decoding",
     )
+    if config.stage is not None:
+        config.stage.target.check(config.stage.config, model=config.model)  # type: ignore[attr-defined]
     ranks = Ranks.from_environment(device)
     try:
         fresh = ranks.is_main and latest_checkpoint(folder) is None
         tokenizers, train_corpus, valid_corpus = ranks.main_first(lambda: prepare_data(config, folder, fresh=fresh))
         set_seed(config.seed, "weights")
         model: TranslationModel = config.model.build(vocabularies=tokenizers.vocabularies)
-        train_corpus = keep_learnable(model, train_corpus)
+        stage: Stage | None = None
+        if config.stage is not None:
+            stage = config.stage.build(model=model, tokenizers=tokenizers, device=device)
+        for reader in (model, *(stage.readers if stage else ())):
+            train_corpus = keep_learnable(reader, train_corpus)
         if ranks.is_main:
             for corpus in (train_corpus, valid_corpus):
                 if isinstance(corpus, TokenizedCorpus):
@@ -100,6 +108,7 @@ def train(config: RunConfig) -> dict[str, Any]:
             ranks=ranks,
             device=device,
             seed=config.seed,
+            loss=stage.loss if stage else None,
         )
         summary = trainer.fit()
         if isinstance(train_corpus, StreamingCorpus) and ranks.is_main:  # only now it is known

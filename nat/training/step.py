@@ -19,6 +19,8 @@ from nat.nn.rng import set_seed
 from nat.training.distributed import Ranks
 from nat.training.objective import Totals, objective
 
+Loss = Callable[..., dict[str, LossTerm]]  # (batch, *, update), as `TranslationModel.loss`
+
 
 class Precision(Enum):
     FP32 = "fp32"
@@ -65,12 +67,13 @@ class UpdateStep:
         clip_norm: float | None,
         seed: int,
         compiled: bool = False,
+        loss: Loss | None = None,
     ) -> None:
+        """loss: what is trained on instead of the model's own, see `Stage`."""
         self.model, self.optimizer, self.ranks, self.device = model, optimizer, ranks, device
         self.precision, self.max_tokens, self.clip_norm, self.seed = precision, max_tokens, clip_norm, seed
-        self.loss: Callable[..., dict[str, LossTerm]] = model.loss
-        if compiled:
-            self.loss = torch.compile(model.loss, dynamic=True)
+        self.plain_loss: Loss = model.loss if loss is None else loss
+        self.loss: Loss = torch.compile(self.plain_loss, dynamic=True) if compiled else self.plain_loss
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is Precision.FP16)
         self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
 
@@ -130,5 +133,5 @@ class UpdateStep:
         """Terms of no data: a rank without a share must still take part in the exchange of totals."""
         one = collate([Pair([7], [7], [1] if with_fertilities else None)]).to(self.device)
         with torch.no_grad():
-            terms = self.model.loss(one, update=update)
+            terms = self.plain_loss(one, update=update)
         return {name: LossTerm(t.total * 0, t.count * 0, t.weight) for name, t in terms.items()}

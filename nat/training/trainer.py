@@ -33,7 +33,7 @@ from nat.training.record import RunRecord
 from nat.training.schedule import LearningRate
 from nat.training.selection import BestCheckpoints, SwappedWeights
 from nat.training.signals import StopSignal
-from nat.training.step import Precision, StepResult, UpdateStep
+from nat.training.step import Loss, Precision, StepResult, UpdateStep
 from nat.training.validation import Metric, Validator
 
 
@@ -95,7 +95,9 @@ class Trainer:
         ranks: Ranks,
         device: torch.device,
         seed: int,
+        loss: Loss | None = None,
     ) -> None:
+        """loss: what is trained on instead of the model's own, see `Stage`."""
         self.config, self.model, self.corpus, self.validator = config, model, corpus, validator
         self.optimizer, self.learning_rate = optimizer, learning_rate
         self.folder, self.ranks, self.device, self.seed = folder, ranks, device, seed
@@ -109,6 +111,7 @@ class Trainer:
             clip_norm=config.clip_norm,
             seed=seed,
             compiled=config.compile,
+            loss=loss,
         )
         self.state = TrainingState()
         self.average: dict[str, Tensor] | None = None
@@ -250,9 +253,10 @@ class Trainer:
             self._write_run("best checkpoint", self.best.best)
             values = validated.values
             self.last_bleu = f", BLEU {values['bleu']:.2f}"
+            loss = f"loss {values['loss']:.3f}, " if "loss" in values else ""
             progress.say(
-                f"update {self.state.update}: valid loss {values['loss']:.3f}, BLEU {values['bleu']:.2f}, "
-                f"chrF {values['chrf']:.2f}" + (" (best)" if is_best else "")
+                f"update {self.state.update}: valid {loss}BLEU {values['bleu']:.2f}, chrF {values['chrf']:.2f}"
+                + (" (best)" if is_best else "")
             )
         improved = self.ranks.any(improved)  # an equal score does not count against patience running out
         self.state.validations_since_best = 0 if improved else self.state.validations_since_best + 1

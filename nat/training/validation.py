@@ -14,6 +14,7 @@ from nat.data.batching import collate, length_sorted_batches
 from nat.data.tokenized import TokenizedCorpus
 from nat.data.tokenizer import Tokenizers
 from nat.decoding.batched import Decoded, decode_in_batches
+from nat.errors import ConfigError
 from nat.evaluation.scores import score_corpus
 from nat.models.base import DecodingOptions, TranslationModel
 from nat.nn.rng import set_seed
@@ -98,7 +99,8 @@ class Validator:
 
     @torch.inference_mode()
     def _losses(self, model: TranslationModel, count: int, update: int) -> dict[str, float]:
-        """Means of the loss terms, and their weighted sum `loss`, without dropout."""
+        """Means of the loss terms, and their weighted sum `loss`, without dropout; nothing where the model has no loss
+        on these pairs. Raises ConfigError where the best checkpoint is chosen by it."""
         usable = [i for i in range(count) if self.pairs[i].source and self.pairs[i].target]
         lengths = [len(self.pairs[i].source) + len(self.pairs[i].target) for i in usable]
         training, totals = model.training, Totals()
@@ -112,4 +114,11 @@ class Validator:
             weights |= {name: term.weight for name, term in terms.items()}
         model.train(training)
         means = totals.means()
+        if usable and not means:
+            if self.config.metric is Metric.LOSS:
+                raise ConfigError(
+                    f"validation.metric=loss: {type(model).__name__} has no loss on validation pairs without "
+                    "fertilities; allowed are bleu, chrf"
+                )
+            return {}
         return means | {"loss": sum(weights[name] * mean for name, mean in means.items())}

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nat.ops.copying import copy_by_fertility, soft_copy, uniform_copy
+from nat.ops.copying import copy_by_fertility, cut_fertilities, soft_copy, uniform_copy
 
 FERTILITIES = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=6), min_size=1, max_size=4)
 LENGTHS = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 12)), min_size=1, max_size=4)
@@ -47,6 +47,16 @@ def test_padding_on_the_left_shifts_the_copied_positions_and_nothing_else(rows: 
     left = as_lists(*copy_by_fertility(rectangle(rows, left=True)))
     right = as_lists(*copy_by_fertility(rectangle(rows)))
     assert left == [[i + width - len(row) for i in copied] for row, copied in zip(rows, right, strict=True)]
+
+
+@given(FERTILITIES, st.lists(st.integers(1, 12), min_size=4, max_size=4))
+def test_cut_fertilities_are_those_of_the_beginning_of_the_canvas(rows: list[list[int]], limits: list[int]) -> None:
+    given = rectangle(rows)
+    found, was_cut = cut_fertilities(given, torch.tensor(limits[: len(rows)]))
+    whole, begun = (as_lists(*copy_by_fertility(numbers)) for numbers in (given, found))
+    assert begun == [row[:limit] for row, limit in zip(whole, limits, strict=False)]
+    assert was_cut.tolist() == [len(row) > limit for row, limit in zip(whole, limits, strict=False)]
+    assert (found >= 0).all()
 
 
 @given(LENGTHS)

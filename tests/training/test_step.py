@@ -8,10 +8,11 @@ import pytest
 import torch
 import workers
 from builders import MODELS, gradients, make_batch, make_model, make_step
+from oracles import pairs_of
 from torch import Tensor
 
-from nat.data.batch import Batch, Source, Target
-from nat.data.batching import Pair
+from nat.data.batch import Batch
+from nat.data.batching import Pair, collate
 from nat.errors import ConfigError
 from nat.models.base import LossTerm, TranslationModel
 from nat.training.objective import Totals, objective
@@ -24,8 +25,7 @@ LENGTHS = [(5, 4), (2, 1), (7, 5), (3, 3), (4, 2), (6, 6), (5, 2)]
 
 
 def make_pairs(lengths: list[tuple[int, int]] = LENGTHS) -> list[Pair]:
-    batch = make_batch(lengths)
-    return [Pair(s, t) for s, t in zip(batch.source.to_lists(), batch.target.to_lists(), strict=True)]
+    return pairs_of(make_batch(lengths))
 
 
 def assert_close(first: dict[str, Tensor], second: dict[str, Tensor], tolerance: float) -> None:
@@ -76,7 +76,7 @@ def test_micro_batches_give_the_gradient_of_the_whole(name: str, max_tokens: int
 def test_the_gradient_is_that_of_the_token_weighted_mean(name: str) -> None:
     pairs, model = make_pairs(), make_model(name, dtype=torch.float64)
     _, found = gradients(model, pairs)
-    batch = Batch(Source.from_lists([p.source for p in pairs]), Target.from_lists([p.target for p in pairs]))
+    batch = collate(pairs)
     model.zero_grad()
     terms = model.loss(batch, update=1)
     total = sum(term.weight * term.total for term in terms.values() if term.weight)
@@ -226,4 +226,7 @@ def test_half_precision_is_near_the_full_one(name: str, precision: Precision) ->
     assert not result.skipped
     for key, gradient in expected.items():
         assert found[key].dtype == torch.float32
-        assert (found[key] - gradient).norm() <= 0.1 * gradient.norm() + 1e-3, key
+        # One unit of 24 whose input is rounded to the other side of its ReLU is much of a layer's gradient.
+        assert (found[key] - gradient).norm() <= 0.25 * gradient.norm() + 1e-3, key
+    differences = torch.cat([(found[key] - gradient).flatten() for key, gradient in expected.items()])
+    assert differences.norm() <= 0.05 * torch.cat([gradient.flatten() for gradient in expected.values()]).norm()

@@ -1,0 +1,275 @@
+"""Single-pass translation with fertilities as the latent variable.
+
+Gu et al. 2018, "Non-Autoregressive Neural Machine Translation", https://arxiv.org/abs/1711.02281; with glancing (Qian
+et al. 2021, https://arxiv.org/abs/2008.07905) and deep supervision (Huang et al. 2022,
+https://arxiv.org/abs/2110.07515) as options.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from nat.config import option
+from nat.data.batch import Batch, Source, Target
+from nat.data.vocabulary import Symbol, Vocabularies
+from nat.errors import ConfigError
+from nat.losses import log_prob_cross_entropy
+from nat.models.base import DecodingOptions, LossTerm, Translation, TranslationModel
+from nat.nn.attention.full import FullAttention
+from nat.nn.attention.positional import OthersAttention, PositionalAttention
+from nat.nn.glancing import Glancing, mix_gold, reveal, shown
+from nat.nn.rng import RowRandom
+from nat.nn.seq2seq import DeepSupervision, Seq2Seq, Seq2SeqConfig
+from nat.nn.transformer import Decoder, Memory, initialise
+from nat.ops.copying import copy_by_fertility, cut_fertilities
+from nat.ops.precision import at_least_float32
+
+
+class Choice(Enum):
+    ARGMAX = "argmax"
+    AVERAGE = "average"
+    SAMPLE = "sample"
+
+
+class Fertility(TranslationModel):
+    """A classifier on the encoder says how many target tokens each source token stands for; the decoder reads every
+    source embedding so many times, and translates all positions at once.
+
+    log p(y|x) >= log p(f|x) + log p(y|x, f) for fertilities f with sum T, which the corpus brings
+    (`Batch.fertilities`; section 4, equations 6 and 7). Decoder layers have self-attention without oneself,
+    positional attention and cross-attention (section 3.2).
+    """
+
+    unlearnable = "a fertility above model.max_fertility, or longer than positions.max_length"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Seq2SeqConfig):
+        max_fertility: int = option(50, "largest fertility L_max of a source token", minimum=1)
+        fertility_weight: float = option(1.0, "weight of the fertilities' cross entropy in the objective", above=0)
+        label_smoothing: float = option(0.0, "probability spread over all other tokens", minimum=0, below=1)
+        glancing: Glancing = field(default_factory=Glancing)
+        deep_supervision: DeepSupervision = field(default_factory=DeepSupervision)
+
+    @dataclass(frozen=True)
+    class Decoding(DecodingOptions):
+        fertilities: Choice = option(
+            Choice.ARGMAX,
+            "argmax: the most probable of each token; average: its expectation, rounded; sample: the first candidate's "
+            "are argmax, the others' are samples (noisy parallel decoding)",
+        )
+        max_length_factor: float = option(2.0, "a translation ends after factor * S tokens, or one", above=0)
+
+        def __post_init__(self) -> None:
+            sampled = self.fertilities is Choice.SAMPLE
+            if sampled and self.num_candidates == 1:
+                raise ConfigError("fertilities=sample: has no effect with num_candidates=1, whose one is argmax")
+            if self.num_candidates > 1 and not sampled and self.temperature is None:
+                raise ConfigError(
+                    f"num_candidates={self.num_candidates}: fertilities={self.fertilities.value} gives one "
+                    "translation; choose fertilities=sample or a temperature"
+                )
+
+    def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
+        super().__init__(vocabularies)
+        self.config = config
+        self.net = Seq2Seq(
+            config,
+            vocabularies=vocabularies,
+            symbols=(Symbol.UNK,),
+            decoder=decoder_of(config),
+            deep=config.deep_supervision.enabled,
+        )
+        self.fertility = nn.Linear(config.size.dim, config.max_fertility + 1)
+        initialise(self.fertility, config.size.initial)
+
+    def fertility_log_probs(self, memory: Memory) -> Float[Tensor, "B S F"]:
+        """log p(f_i | x) for f_i = 0 .. L_max (section 3.3)."""
+        return F.log_softmax(at_least_float32(self.fertility(memory.states)), dim=-1)
+
+    def canvas(
+        self, source: Source, fertilities: Int[Tensor, "B S"]
+    ) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
+        """Copied source embeddings, without positions, and where they are valid."""
+        index, valid = copy_by_fertility(fertilities)
+        return self.net.embeddings.source(source.tokens.gather(1, index)), valid
+
+    def translate(
+        self, source: Source, fertilities: Int[Tensor, "B S"], memory: Memory
+    ) -> tuple[Float[Tensor, "B L V"], Bool[Tensor, "B L"]]:
+        """log p(y_t | x, f) on the canvas that the fertilities give, and the canvas's validity."""
+        x, valid = self.canvas(source, fertilities)
+        return self.net.decode(self.net.place(x), valid, memory)[-1], valid
+
+    # --- training ----------------------------------------------------------------------------------
+
+    def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
+        """No terms for validation pairs without fertilities."""
+        if batch.fertilities is None and not self.training:
+            return {}
+        batch = batch.compact()
+        return self.terms(batch, self.net.encode(batch.source), update=update)
+
+    def terms(self, batch: Batch, memory: Memory, *, update: int) -> dict[str, LossTerm]:
+        """`loss` of a right-padded batch with fertilities, given its encoded source. Raises ConfigError without
+        them."""
+        if batch.fertilities is None:
+            raise ConfigError(MISSING)
+        fertility, _, positions = log_prob_cross_entropy(
+            self.fertility_log_probs(memory), batch.fertilities.clamp(max=self.config.max_fertility), batch.source.valid
+        )
+        weight = self.config.fertility_weight
+        return self.translation_terms(batch, memory, update=update) | {
+            "fertility": LossTerm(fertility, positions, weight=weight)
+        }
+
+    def translation_terms(self, batch: Batch, memory: Memory, *, update: int) -> dict[str, LossTerm]:
+        """Cross entropy of the target on the canvas of the batch's fertilities, the mean over the layers that
+        predict; with glancing at the positions that are not revealed."""
+        assert batch.fertilities is not None
+        x, valid = self.canvas(batch.source, batch.fertilities)
+        target = Target(batch.target.tokens[:, : valid.size(1)], batch.target.valid[:, : valid.size(1)])
+        hidden, guide = valid, None
+        if self.training:
+            random = RowRandom.of((batch.source.tokens, batch.source.valid), (target.tokens, target.valid), seed=update)
+            if self.config.glancing.enabled:
+                x, hidden = self.glance(x, target, memory, random, ratio=self.config.glancing(update))
+
+            def guide(log_probs: Tensor) -> Tensor:
+                share = self.config.deep_supervision.gold
+                return mix_gold(log_probs.argmax(dim=-1), target.tokens, random.fork(1), share=share)
+
+        found = [
+            log_prob_cross_entropy(
+                log_probs,
+                target.tokens,
+                hidden,
+                label_smoothing=self.config.label_smoothing,
+                forbidden=self.net.output.forbidden,
+            )
+            for log_probs in self.net.decode(self.net.place(x), valid, memory, guide=guide)
+        ]
+        _, nll, count = found[-1]
+        total = torch.stack([total for total, _, _ in found]).mean()
+        return {"cross_entropy": LossTerm(total, count), "nll": LossTerm(nll, count, weight=0.0)}
+
+    def glance(
+        self, x: Float[Tensor, "B L D"], target: Target, memory: Memory, random: RowRandom, *, ratio: float
+    ) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
+        """Inputs with some of the reference revealed, and the positions left to predict (Qian et al. 2021,
+        section 3.2)."""
+        with torch.no_grad():
+            predicted = self.net.decode(self.net.place(x), target.valid, memory)[-1].argmax(dim=-1)
+        where = shown(predicted, target.tokens, target.valid, random, ratio=ratio)
+        return reveal(x, self.net.embed(target.tokens), where), target.valid & ~where
+
+    def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
+        """Raises ConfigError where the corpus has no fertilities."""
+        if batch.fertilities is None:
+            raise ConfigError(MISSING)
+        fits = batch.source.valid.any(dim=1) & (batch.fertilities.amax(dim=1) <= self.config.max_fertility)
+        if self.max_source_length is not None:
+            fits = fits & (torch.maximum(batch.source.lengths, batch.target.lengths) <= self.max_source_length)
+        return fits
+
+    def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
+        return np.maximum(target_length, 1)
+
+    @property
+    def max_source_length(self) -> int | None:
+        return self.net.max_length
+
+    # --- decoding ----------------------------------------------------------------------------------
+
+    def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
+        """Candidates are in order: with sampled fertilities the first is the argmax translation, and those of
+        num_candidates=n are the first n of any more. One decoder call for all of them. scores: log p(y|x, f), without
+        the fertilities' own log-probability."""
+        assert isinstance(decoding, Fertility.Decoding)
+        source = source.compact()
+        memory = self.net.encode(source)
+        random = RowRandom.of((source.tokens, source.valid), seed=decoding.seed)
+        chosen = self.choose_fertilities(memory, random.fork(0), decoding)  # (B, C, S)
+        num_canvases = chosen.size(1)
+        limits = self.limits(source, decoding.max_length_factor).repeat_interleave(num_canvases)
+        fertilities, was_cut = cut_fertilities(chosen.flatten(0, 1), limits)
+        log_probs, valid = self.translate(
+            source.repeat_rows(num_canvases), fertilities, memory.repeat_rows(num_canvases)
+        )
+        tokens, valid, scores = choose_tokens(log_probs, valid, random.fork(1), decoding)
+        found = Translation.best_of(tokens, valid, scores, count=decoding.num_candidates, ordered=True)
+        return replace(found, truncated=was_cut.view(-1, num_canvases)[:, 0])
+
+    def choose_fertilities(
+        self, memory: Memory, random: RowRandom, decoding: Fertility.Decoding
+    ) -> Int[Tensor, "B C S"]:
+        """The fertilities of each canvas: one, or as many as candidates (section 3.4). At least one token each."""
+        log_probs = self.fertility_log_probs(memory)
+        if decoding.fertilities is Choice.AVERAGE:
+            return at_least_one(average_fertilities(log_probs), log_probs, memory.valid)[:, None]
+        best = at_least_one(log_probs.argmax(dim=-1), log_probs, memory.valid)[:, None]
+        if decoding.fertilities is Choice.ARGMAX:
+            return best
+        num_samples = decoding.num_candidates - 1
+        repeated, valid = (t.repeat_interleave(num_samples, dim=0) for t in (log_probs, memory.valid))
+        samples = at_least_one(random.copies(num_samples).sample(repeated), repeated, valid)
+        return torch.cat((best, samples.unflatten(0, (-1, num_samples))), dim=1)
+
+    def limits(self, source: Source, factor: float) -> Int[Tensor, " B"]:
+        """The longest canvas of each row."""
+        limits = (source.lengths * factor).long().clamp(min=1)
+        return limits if self.max_source_length is None else limits.clamp(max=self.max_source_length)
+
+
+MISSING = (
+    "data.fertilities: model=fertility learns from fertilities and this corpus has none; make them with "
+    "nat-distill ... fertilities=attention, train on its output and set data.fertilities=fertilities"
+)
+
+
+def decoder_of(config: Seq2SeqConfig) -> Decoder:
+    """A decoder whose layers have the attentions of section 3.2."""
+    layers = range(config.decoder.num_layers)
+    plain, dims = FullAttention.Config(), {"dim": config.size.dim, "num_heads": config.size.num_heads}
+    return Decoder(
+        [OthersAttention(plain, **dims) for _ in layers],
+        size=config.size,
+        positional_attentions=[PositionalAttention(plain, **dims) for _ in layers],
+    )
+
+
+def average_fertilities(log_probs: Float[Tensor, "B S F"]) -> Int[Tensor, "B S"]:
+    """The rounded expectation of each fertility (section 3.4)."""
+    numbers = torch.arange(log_probs.size(-1), dtype=log_probs.dtype, device=log_probs.device)
+    return (log_probs.exp() @ numbers).round().long()
+
+
+def at_least_one(
+    fertilities: Int[Tensor, "B S"], log_probs: Float[Tensor, "B S F"], valid: Bool[Tensor, "B S"]
+) -> Int[Tensor, "B S"]:
+    """Zeros at padding; where nothing would be left, one copy of the token least likely to have none."""
+    fertilities = fertilities.masked_fill(~valid, 0)
+    likeliest = log_probs[:, :, 0].masked_fill(~valid, torch.inf).argmin(dim=1, keepdim=True)
+    empty = (fertilities.sum(dim=1, keepdim=True) == 0).to(fertilities.dtype)
+    return fertilities.scatter_add(1, likeliest, empty)
+
+
+def choose_tokens(
+    log_probs: Float[Tensor, "N L V"], valid: Bool[Tensor, "N L"], random: RowRandom, decoding: DecodingOptions
+) -> tuple[Int[Tensor, "B K L"], Bool[Tensor, "B K L"], Float[Tensor, "B K L"]]:
+    """Tokens of the K candidates of a row, from a canvas for each or one for all, N = B K or B: the most probable
+    ones, or samples. Also their validity and log-probability."""
+    num_candidates = decoding.num_candidates
+    if decoding.temperature is not None:
+        copies = num_candidates * len(random) // len(log_probs)
+        log_probs, valid = (t.repeat_interleave(copies, dim=0) for t in (log_probs, valid))
+    tokens = decoding.pick(log_probs, random.copies(num_candidates))
+    scores = log_probs.gather(2, tokens[:, :, None]).squeeze(2)
+    shape = (-1, num_candidates)
+    return tokens.unflatten(0, shape), valid.unflatten(0, shape), scores.unflatten(0, shape)
