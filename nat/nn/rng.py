@@ -50,7 +50,7 @@ class RowRandom(Rows):
 
     def fork(self, number: int) -> RowRandom:
         """An independent stream, for another purpose, pass or candidate."""
-        return RowRandom(_mix(self.keys + (number + 1) * _GOLDEN_SMALL))
+        return RowRandom(_mix(self.keys + _wrapped((number + 1) * _GOLDEN_SMALL)))
 
     def copies(self, n: int) -> RowRandom:
         """n streams of each row, (B * n,), copies of a row side by side: like `repeat_rows`, but not equal."""
@@ -72,6 +72,11 @@ class RowRandom(Rows):
 
 
 _GOLDEN_SMALL = 0x1E3779B97F4A7C15  # odd; 2^64 over the golden ratio without its top bits, to stay within int64
+
+
+def _wrapped(number: int) -> int:
+    """The int64 of the same last 64 bits: tensors of int64 wrap around by themselves, Python's numbers do not."""
+    return (number + 2**63) % 2**64 - 2**63
 
 
 def _mix(bits: Tensor) -> Tensor:
