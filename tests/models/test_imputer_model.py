@@ -95,8 +95,9 @@ def test_with_ctc_weights_and_everything_masked_it_is_the_ctc_model(upsampling: 
 
 def test_a_run_starts_from_a_ctc_run_in_one_override(small: list[str], tmp_path: Path) -> None:
     parent, folder = tmp_path / "ctc", tmp_path / "imputer"
-    assert command(*small, "model=ctc", f"run_dir={parent}") == 0
-    assert command(*small, "model=imputer", f"run_dir={folder}", f"init_from={parent}", "trainer.max_updates=1") == 0
+    quick = [*small, "trainer.max_updates=1", "validation.max_sentences=1"]
+    assert command(*quick, "model=ctc", f"run_dir={parent}") == 0
+    assert command(*quick, "model=imputer", f"run_dir={folder}", f"init_from={parent}") == 0
     import nat
 
     translator = nat.load(str(folder))
@@ -385,12 +386,12 @@ def test_samples_follow_the_temperature_and_the_seed() -> None:
     with torch.no_grad():
         log_probs = model.masked_log_probs(*canvas(model, make_batch([(1, 1)])))[0]
     for temperature in (0.5, 1.5):
-        given = {"max_passes": 1, "temperature": temperature, "num_candidates": 3000}
+        given = {"max_passes": 1, "temperature": temperature, "num_candidates": 1000}
         found = decoded(model, source, history=True, **given)
         drawn = torch.stack([history.tokens[0, 0] for history in found.history])  # (N, A)
         shares = F.one_hot(drawn, log_probs.size(1)).double().mean(0)
         expected = (log_probs / temperature).softmax(1)
-        assert ((shares - expected).abs() <= 5 * (expected * (1 - expected) / 3000).sqrt() + 1e-12).all()
+        assert ((shares - expected).abs() <= 5 * (expected * (1 - expected) / 1000).sqrt() + 1e-12).all()
     few = {"max_passes": 3, "temperature": 2.0, "num_candidates": 4}
     long = make_batch([(6, 1)]).source
     first, again, other = (texts(decoded(model, long, seed=seed, **few)) for seed in (1, 1, 2))
