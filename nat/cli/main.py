@@ -69,12 +69,13 @@ def split_arguments(words: list[str]) -> tuple[Path | None, bool, list[str]]:
 def choices(name: str) -> str:
     """The groups' choices and the command's YAML, which explains every option."""
     directory = config_directory()
-    lines = ["\nchoices:"]
+    text = (directory / f"{name}.yaml").read_text(encoding="utf-8")
+    lines = ["\nchoices:"] if "defaults:" in text else []
     for group in sorted(p for p in directory.iterdir() if p.is_dir()):
         names = sorted(str(f.relative_to(group).with_suffix("")) for f in group.rglob("*.yaml"))
-        if name == "train" or group.name == "data":
+        if name == "train" or f"- {group.name}:" in text:
             lines.append(f"  {group.name}=" + "|".join(names))
-    lines += [f"\noptions ({directory / name}.yaml):", (directory / f"{name}.yaml").read_text(encoding="utf-8")]
+    lines += [f"\noptions ({directory / name}.yaml):", text]
     return "\n".join(lines)
 
 

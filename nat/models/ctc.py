@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from nat.config import option
 from nat.data.batch import Batch, Source
@@ -22,24 +22,11 @@ from nat.models.base import BeamOptions, DecodingOptions, LossTerm, Translation,
 from nat.nn.glancing import Glancing, mix_gold, reveal, shown
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, Guide, ParallelConfig, Seq2Seq
+from nat.nn.slots import Slots, SlotSplit
 from nat.nn.transformer import Memory
 from nat.ops import ctc
-from nat.rows import Rows
 
 BLANK, PAD = int(Symbol.BLANK), int(Symbol.PAD)
-
-
-@dataclass(frozen=True)
-class Slots(Rows):
-    """The canvas: every source position split into s slots. states: (B, A, D), without positions. valid: (B, A),
-    A = s S."""
-
-    states: Float[Tensor, "B A D"]
-    valid: Bool[Tensor, "B A"]
-
-    @property
-    def lengths(self) -> Tensor:
-        return self.valid.sum(dim=1)
 
 
 class CTC(TranslationModel):
@@ -80,27 +67,17 @@ class CTC(TranslationModel):
             decoder=config.attentions(),
             deep=config.deep_supervision.enabled,
         )
-        dim = config.size.dim
-        self.split = nn.Linear(dim, config.upsampling * dim)
-        with torch.no_grad():  # every slot begins as a copy of its encoder state, told apart by its position
-            self.split.weight.normal_(std=0.02).add_(torch.eye(dim).repeat(config.upsampling, 1))
-            self.split.bias.zero_()
-
-    def slots(self, memory: Memory) -> Slots:
-        """Split every encoder state into s decoder inputs (Libovicky & Helcl 2018, section 3)."""
-        states = self.split(memory.states).unflatten(-1, (self.config.upsampling, -1)).flatten(1, 2)  # (B, A, D)
-        valid = memory.valid.repeat_interleave(self.config.upsampling, dim=1)
-        return Slots(states, valid)
+        self.split = SlotSplit(config.upsampling, dim=config.size.dim)
 
     def log_probs(self, source: Source) -> tuple[Float[Tensor, "B A V"], Slots]:
         memory = self.net.encode(source)
-        slots = self.slots(memory)
+        slots = self.split(memory)
         return self.net.decode(self.net.place(slots.states), slots.valid, memory)[-1], slots
 
     def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
         batch = batch.compact()
         memory = self.net.encode(batch.source)
-        slots = self.slots(memory)
+        slots = self.split(memory)
         random = RowRandom.of(
             (batch.source.tokens, batch.source.valid), (batch.target.tokens, batch.target.valid), seed=update
         )

@@ -50,8 +50,7 @@ class RowRandom(Rows):
 
     def fork(self, number: int) -> RowRandom:
         """An independent stream, for another purpose, pass or candidate."""
-        step = (number + 1) * _GOLDEN_SMALL
-        return RowRandom(_mix(self.keys + ((step + 2**63) % 2**64 - 2**63)))  # wraps around, as the tensors do
+        return RowRandom(_mix(self.keys + _wrapped((number + 1) * _GOLDEN_SMALL)))
 
     def copies(self, n: int) -> RowRandom:
         """n streams of each row, (B * n,), copies of a row side by side: like `repeat_rows`, but not equal."""
@@ -84,6 +83,11 @@ def _classes(log_probs: Float[Tensor, "*L V"], drawn: Float[Tensor, "*L n"]) -> 
     heights = torch.softmax(log_probs.double(), dim=-1).cumsum(dim=-1)
     scaled = drawn.double() * heights[..., -1:]
     return torch.searchsorted(heights, scaled.contiguous(), right=True).clamp(max=log_probs.size(-1) - 1)
+
+
+def _wrapped(number: int) -> int:
+    """The int64 of the same last 64 bits: tensors of int64 wrap around by themselves, Python's numbers do not."""
+    return (number + 2**63) % 2**64 - 2**63
 
 
 def _mix(bits: Tensor) -> Tensor:

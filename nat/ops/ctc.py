@@ -5,8 +5,7 @@ https://www.cs.toronto.edu/~graves/icml_2006.pdf (the equation numbers below are
 
 A canvas of A slots holds one token or a blank each; merging repeats and then dropping blanks gives the
 target (their map B, section 3.1). The blank is an id of the vocabulary, and targets never hold it.
-Every dynamic program first gathers the few scores that it needs, (B, A, T + 1) of (B, A, V), and then runs
-in double precision: at this size that is free, and sums over hundreds of slots keep all their digits.
+The scores and states that the dynamic programs share are in nat/ops/lattice.py.
 """
 
 from __future__ import annotations
@@ -18,21 +17,19 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-# Stands for -inf where gradients flow: inf - inf would make them NaN. Anything below counts as impossible.
-FLOOR = -1e9
+from nat.ops.lattice import FLOOR, Lattice, TargetScores, alignable, min_canvas, only_possible, result_dtype
 
-
-def min_canvas(targets: Int[Tensor, "B T"], target_lengths: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-    """Fewest slots that can hold each target: its length, and one blank between adjacent equal tokens."""
-    inside = torch.arange(targets.size(1), device=targets.device)[1:] < target_lengths[:, None]
-    return target_lengths + ((targets[:, 1:] == targets[:, :-1]) & inside).sum(1).to(target_lengths.dtype)
-
-
-def alignable(
-    targets: Int[Tensor, "B T"], target_lengths: Int[Tensor, " B"], canvas_lengths: Int[Tensor, " B"]
-) -> Bool[Tensor, " B"]:
-    """Which targets fit into their canvas."""
-    return min_canvas(targets, target_lengths) <= canvas_lengths
+__all__ = [
+    "alignable",
+    "best_alignment",
+    "collapse",
+    "ctc_loss",
+    "ctc_loss_reference",
+    "marginal_loss",
+    "marginal_loss_reference",
+    "min_canvas",
+    "prefix_beam_search",
+]
 
 
 def ctc_loss(
@@ -55,19 +52,23 @@ def ctc_loss(
     vocabulary takes 35-45 ms, its gradient is right only below a log_softmax, and is NaN at -inf entries.
     On a GPU it copies the lengths to the host (one synchronisation).
     """
-    if log_probs.is_cuda and torch.are_deterministic_algorithms_enabled():  # refused by the native backward
-        return ctc_loss_reference(log_probs, targets, canvas_lengths, target_lengths, blank=blank)
-    ids, scores = _gather_scores(log_probs, targets, canvas_lengths, target_lengths, blank)
+    given = TargetScores.gather(log_probs, targets, canvas_lengths, target_lengths, blank=blank)
+    return marginal_loss(given, log_probs.dtype)
+
+
+def marginal_loss(given: TargetScores, dtype: torch.dtype) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
+    """`ctc_loss` of gathered scores, some of which the caller may have forbidden. dtype: that of log_probs."""
+    if given.scores.is_cuda and torch.are_deterministic_algorithms_enabled():  # refused by the native backward
+        return marginal_loss_reference(given, dtype)
+    ids, scores = given.ids, given.scores
     # Each target position is a class of its own, column 1 + its index; repeats share one, to be seen as such.
     repeats = F.pad(ids[:, 2:] == ids[:, 1:-1], (min(2, ids.size(1)), 0))
     columns = torch.arange(ids.size(1), device=ids.device).masked_fill(repeats, 0).cummax(1).values[:, 1:]
-    nll = F.ctc_loss(
-        scores.transpose(0, 1), columns, canvas_lengths, target_lengths, reduction="none", zero_infinity=True
-    )
+    lengths = given.canvas_lengths, given.target_lengths
+    nll = F.ctc_loss(scores.transpose(0, 1), columns, *lengths, reduction="none", zero_infinity=True)
     # Native backward returns exp(score) too much, which a log_softmax would cancel: take it away again.
     surplus = scores.exp().sum((1, 2))
-    possible = alignable(targets, target_lengths, canvas_lengths)
-    return _only_possible(nll + (surplus.detach() - surplus), possible, log_probs.dtype)
+    return only_possible(nll + (surplus.detach() - surplus), given.alignable(), dtype)
 
 
 def ctc_loss_reference(
@@ -79,12 +80,17 @@ def ctc_loss_reference(
     blank: int,
 ) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
     """`ctc_loss` as the forward recursion of eq. 6-8, in plain torch."""
-    lattice = _Lattice.build(log_probs, targets, canvas_lengths, target_lengths, blank)
+    given = TargetScores.gather(log_probs, targets, canvas_lengths, target_lengths, blank=blank)
+    return marginal_loss_reference(given, log_probs.dtype)
+
+
+def marginal_loss_reference(given: TargetScores, dtype: torch.dtype) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
+    """`marginal_loss` as the forward recursion of eq. 6-8, in plain torch."""
+    lattice = Lattice.build(given)
     alpha = lattice.initial(FLOOR)
-    for t in range(log_probs.size(1)):
+    for t in range(given.scores.size(1)):
         alpha = lattice.advance(alpha, lattice.predecessors(alpha, FLOOR).logsumexp(0), t)
-    nll = -lattice.final(alpha).logsumexp(1)
-    return _only_possible(nll, alignable(targets, target_lengths, canvas_lengths), log_probs.dtype)
+    return only_possible(-lattice.final(alpha).logsumexp(1), given.alignable(), dtype)
 
 
 @torch.no_grad()
@@ -101,7 +107,7 @@ def best_alignment(
     Returns a token or blank for each slot, blank beyond canvas_lengths, and blank everywhere in rows that
     have no alignment (see `ctc_loss`; `alignable` tells those that are too short).
     """
-    lattice = _Lattice.build(log_probs, targets, canvas_lengths, target_lengths, blank)
+    lattice = Lattice.build(TargetScores.gather(log_probs, targets, canvas_lengths, target_lengths, blank=blank))
     num_slots, alpha, moves = log_probs.size(1), lattice.initial(-torch.inf), []
     for t in range(num_slots):
         best, move = lattice.predecessors(alpha, -torch.inf).max(0)
@@ -179,73 +185,7 @@ def prefix_beam_search(
     width = max([1, *lengths.amax(1).tolist()])
     filled = torch.arange(width, device=lengths.device) < lengths[:, :, None]
     best = beam.prefixes[:, :num_candidates, :width].where(filled, pad)
-    return best, lengths, total.to(_result_dtype(log_probs.dtype))
-
-
-def _result_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _only_possible(nll: Tensor, fits: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Zero the rows without an alignment, value and gradient. A NaN must stay one: it is for the trainer to see."""
-    possible = fits & ~(nll > -FLOOR / 2)
-    return nll.where(possible, 0.0).to(_result_dtype(dtype)), possible
-
-
-def _gather_scores(
-    log_probs: Tensor, targets: Tensor, canvas_lengths: Tensor, target_lengths: Tensor, blank: int
-) -> tuple[Tensor, Tensor]:
-    """Ids (B, T + 1), the blank and then the target (blank as padding), and their scores (B, A, T + 1)."""
-    (_, num_slots, _), width = log_probs.shape, targets.size(1)
-    positions = torch.arange(max(num_slots, width), device=targets.device)
-    ids = targets.long().where(positions[:width] < target_lengths[:, None], blank)
-    ids = F.pad(ids, (1, 0), value=blank)
-    scores = log_probs.gather(2, ids[:, None].expand(-1, num_slots, -1)).double().clamp(min=FLOOR)
-    outside = positions[:num_slots] >= canvas_lengths[:, None]
-    return ids, scores.masked_fill(outside[:, :, None], FLOOR)
-
-
-@dataclass(frozen=True)
-class _Lattice:
-    """The states of eq. 6, l': a blank before, between and after the target's tokens, 2 T + 1 of them."""
-
-    labels: Tensor  # (B, 2T+1) ids
-    scores: Tensor  # (B, A, 2T+1)
-    may_skip: Tensor  # (B, 2T+1) a token, and another one than the last: the blank between may be left out
-    canvas_lengths: Tensor  # (B,)
-    target_lengths: Tensor  # (B,)
-
-    @classmethod
-    def build(
-        cls, log_probs: Tensor, targets: Tensor, canvas_lengths: Tensor, target_lengths: Tensor, blank: int
-    ) -> _Lattice:
-        ids, scores = _gather_scores(log_probs, targets, canvas_lengths, target_lengths, blank)
-        states = torch.arange(2 * ids.size(1) - 1, device=ids.device)
-        columns = torch.where(states % 2 == 1, (states + 1) // 2, 0)
-        labels = ids[:, columns]
-        differs = F.pad(labels[:, 2:] != labels[:, :-2], (min(2, len(states)), 0))
-        return cls(labels, scores[:, :, columns], differs, canvas_lengths, target_lengths.long())
-
-    def initial(self, nothing: float) -> Tensor:
-        """Alpha before the first slot (B, 2T+1): at state 0, whence states 0 and 1 are reached (eq. 6, t = 1)."""
-        alpha = torch.full_like(self.labels, nothing, dtype=self.scores.dtype)
-        alpha[:, 0] = 0
-        return alpha
-
-    def predecessors(self, alpha: Tensor, nothing: float) -> Tensor:
-        """Alpha of the states from which one comes by staying, one step, a skip: (3, B, 2T+1) (eq. 7)."""
-        step = F.pad(alpha[:, :-1], (1, 0), value=nothing)
-        skip = F.pad(step[:, :-1], (1, 0), value=nothing).masked_fill(~self.may_skip, nothing)
-        return torch.stack([alpha, step, skip])
-
-    def advance(self, alpha: Tensor, arriving: Tensor, t: int) -> Tensor:
-        """Alpha after slot t; canvases that have ended keep theirs."""
-        return (arriving + self.scores[:, t]).where((t < self.canvas_lengths)[:, None], alpha)
-
-    def final(self, alpha: Tensor) -> Tensor:
-        """Alpha of the last blank and of the last token (B, 2) (eq. 8)."""
-        ends = 2 * self.target_lengths[:, None] - torch.arange(2, device=alpha.device)
-        return alpha.gather(1, ends.clamp(min=0)).masked_fill(ends < 0, FLOOR)
+    return best, lengths, total.to(result_dtype(log_probs.dtype))
 
 
 def _shortlist(log_probs: Tensor, blank: int, num_tokens: int) -> tuple[Tensor, Tensor]:

@@ -74,3 +74,9 @@ def test_samples_follow_their_probabilities_and_never_the_impossible() -> None:
         share = column.bincount(minlength=6) / 20000
         assert torch.allclose(share, probabilities, atol=0.015)
         assert (share[probabilities == 0] == 0).all()
+
+
+def test_forks_of_any_number_are_different_streams() -> None:
+    random = RowRandom(torch.tensor([7, -(2**62)]))
+    streams = [random.fork(number).uniform(3) for number in (*range(20), 10**6, 2**40)]
+    assert len({tuple(stream.flatten().tolist()) for stream in streams}) == len(streams)

@@ -1,0 +1,39 @@
+"""nat-bench: what parts of nat cost on this machine."""
+
+from __future__ import annotations
+
+import sys
+
+from nat.cli.main import run_command
+
+HELP = """nat-bench: what a part of nat costs beside the same done by torch, on this machine.
+
+usage: nat-bench BENCHMARK OVERRIDES
+
+  nat-bench alignments
+  nat-bench alignments alignments.vocabulary_size=32000 repeats=5 output=alignments.json
+
+alignments  the Imputer's constrained marginal and the best alignment, beside torch's CTC loss
+
+Everything takes turns in one process; medians and ratios are printed, and written to `output` as JSON.
+  --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = words.pop(0) if words and not words[0].startswith("-") and "=" not in words[0] else ""
+
+    def work(config: dict[str, object]) -> int:
+        from nat.config import parse
+        from nat.evaluation.benchmark import BenchmarkConfig, run_benchmark
+
+        _, table = run_benchmark(name, parse(BenchmarkConfig, config))
+        print(table, end="")
+        return 0
+
+    run_command("bench", HELP, work, words)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""nat-bench's work: what a part of nat costs beside the same thing done by torch, on this machine, now.
+
+All contenders take turns in one process, so that what else the machine does hits all alike; medians are compared.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nat.config import option, to_plain
+from nat.errors import ConfigError
+from nat.evaluation.inputs import Device, check_outputs
+from nat.evaluation.speed import device_name, synchronize, threads
+from nat.files import write_json
+from nat.ops.ctc import best_alignment
+from nat.ops.imputer import constrained_loss
+from nat.training.distributed import choose_device
+
+WARM_UP = 2  # rounds before the clock counts
+
+
+@dataclass(frozen=True)
+class AlignmentSizes:
+    batch_size: int = option(64, "rows B", minimum=1)
+    source_length: int = option(30, "source tokens S", minimum=1)
+    target_length: int = option(30, "target tokens T", minimum=1)
+    upsampling: int = option(3, "slots s for each source token: a canvas of s S", minimum=1)
+    vocabulary_size: int = option(8000, "vocabulary V", minimum=3)
+
+    def __post_init__(self) -> None:
+        if self.target_length > self.canvas_length:
+            raise ConfigError(
+                f"target_length={self.target_length}: must be at most upsampling * source_length={self.canvas_length}"
+            )
+
+    @property
+    def canvas_length(self) -> int:
+        return self.upsampling * self.source_length
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Everything that `configs/bench.yaml` holds."""
+
+    output: str | None = option(None, "a JSON file of the figures; null: printed only")
+    repeats: int = option(15, "times that everything is measured", minimum=1)
+    device: Device = option(Device.CPU, "cpu, cuda or auto")
+    num_threads: int = option(1, "CPU threads of torch", minimum=1)
+    alignments: AlignmentSizes = field(default_factory=AlignmentSizes)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What is timed. limit: how many times the first contender's median it may take; None: the first itself."""
+
+    name: str
+    work: Callable[[], object]
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """milliseconds: median of a contender. ratio: over the first contender's; limit: what the ratio may be."""
+
+    name: str
+    milliseconds: float
+    ratio: float
+    limit: float | None
+
+
+def run_benchmark(name: str, config: BenchmarkConfig) -> tuple[list[Measured], str]:
+    """Measure one benchmark: its figures, and a table of them. Raises ConfigError for an unknown name, or where there
+    is no GPU to use; DataError where the output cannot be written."""
+    if name not in BENCHMARKS:
+        raise ConfigError(f"{name or 'no benchmark'}: a benchmark's name comes first; known: {', '.join(BENCHMARKS)}")
+    device = choose_device(config.device.value)
+    if config.output is not None:
+        check_outputs({"output": Path(config.output)})
+    with threads(config.num_threads):
+        sizes, contenders = BENCHMARKS[name](config, device)
+        measured = compare(contenders, repeats=config.repeats, device=device)
+    figures = {
+        "benchmark": name,
+        "sizes": sizes,
+        "repeats": config.repeats,
+        "device": device_name(device),
+        "num_threads": config.num_threads,
+        "torch": torch.__version__,
+        "results": to_plain(measured),
+    }
+    if config.output is not None:
+        write_json(Path(config.output), figures)
+    return measured, describe(figures)
+
+
+def compare(contenders: Sequence[Contender], *, repeats: int, device: torch.device) -> list[Measured]:
+    """Medians over `repeats` rounds, in each of which every contender works once."""
+    times: list[list[float]] = [[] for _ in contenders]
+    for number in range(WARM_UP + repeats):
+        for row, contender in zip(times, contenders, strict=True):
+            synchronize(device)
+            began = time.perf_counter()
+            contender.work()
+            synchronize(device)
+            if number >= WARM_UP:
+                row.append(1000.0 * (time.perf_counter() - began))
+    medians = [statistics.median(row) for row in times]
+    return [
+        Measured(contender.name, median, median / medians[0], contender.limit)
+        for contender, median in zip(contenders, medians, strict=True)
+    ]
+
+
+def describe(figures: Mapping[str, Any]) -> str:
+    """The figures as a table, with what one needs to judge them."""
+    lines = ["| | ms | ratio | at most |", "|:--|--:|--:|--:|"]
+    for row in figures["results"]:
+        limit = "" if row["limit"] is None else f"{row['limit']:g}"
+        lines.append(f"| {row['name']} | {row['milliseconds']:.1f} | {row['ratio']:.3f} | {limit} |")
+    sizes = ", ".join(f"{name}={value}" for name, value in figures["sizes"].items())
+    where = f"{figures['device']}, {figures['num_threads']} CPU threads, torch {figures['torch']}"
+    return "\n".join(lines) + f"\n\nmedians of {figures['repeats']}, taking turns; float32; {sizes}; {where}\n"
+
+
+# --- alignments ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AlignmentProblem:
+    """log_probs: (B, A, V). targets: (B, T), no token twice in a row. Token 0 is the blank; no row is padded."""
+
+    log_probs: Tensor
+    targets: Tensor
+    canvas_lengths: Tensor
+    target_lengths: Tensor
+
+    @classmethod
+    def random(cls, sizes: AlignmentSizes, device: torch.device) -> AlignmentProblem:
+        generator = torch.Generator().manual_seed(1)
+        rows, slots, tokens = sizes.batch_size, sizes.canvas_length, sizes.vocabulary_size - 1
+        log_probs = torch.randn(rows, slots, tokens + 1, generator=generator).log_softmax(-1)
+        steps = torch.randint(1, tokens, (rows, sizes.target_length), generator=generator)
+        lengths = torch.full((rows,), slots), torch.full((rows,), sizes.target_length)
+        return cls(*(x.to(device) for x in (log_probs, 1 + steps.cumsum(1) % tokens, *lengths)))
+
+    @property
+    def rest(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.targets, self.canvas_lengths, self.target_lengths
+
+
+def alignments(config: BenchmarkConfig, device: torch.device) -> tuple[dict[str, int], list[Contender]]:
+    """Forward and backward of torch's CTC loss, and of the Imputer's constrained marginal with half of the slots
+    known; the best alignment, forward alone, as glancing needs it. The gradient is that in (B, A, V)."""
+    problem = AlignmentProblem.random(config.alignments, device)
+    turned = problem.log_probs.transpose(0, 1).contiguous()  # in the order that torch wants
+    known = best_alignment(problem.log_probs, *problem.rest, blank=0)
+    is_known = torch.rand(known.shape, generator=torch.Generator().manual_seed(2)).to(device) < 0.5
+
+    def torch_loss() -> None:
+        leaf = turned.detach().requires_grad_()
+        F.ctc_loss(leaf, *problem.rest, reduction="sum").backward()
+
+    def constrained() -> None:
+        leaf = problem.log_probs.detach().requires_grad_()
+        constrained_loss(leaf, known, is_known, *problem.rest, blank=0)[0].sum().backward()
+
+    return to_plain(config.alignments), [
+        Contender("torch.nn.functional.ctc_loss, forward and backward", torch_loss),
+        Contender("constrained_loss, forward and backward", constrained, limit=3.0),
+        Contender("best_alignment", lambda: best_alignment(problem.log_probs, *problem.rest, blank=0), limit=1.0),
+    ]
+
+
+BENCHMARKS: dict[str, Callable[[BenchmarkConfig, torch.device], tuple[dict[str, int], list[Contender]]]] = {
+    "alignments": alignments,
+}

@@ -1,0 +1,310 @@
+"""The Imputer: a partly known alignment is completed in a constant number of passes.
+
+Chan et al. 2020, https://arxiv.org/abs/2002.08926; Saharia et al. 2020, https://arxiv.org/abs/2004.07437. The canvas,
+the alignments and every weight are those of the CTC model (nat/models/ctc.py), so that a CTC run starts an Imputer
+(`init_from`), which with everything masked computes what its parent does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nat.config import option
+from nat.data.batch import Batch, Source, Target
+from nat.data.vocabulary import Symbol, Vocabularies
+from nat.decoding.refine import Canvas, Fate, refine
+from nat.errors import ConfigError
+from nat.losses import log_prob_cross_entropy
+from nat.models.base import DecodingOptions, LossTerm, Translation, TranslationModel
+from nat.nn.rng import RowRandom
+from nat.nn.seq2seq import ParallelConfig, Seq2Seq
+from nat.nn.slots import Slots, SlotSplit
+from nat.nn.transformer import Memory
+from nat.ops import ctc, imputer
+from nat.rows import Rows
+
+BLANK, MASK, PAD = int(Symbol.BLANK), int(Symbol.MASK), int(Symbol.PAD)
+DEFAULT_PASSES, DEFAULT_BLOCK = 4, 8
+
+
+class Training(Enum):
+    MARGINAL = "marginal"
+    IMITATION = "imitation"
+
+
+class Expert(Enum):
+    BEST = "best"
+    SAMPLE = "sample"
+
+
+class Masking(Enum):
+    UNIFORM = "uniform"
+    BERNOULLI = "bernoulli"
+    BLOCK = "block"
+
+
+class Schedule(Enum):
+    TOP_K = "top_k"
+    BLOCK = "block"
+
+
+@dataclass(frozen=True)
+class Work(Rows):
+    """What decoding reads beside its canvas. block_lengths: (B,) slots of a block. num_commits: (B,) slots that a pass
+    commits in each block."""
+
+    memory: Memory
+    slots: Slots
+    random: RowRandom
+    block_lengths: Int[Tensor, " B"]
+    num_commits: Int[Tensor, " B"]
+
+
+class Imputer(TranslationModel):
+    """The CTC canvas plus the embeddings of what is known of the alignment; masked slots add nothing.
+
+    Trained to complete a random part of an alignment of the target. A pair with T + repeats > s S has no alignment:
+    it is counted in `unalignable` and left out of the loss.
+    """
+
+    unlearnable = "more tokens and repeats than slots, model.upsampling; or longer than positions.max_length"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ParallelConfig):
+        upsampling: int = option(2, "slots s for each source token", minimum=1)
+        training: Training = option(
+            Training.MARGINAL, "learn all alignments that agree with the known slots, or imitate the one given"
+        )
+        alignment: Expert = option(Expert.BEST, "which alignment is partly shown: the model's best, or a sample")
+        masking: Masking = option(
+            Masking.UNIFORM, "masked slots: a uniform number, each by itself, or the same number in every block"
+        )
+        mask_probability: float | None = option(
+            None, "masking=bernoulli: of each slot; null: uniform in 0..1, anew for each pair", above=0, maximum=1
+        )
+        mask_block: int | None = option(None, f"masking=block: slots of a block; null: {DEFAULT_BLOCK}", minimum=2)
+        label_smoothing: float = option(0.0, "weight of the uniform distribution over masked slots", minimum=0, below=1)
+
+        def __post_init__(self) -> None:
+            if self.mask_probability is not None and self.masking is not Masking.BERNOULLI:
+                raise ConfigError(f"mask_probability={self.mask_probability}: has no effect without masking=bernoulli")
+            if self.mask_block is not None and self.masking is not Masking.BLOCK:
+                raise ConfigError(f"mask_block={self.mask_block}: has no effect without masking=block")
+
+    @dataclass(frozen=True)
+    class Decoding(DecodingOptions):
+        schedule: Schedule = option(
+            Schedule.TOP_K, "each pass commits an equal share of the canvas, or one slot of every block"
+        )
+        max_passes: int | None = option(None, f"schedule=top_k: decoder calls; null: {DEFAULT_PASSES}", minimum=1)
+        block_size: int | None = option(
+            None, f"schedule=block: slots of a block, and so decoder calls; null: {DEFAULT_BLOCK}", minimum=1
+        )
+        history: bool = option(False, "keep token, confidence and fate of every slot at every pass")
+
+        def __post_init__(self) -> None:
+            if self.schedule is Schedule.TOP_K and self.block_size is not None:
+                raise ConfigError(f"block_size={self.block_size}: has no effect without schedule=block")
+            if self.schedule is Schedule.BLOCK and self.max_passes is not None:
+                raise ConfigError(
+                    f"max_passes={self.max_passes}: has no effect with schedule=block, where block_size sets the passes"
+                )
+            if self.num_candidates > 1 and self.temperature is None:
+                raise ConfigError(f"num_candidates={self.num_candidates}: needs temperature (samples)")
+
+        @property
+        def passes(self) -> int:
+            """Decoder calls that suffice for any length."""
+            if self.schedule is Schedule.BLOCK:
+                return self.block_size or DEFAULT_BLOCK
+            return self.max_passes or DEFAULT_PASSES
+
+    def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
+        super().__init__(vocabularies)
+        self.config = config
+        self.net = Seq2Seq(
+            config, vocabularies=vocabularies, symbols=(Symbol.UNK, Symbol.BLANK), decoder=config.attentions()
+        )
+        self.split = SlotSplit(config.upsampling, dim=config.size.dim)
+
+    def log_probs(
+        self, slots: Slots, memory: Memory, tokens: Int[Tensor, "B A"], is_known: Bool[Tensor, "B A"]
+    ) -> Float[Tensor, "B A V"]:
+        """Of every slot, given the tokens and blanks of the known ones."""
+        known = self.net.embed(tokens).masked_fill(~is_known[:, :, None], 0.0)
+        return self.net.decode(self.net.place(slots.states + known), slots.valid, memory)[-1]
+
+    def masked_log_probs(self, slots: Slots, memory: Memory) -> Float[Tensor, "B A V"]:
+        """Of every slot, nothing known: the CTC model."""
+        nothing = torch.zeros_like(slots.valid)
+        return self.log_probs(slots, memory, nothing.long(), nothing)
+
+    # --- training -------------------------------------------------------------------------------------
+
+    def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
+        batch = batch.compact()
+        source, target = batch.source, batch.target
+        memory = self.net.encode(source)
+        slots = self.split(memory)
+        random = RowRandom.of((source.tokens, source.valid), (target.tokens, target.valid), seed=update)
+        alignable = ctc.alignable(target.tokens, target.lengths, slots.lengths)
+        alignment = self.expert(slots, memory, target, random.fork(0))
+        masked = self.masks(slots, random.fork(1), random.fork(2)) & alignable[:, None]
+        log_probs = self.log_probs(slots, memory, alignment, slots.valid & ~masked)
+        if self.config.training is Training.MARGINAL:
+            terms = self.imputation(log_probs, alignment, masked, slots, target)
+        else:
+            terms = self.imitation(log_probs, alignment, masked)
+        unalignable = (~alignable).sum()
+        return terms | {"unalignable": LossTerm(unalignable, unalignable.new_tensor(len(batch)), weight=0.0)}
+
+    @torch.no_grad()
+    def expert(self, slots: Slots, memory: Memory, target: Target, random: RowRandom) -> Int[Tensor, "B A"]:
+        """The alignment that is partly shown. Departs from the paper: it is the model's own, which begins as the CTC
+        model that the paper keeps beside it, and needs no second set of weights."""
+        problem = self.masked_log_probs(slots, memory), target.tokens, slots.lengths, target.lengths
+        if self.config.alignment is Expert.BEST:
+            return ctc.best_alignment(*problem, blank=BLANK)
+        return imputer.sample_alignment(*problem, random.uniform(slots.valid.size(1)), blank=BLANK)
+
+    def masks(self, slots: Slots, share: RowRandom, places: RowRandom) -> Bool[Tensor, "B A"]:
+        """The slots to predict (Chan et al. 2020, section 3)."""
+        lengths, uniform = slots.lengths, places.uniform(slots.valid.size(1))
+        if self.config.masking is Masking.BERNOULLI:
+            given = self.config.mask_probability
+            probability = share.uniform() if given is None else torch.full_like(share.uniform(), given)
+            return imputer.bernoulli_mask(uniform, probability, lengths)
+        block = self.config.mask_block or DEFAULT_BLOCK
+        blocks = lengths if self.config.masking is Masking.UNIFORM else torch.full_like(lengths, block)
+        return imputer.block_mask(uniform, share.uniform(), lengths, blocks)
+
+    def imputation(
+        self,
+        log_probs: Float[Tensor, "B A V"],
+        alignment: Int[Tensor, "B A"],
+        masked: Bool[Tensor, "B A"],
+        slots: Slots,
+        target: Target,
+    ) -> dict[str, LossTerm]:
+        """Minus the log of the marginal over the alignments that agree with what is shown (Chan et al. 2020, section
+        3). What is shown has probability 1 there, whatever the network says of it: only masked slots learn."""
+        given = log_probs.masked_fill(~masked[:, :, None], 0.0)
+        nll, _ = imputer.constrained_loss(
+            given, alignment, ~masked, target.tokens, slots.lengths, target.lengths, blank=BLANK
+        )
+        total, count = nll.sum(), masked.sum()
+        terms = {"nll": LossTerm(total.detach(), count, weight=0.0)}
+        if self.config.label_smoothing > 0:
+            total = total + self.config.label_smoothing * (self.uniform_divergence(given) - total)
+        return {"imputation": LossTerm(total, count)} | terms
+
+    def uniform_divergence(self, log_probs: Float[Tensor, "B A V"]) -> Float[Tensor, ""]:
+        """Cross entropy of the uniform distribution over the allowed tokens: label smoothing where no slot has a
+        label. Slots whose log-probabilities are all 0 add nothing."""
+        forbidden = torch.tensor(self.net.output.forbidden, device=log_probs.device)
+        return -log_probs.index_fill(2, forbidden, 0.0).sum() / self.net.output.num_allowed
+
+    def imitation(
+        self, log_probs: Float[Tensor, "B A V"], alignment: Int[Tensor, "B A"], masked: Bool[Tensor, "B A"]
+    ) -> dict[str, LossTerm]:
+        """Cross entropy of the alignment itself at the masked slots (Chan et al. 2020, section 3)."""
+        total, nll, count = log_prob_cross_entropy(
+            log_probs,
+            alignment,
+            masked,
+            label_smoothing=self.config.label_smoothing,
+            forbidden=self.net.output.forbidden,
+        )
+        return {"imitation": LossTerm(total, count), "nll": LossTerm(nll, count, weight=0.0)}
+
+    def score(self, batch: Batch) -> Float[Tensor, " B"]:
+        """log p(y|x) with nothing known, the marginal over all alignments; -inf for a pair that has none."""
+        batch = batch.compact()
+        memory = self.net.encode(batch.source)
+        slots = self.split(memory)
+        problem = self.masked_log_probs(slots, memory), batch.target.tokens, slots.lengths, batch.target.lengths
+        nll, alignable = ctc.ctc_loss(*problem, blank=BLANK)
+        return (-nll).masked_fill(~alignable, -torch.inf)
+
+    # --- decoding -------------------------------------------------------------------------------------
+
+    def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
+        assert isinstance(decoding, Imputer.Decoding)
+        count = decoding.num_candidates
+        work = self.prepare(source.compact(), decoding)
+        tokens = torch.full_like(work.slots.valid, MASK, dtype=torch.long).masked_fill(~work.slots.valid, PAD)
+        refined = refine(
+            lambda canvas, rows, number: self.impute(canvas, rows, number, temperature=decoding.temperature),
+            Canvas.start(tokens, work.slots.valid),
+            work,
+            max_passes=decoding.passes,
+            finished=lambda before, after: ~(after.tokens == MASK).any(dim=1),
+            history=decoding.history,
+        )
+        canvas, shape = refined.canvas, (-1, count)
+        found = Translation.best_of(
+            *(t.unflatten(0, shape) for t in (canvas.tokens, canvas.valid, canvas.scores)),
+            count=count,
+            ordered=True,  # samples come as they are drawn
+            passes=refined.passes.unflatten(0, shape),
+            history=refined.history,
+        )
+        collapsed, valid = ctc.collapse(canvas.tokens, canvas.valid, blank=BLANK, pad=PAD)
+        return replace(found, tokens=collapsed.unflatten(0, shape), valid=valid.unflatten(0, shape))
+
+    def prepare(self, source: Source, decoding: Decoding) -> Work:
+        """Encoder and canvas of each candidate, and how much a pass commits (Chan et al. 2020, section 4: one slot of
+        every block; Saharia et al. 2020, section 3: 1/K of the canvas, here rounded up, so that K passes suffice)."""
+        memory = self.net.encode(source)
+        slots = self.split(memory)
+        lengths = slots.lengths
+        num_commits, blocks = (lengths + decoding.passes - 1) // decoding.passes, lengths.clamp(min=1)
+        if decoding.schedule is Schedule.BLOCK:
+            num_commits, blocks = torch.ones_like(lengths), torch.full_like(lengths, decoding.passes)
+        copies = decoding.num_candidates
+        random = RowRandom.of((source.tokens, source.valid), seed=decoding.seed).copies(copies)
+        memory, slots = memory.repeat_rows(copies), slots.repeat_rows(copies)
+        return Work(memory, slots, random, blocks.repeat_interleave(copies), num_commits.repeat_interleave(copies))
+
+    def impute(self, canvas: Canvas, work: Work, number: int, *, temperature: float | None) -> Canvas:
+        """One pass: the most confident of the masked slots are committed, and stay."""
+        masked = canvas.tokens == MASK
+        log_probs = self.log_probs(work.slots, work.memory, canvas.tokens, canvas.valid & ~masked)
+        if temperature is None:
+            tokens = log_probs.argmax(dim=-1)
+        else:
+            tokens = work.random.fork(number).sample(log_probs / temperature)
+        confidence = log_probs.gather(2, tokens[:, :, None]).squeeze(2)
+        ranks = imputer.rank_in_blocks(-confidence, masked, work.block_lengths)
+        commit = masked & (ranks < work.num_commits[:, None])
+        fate = torch.where(masked, int(Fate.MASKED), int(Fate.KEPT)).masked_fill(commit, int(Fate.WRITTEN))
+        return replace(
+            canvas,
+            tokens=tokens.where(commit, canvas.tokens),
+            scores=confidence.where(commit, canvas.scores.to(confidence)),
+            fate=fate.masked_fill(~canvas.valid, int(Fate.NONE)),
+        )
+
+    # --- lengths --------------------------------------------------------------------------------------
+
+    def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
+        return self.config.upsampling * source_length
+
+    @property
+    def max_source_length(self) -> int | None:
+        limit = self.net.max_length
+        return None if limit is None else limit // self.config.upsampling
+
+    def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
+        batch = batch.compact()
+        canvas = self.config.upsampling * batch.source.lengths
+        fits = batch.source.valid.any(dim=1) & ctc.alignable(batch.target.tokens, batch.target.lengths, canvas)
+        if self.max_source_length is not None:
+            fits = fits & (batch.source.lengths <= self.max_source_length)
+        return fits

@@ -1,0 +1,42 @@
+"""The canvas of latent alignments: every encoder state split into s slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from nat.nn.transformer import Memory
+from nat.rows import Rows
+
+
+@dataclass(frozen=True)
+class Slots(Rows):
+    """states: (B, A, D) decoder inputs, without positions. valid: (B, A), A = s S."""
+
+    states: Float[Tensor, "B A D"]
+    valid: Bool[Tensor, "B A"]
+
+    @property
+    def lengths(self) -> Int[Tensor, " B"]:
+        return self.valid.sum(dim=1)
+
+
+class SlotSplit(nn.Module):
+    """A linear map from each encoder state to s decoder inputs (Libovicky & Helcl 2018, section 3,
+    https://arxiv.org/abs/1811.04719)."""
+
+    def __init__(self, num_slots: int, *, dim: int) -> None:
+        """num_slots: s. Every slot begins as a copy of its encoder state, to be told apart by its position."""
+        super().__init__()
+        self.num_slots = num_slots
+        self.weight = nn.Parameter(torch.randn(num_slots * dim, dim) * 0.02 + torch.eye(dim).repeat(num_slots, 1))
+        self.bias = nn.Parameter(torch.zeros(num_slots * dim))
+
+    def forward(self, memory: Memory) -> Slots:
+        states = F.linear(memory.states, self.weight, self.bias)
+        states = states.unflatten(-1, (self.num_slots, -1)).flatten(1, 2)  # (B, S, s D) -> (B, A, D)
+        return Slots(states, memory.valid.repeat_interleave(self.num_slots, dim=1))

@@ -1,0 +1,123 @@
+"""nat-bench, as a user runs it, at tiny sizes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nat.cli.bench import main
+from nat.config import parse
+from nat.evaluation.benchmark import AlignmentProblem, AlignmentSizes, BenchmarkConfig, Contender, compare
+from nat.ops.ctc import ctc_loss
+
+TINY = [f"alignments.{size}" for size in ("batch_size=2", "source_length=3", "target_length=4", "vocabulary_size=9")]
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments])
+    return int(stop.value.code or 0)
+
+
+def test_alignments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    output = tmp_path / "new" / "figures.json"
+    assert run("alignments", *TINY, "alignments.upsampling=2", "repeats=3", f"output={output}") == 0
+    figures = json.loads(output.read_text(encoding="utf-8"))
+    assert figures["benchmark"] == "alignments"
+    assert figures["sizes"] == {
+        "batch_size": 2, "source_length": 3, "target_length": 4, "upsampling": 2, "vocabulary_size": 9,
+    }  # fmt: skip
+    assert (figures["repeats"], figures["num_threads"], figures["device"]) == (3, 1, "cpu")
+    rows = figures["results"]
+    assert [row["limit"] for row in rows] == [None, 3.0, 1.0]
+    lines = capsys.readouterr().out.split("\n")
+    for row, line in zip(rows, lines[2:5], strict=True):
+        assert row["milliseconds"] > 0
+        assert row["ratio"] == row["milliseconds"] / rows[0]["milliseconds"]
+        assert line.startswith(f"| {row['name']} | {row['milliseconds']:.1f} | {row['ratio']:.3f} |")
+    assert "medians of 3" in lines[6] and "vocabulary_size=9" in lines[6]
+    assert torch.get_num_threads() == threads
+
+
+def test_contenders_take_turns_and_the_median_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, log = [0.0], []
+    monkeypatch.setattr("nat.evaluation.benchmark.time.perf_counter", lambda: clock[0])
+    seconds = {"a": iter([90, 90, 1, 2, 30]), "b": iter([0, 0, 6, 6, 6])}  # two rounds of warm-up first
+
+    def contender(name: str) -> Contender:
+        def work() -> None:
+            log.append(name)
+            clock[0] += next(seconds[name])
+
+        return Contender(name, work, limit=4.0)
+
+    first, second = compare([contender("a"), contender("b")], repeats=3, device=torch.device("cpu"))
+    assert log == ["a", "b"] * 5
+    assert (first.milliseconds, first.ratio) == (2000.0, 1.0)
+    assert (second.milliseconds, second.ratio, second.limit) == (6000.0, 3.0, 4.0)
+
+
+@pytest.mark.parametrize("slots", [3, 4])
+def test_every_row_of_the_problem_can_be_aligned(slots: int) -> None:
+    sizes = AlignmentSizes(batch_size=50, source_length=slots, target_length=3, upsampling=1, vocabulary_size=3)
+    problem = AlignmentProblem.random(sizes, torch.device("cpu"))
+    assert problem.log_probs.shape == (50, slots, 3) and problem.log_probs.dtype == torch.float32
+    assert ((problem.targets >= 1) & (problem.targets <= 2)).all()
+    assert ctc_loss(problem.log_probs, *problem.rest, blank=0)[1].all()
+
+
+REFUSALS: dict[str, tuple[list[str], list[str]]] = {
+    "no name": ([], ["no benchmark", "known: alignments"]),
+    "no name but options": (["repeats=2"], ["no benchmark", "known: alignments"]),
+    "unknown name": (["alignment"], ["alignment: ", "known: alignments"]),
+    "unknown option": (["alignments", "alignments.size=2"], ["alignments.size", "no such option"]),
+    "too long": (
+        ["alignments", "alignments.target_length=91"],
+        ["alignments.target_length=91", "upsampling * source_length=90"],
+    ),
+    "out of range": (["alignments", "repeats=0"], ["repeats=0", "at least 1"]),
+    "output": (["alignments", "output=FILE/figures.json"], ["FILE", "not a folder"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS, ids=REFUSALS.keys())
+def test_refusals(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    words, parts = REFUSALS[case]
+    assert run(*(word.replace("FILE", str(file)) for word in words)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("nat-bench: ")
+    for part in parts:
+        assert part.replace("FILE", str(file)) in err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("alignments", "device=cuda") == 2
+    assert "device=cuda: torch sees no GPU here" in capsys.readouterr().err
+
+
+def test_help_and_yaml(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    shown = capsys.readouterr().out
+    assert "nat-bench alignments" in shown and "vocabulary_size: 8000" in shown and "choices:" not in shown
+    from nat.config import compose, to_plain
+
+    plain: dict[str, Any] = compose("bench", [])
+    assert plain == to_plain(BenchmarkConfig()) == to_plain(parse(BenchmarkConfig, plain))
+
+
+@pytest.mark.slow
+def test_alignments_cost_what_they_may() -> None:
+    from nat.evaluation.benchmark import run_benchmark
+
+    measured, _ = run_benchmark("alignments", BenchmarkConfig(repeats=5))
+    assert all(row.limit is None or row.ratio <= row.limit for row in measured)
