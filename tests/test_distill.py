@@ -19,7 +19,7 @@ import torch
 
 import nat
 from nat.cli.distill import main
-from nat.distill import file_digest
+from nat.distill.job import file_digest
 
 FAST = ["decoding.batch_size=16", "shard_size=25", "data.limit=150"]
 

@@ -11,9 +11,13 @@ usage: nat-distill teacher=RUN_DIR output=FOLDER [data=NAME] [decoding.beam_size
   nat-distill teacher=runs/teacher output=runs/distilled
   nat-distill teacher=runs/teacher data=files data.train=[a.en,a.de] output=runs/distilled decoding.beam_size=4
 
+  nat-distill teacher=runs/teacher output=runs/fertile fertilities=attention
+  nat-distill teacher=runs/teacher output=runs/raw targets=corpus fertilities=aligner
+
 Without data=... it is the teacher's own training corpus. The same command with the same output resumes, also
 after a kill. Several ranks: torchrun --nproc-per-node=N -m nat.cli.distill ...
 To train on the result: nat-train data.train=FOLDER/train.jsonl data.tokenizer.path=RUN_DIR/tokenizer ...
+With fertilities: also data.fertilities=fertilities
   --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
 """
 
@@ -21,15 +25,17 @@ To train on the result: nat-train data.train=FOLDER/train.jsonl data.tokenizer.p
 def main(arguments: list[str] | None = None) -> None:
     def work(config: dict[str, object]) -> int:
         from nat.config import parse
-        from nat.distill import CORPUS, DistillConfig, distill
+        from nat.distill.job import CORPUS, DistillConfig
+        from nat.distill.run import distill
 
         settings = parse(DistillConfig, config)
         manifest = distill(settings)
         if manifest:  # the other ranks have nothing to say
+            bleu = manifest["bleu_against_original"]
             print(
                 f"done: {settings.output}/{CORPUS}: {manifest['num_lines']} lines, {manifest['num_truncated']} cut at "
-                f"the length limit, {manifest['num_empty']} empty, mean score {manifest['mean_score']:.3f}, "
-                f"BLEU against the original targets {manifest['bleu_against_original']:.2f}"
+                f"the length limit, {manifest['num_empty']} empty, mean score {manifest['mean_score']:.3f}"
+                + ("" if bleu is None else f", BLEU against the original targets {bleu:.2f}")
             )
         return 0
 

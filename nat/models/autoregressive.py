@@ -104,12 +104,15 @@ class Autoregressive(TranslationModel):
 
     def logits(self, memory: Memory, target: Target) -> tuple[Float[Tensor, "B T V"], Tensor, Tensor]:
         """Teacher-forced logits with labels (B, T + 1) = y EOS and their validity."""
-        inputs = F.pad(target.tokens, (1, 0), value=int(Symbol.BOS))
-        valid = F.pad(target.valid, (1, 0), value=True)
+        x, valid = self.inputs(target)
         labels = F.pad(target.tokens, (0, 1), value=int(Symbol.PAD))
         labels = labels.scatter(1, target.lengths[:, None], int(Symbol.EOS))
-        states = self.net.decoder(self.net.place(self.net.embed(inputs)), valid, memory)
-        return self.net.logits(states), labels, valid
+        return self.net.logits(self.net.decoder(x, valid, memory)), labels, valid
+
+    def inputs(self, target: Target) -> tuple[Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
+        """Teacher-forced decoder inputs (B, T + 1) = BOS y and their validity."""
+        tokens = F.pad(target.tokens, (1, 0), value=int(Symbol.BOS))
+        return self.net.place(self.net.embed(tokens)), F.pad(target.valid, (1, 0), value=True)
 
     def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
         batch = batch.compact()
@@ -124,6 +127,15 @@ class Autoregressive(TranslationModel):
         batch = batch.compact()
         logits, labels, valid = self.logits(self.net.encode(batch.source), batch.target)
         return token_log_probs(logits, labels, valid).sum(dim=1)
+
+    def cross_attention(self, batch: Batch, *, layer: int | None = None) -> Float[Tensor, "B T S"]:
+        num_layers = len(self.net.decoder.stack)
+        chosen = num_layers if layer is None else layer
+        if not 1 <= chosen <= num_layers:
+            raise ConfigError(f"attention_layer={layer}: must be one of the decoder's layers, 1 to {num_layers}")
+        x, valid = self.inputs(batch.target)
+        weights = self.net.decoder.cross_weights(x, valid, self.net.encode(batch.source), layer=chosen - 1)
+        return weights.mean(dim=1)[:, :-1]  # what is input at T predicts EOS
 
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, Autoregressive.Decoding)

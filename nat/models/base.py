@@ -213,6 +213,12 @@ class TranslationModel(nn.Module, ABC):
         has no tractable one."""
         raise ConfigError(f"{type(self).__name__} cannot score given targets")
 
+    def cross_attention(self, batch: Batch, *, layer: int | None = None) -> Float[Tensor, "B T S"]:
+        """Where each target token, while it is predicted from those before it, looks in the source: weights of
+        decoder layer `layer`, from 1, the last by default, mean over heads. batch: right-padded. Raises
+        ConfigError where the method predicts otherwise, or there is no such layer."""
+        raise ConfigError(f"{type(self).__name__} has no cross-attention from given targets")
+
     def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
         """Positions that the decoder works on for pairs of these lengths; batches are sized by it."""
         return target_length + 1

@@ -111,6 +111,18 @@ class Layer(nn.Module):
             x = self.cross_residual.leave(x, update)
         return self.feed(x)
 
+    def cross_weights(
+        self, x: Float[Tensor, "B L D"], valid: Bool[Tensor, "B L"] | None, memory: Memory
+    ) -> Float[Tensor, "B H L S"]:
+        """Where each head of the cross-attention looks, for the input that `forward` has."""
+        assert self.cross_attention is not None
+        assert self.cross_residual is not None
+        entered = self.self_residual.enter(x)
+        x = self.self_residual.leave(x, self.self_attention(entered, entered, valid))
+        queries = self.cross_attention.queries(self.cross_residual.enter(x))
+        keys, _ = self.cross_attention.keys_values(memory.states)
+        return self.cross_attention.weights(queries, keys, memory.valid)
+
     def feed(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         update = self.feed_forward(self.feed_forward_residual.enter(x))
         return self.feed_forward_residual.leave(x, update)
@@ -177,6 +189,14 @@ class Decoder(nn.Module):
         for layer in self.layers:
             x = layer(x, valid, memory)
         return self.norm(x)
+
+    def cross_weights(
+        self, x: Float[Tensor, "B L D"], valid: Bool[Tensor, "B L"] | None, memory: Memory, *, layer: int
+    ) -> Float[Tensor, "B H L S"]:
+        """Where each head of the cross-attention of layer `layer`, from 0, looks."""
+        for before in self.stack[:layer]:
+            x = before(x, valid, memory)
+        return self.stack[layer].cross_weights(x, valid, memory)
 
     @property
     def stack(self) -> list[Layer]:

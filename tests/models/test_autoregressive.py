@@ -186,3 +186,46 @@ def test_label_smoothing_changes_the_loss_but_not_the_likelihood() -> None:
     assert plain["cross_entropy"].total.item() == pytest.approx(plain["nll"].total.item())
     assert smooth["nll"].total.item() == pytest.approx(plain["nll"].total.item())
     assert smooth["cross_entropy"].total.item() != pytest.approx(plain["nll"].total.item())
+
+
+# --- cross-attention -------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("layer", [None, 1, 2])
+def test_cross_attention_is_what_scoring_mixes_by(variant: dict[str, Any], layer: int | None) -> None:
+    model, batch = teacher(**variant), make_batch([(4, 3), (1, 5), (6, 1)])
+    attention = model.net.decoder.stack[-1 if layer is None else layer - 1].cross_attention
+    assert attention is not None
+    seen: list[tuple[torch.Tensor, ...]] = []
+    attend = attention.attend
+
+    def watched(*parts: torch.Tensor) -> torch.Tensor:
+        seen.append(parts)
+        return attend(*parts)
+
+    attention.attend = watched  # type: ignore[method-assign, assignment]
+    model.score(batch)
+    ((queries, keys, _, valid),) = seen
+    scores = torch.einsum("bhte,bhse->bhts", queries, keys) / queries.size(-1) ** 0.5
+    expected = scores.masked_fill(~valid[:, None, None], -torch.inf).softmax(dim=-1).mean(dim=1)
+    found = model.cross_attention(batch, layer=layer)
+    assert found.shape == (3, 5, 6)
+    torch.testing.assert_close(found, expected[:, :-1])  # the last input predicts EOS
+
+
+@torch.no_grad()
+def test_cross_attention_of_a_token_sees_no_later_one_and_no_other_row() -> None:
+    model, batch = teacher(), make_batch([(4, 3), (2, 5), (6, 4)])
+    whole = model.cross_attention(batch)
+    for row, (source, target) in enumerate(zip(batch.source.to_lists(), batch.target.to_lists(), strict=True)):
+        for length in range(1, len(target) + 1):
+            alone = Batch(Source.from_lists([source]), Target.from_lists([target[:length]]))
+            torch.testing.assert_close(model.cross_attention(alone)[0], whole[row, :length, : len(source)])
+
+
+@pytest.mark.parametrize("layer", [0, 3, -1])
+def test_a_layer_that_is_not_there_is_refused(layer: int) -> None:
+    with pytest.raises(ConfigError, match=f"attention_layer={layer}: must be one of the decoder's layers, 1 to 2"):
+        teacher().cross_attention(make_batch([(2, 2)]), layer=layer)

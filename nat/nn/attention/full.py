@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +87,15 @@ class FullAttention(Attention):
                 dropout_p=self.dropout if self.training else 0.0,
                 is_causal=causal,
             )
+
+    def weights(
+        self, queries: Float[Tensor, "B H L E"], keys: Float[Tensor, "B H N E"], valid: Bool[Tensor, "B N"] | None
+    ) -> Float[Tensor, "B H L N"]:
+        """softmax(Q K^T / sqrt(E)) of each head, what `attend` mixes by; every row has a valid key at least."""
+        scores = at_least_float32(queries @ keys.transpose(2, 3)) / math.sqrt(queries.size(-1))
+        if valid is not None:
+            scores = scores.masked_fill(~valid[:, None, None, :], -torch.inf)
+        return scores.softmax(dim=-1)
 
     def merge(self, mixed: Float[Tensor, "B H L E"]) -> Float[Tensor, "B L D"]:
         """Heads side by side, and the output projection."""

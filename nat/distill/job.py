@@ -1,0 +1,208 @@
+"""What is to be distilled, checked before any work: teacher, corpus, options and the folder of the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nat.config import option, parse, to_plain
+from nat.data.batching import Pair, collate
+from nat.data.corpus import DataConfig
+from nat.data.tokenized import TokenizedCorpus, prepare
+from nat.distill.fertilities import AlignmentFile, FertilitySource, WordAligner
+from nat.errors import ConfigError, DataError
+from nat.files import read_json, write_json
+from nat.models.base import DecodingOptions
+from nat.training.checkpoint import WEIGHTS
+from nat.training.distributed import Ranks
+from nat.training.run import keep_learnable
+from nat.translator import Translator, load
+
+CORPUS, MANIFEST, JOB = "train.jsonl", "manifest.json", "job.json"
+
+
+class Targets(Enum):
+    TEACHER = "teacher"
+    CORPUS = "corpus"
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Everything that `configs/distill.yaml` holds."""
+
+    teacher: str = option(help="run folder of the teacher")
+    output: str = option(help="folder of the distilled corpus; the same command with the same folder resumes")
+    data: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "the corpus; options that are not given are those of the teacher's run"}
+    )
+    split: str = option("train", "split whose sources are translated: train, valid or test")
+    targets: Targets = option(Targets.TEACHER, "the teacher's translations, or those of the corpus, with its score")
+    fertilities: FertilitySource | None = option(
+        None, "adds a column of fertilities from attention (the teacher's), aligner (a word aligner) or alignments"
+    )
+    attention_layer: int | None = option(
+        None, "fertilities=attention: the teacher's decoder layer, from 1; null: the last", minimum=1
+    )
+    alignments: str | None = option(
+        None, "fertilities=alignments: a file in Pharaoh format, a line for each pair of the corpus"
+    )
+    decoding: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "batch_size, and the decoding options of the teacher's method"}
+    )
+    shard_size: int = option(1024, "pairs in a shard: what a kill can cost each rank", minimum=1)
+    device: str = option("auto", "auto (a GPU if there is one), cpu or cuda")
+    num_threads: int | None = option(None, "CPU threads of torch; null: torch's choice", minimum=1)
+
+    def __post_init__(self) -> None:
+        errors = [f"split={self.split}: allowed are train, valid, test"] if self.split not in SPLITS else []
+        if self.attention_layer is not None and self.fertilities is not FertilitySource.ATTENTION:
+            errors.append(f"attention_layer={self.attention_layer}: has no effect without fertilities=attention")
+        if self.alignments is not None and self.fertilities is not FertilitySource.ALIGNMENTS:
+            errors.append(f"alignments={self.alignments}: has no effect without fertilities=alignments")
+        if self.fertilities is FertilitySource.ALIGNMENTS:
+            if self.alignments is None:
+                errors.append("alignments: fertilities=alignments needs a file of alignments in Pharaoh format")
+            if self.targets is not Targets.CORPUS:
+                errors.append("fertilities=alignments: needs targets=corpus, since a file aligns given targets")
+        if self.targets is Targets.CORPUS:
+            idle = [key for key in self.decoding if key != "batch_size"]
+            errors += [f"decoding.{key}: has no effect with targets=corpus, which decodes nothing" for key in idle]
+        if errors:
+            raise ConfigError("\n".join(errors))
+
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done, checked and loaded."""
+
+    config: DistillConfig
+    teacher: Translator
+    data: DataConfig
+    corpus: TokenizedCorpus
+    decoding: DecodingOptions
+    batch_size: int
+    alignments: AlignmentFile | None
+    folder: Path
+    identity: dict[str, Any]
+
+    @property
+    def num_shards(self) -> int:
+        return -(-len(self.corpus) // self.config.shard_size)
+
+    def indices(self, shard: int) -> np.ndarray:
+        size = self.config.shard_size
+        return np.arange(shard * size, min((shard + 1) * size, len(self.corpus)))
+
+    def part(self, shard: int) -> Path:
+        return self.folder / "parts" / f"shard-{shard:06d}.jsonl"
+
+
+def prepare_job(config: DistillConfig, ranks: Ranks) -> Job:
+    """Load the teacher and the corpus; make sure that `output` is new or holds this same work."""
+    teacher = load(config.teacher, device=config.device)
+    options = dict(config.decoding)
+    batch_size = parse(int, options.pop("batch_size", 64), "decoding.batch_size")
+    if batch_size < 1:
+        raise ConfigError(f"decoding.batch_size={batch_size}: must be at least 1")
+    decoding = teacher.decoding(options)
+    check_abilities(config, teacher)
+    data, corpus = prepare_corpus(config, teacher)
+    alignments = None
+    if config.alignments is not None:
+        alignments = AlignmentFile.read(Path(config.alignments))
+        lengths = (corpus.source_lengths, corpus.target_lengths)
+        alignments.check(len(corpus.texts_table), corpus.rows, *lengths)
+    identity = {
+        "teacher_weights_sha256": file_digest(Path(config.teacher) / WEIGHTS),
+        "tokenizer": teacher.tokenizers.fingerprint,
+        "corpus": corpus.fingerprint,
+        "split": config.split,
+        "decoding": to_plain(decoding),
+        "shard_size": config.shard_size,
+    } | identity_of_extras(config)
+    job = Job(config, teacher, data, corpus, decoding, batch_size, alignments, Path(config.output), identity)
+    if ranks.is_main:
+        claim(job.folder, identity)
+    return job
+
+
+@torch.inference_mode()
+def check_abilities(config: DistillConfig, teacher: Translator) -> None:
+    """Raises ConfigError where the teacher cannot do what is asked of it, or the aligner is not installed."""
+    one = collate([Pair([7], [7])]).to(teacher.device)
+    if config.targets is Targets.CORPUS:
+        teacher.model.score(one)
+    if config.fertilities is FertilitySource.ATTENTION:
+        try:
+            teacher.model.cross_attention(one, layer=config.attention_layer)
+        except ConfigError as error:
+            raise ConfigError(f"fertilities=attention: {error}") from None
+    if config.fertilities is FertilitySource.ALIGNER:
+        WordAligner()
+
+
+def prepare_corpus(config: DistillConfig, teacher: Translator) -> tuple[DataConfig, TokenizedCorpus]:
+    """The pairs of the split; with targets=corpus those that the teacher can score."""
+    if config.data.get("fertilities") is not None:
+        raise ConfigError(
+            f"data.fertilities={config.data['fertilities']}: nat-distill makes fertilities, it reads none"
+        )
+    data = parse(DataConfig, {**teacher.config["data"], **config.data, "fertilities": None}, "data")
+    if getattr(data, config.split) is None:
+        raise ConfigError(f"data.{config.split}: a location is needed, for example a .tsv file")
+    data = dataclasses.replace(data, streaming=False)
+    corpus = prepare(data, config.split, teacher.tokenizers, filtered=config.split == "train")
+    if config.targets is Targets.CORPUS:  # a pair too long for the teacher has no score
+        corpus = keep_learnable(teacher.model, corpus)
+    assert isinstance(corpus, TokenizedCorpus)
+    return data, corpus
+
+
+def identity_of_extras(config: DistillConfig) -> dict[str, Any]:
+    """What tells this work from one with the teacher's targets and without fertilities."""
+    extras: dict[str, Any] = {}
+    if config.targets is Targets.CORPUS:
+        extras["targets"] = config.targets.value
+    if config.fertilities is not None:
+        extras["fertilities"] = {"source": config.fertilities.value}
+    if config.fertilities is FertilitySource.ATTENTION:
+        extras["fertilities"]["layer"] = "last" if config.attention_layer is None else config.attention_layer
+    if config.alignments is not None:
+        extras["fertilities"]["alignments_sha256"] = file_digest(Path(config.alignments))
+    return extras
+
+
+def claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Mark the folder as this work's. Raises ConfigError if it holds other work, DataError if it cannot be
+    written to."""
+    if (folder / JOB).is_file():
+        found = read_json(folder / JOB)
+        differing = [key for key in found | identity if found.get(key) != identity.get(key)]
+        if differing:
+            raise ConfigError(
+                f"output={folder}: holds a distillation with other {', '.join(differing)}; "
+                "choose another output, or delete it"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"output={folder}: is not empty and holds no distillation; choose another output")
+    else:
+        write_json(folder / JOB, identity)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file. Raises DataError if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None

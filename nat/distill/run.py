@@ -1,0 +1,149 @@
+"""Sequence-level distillation: a corpus whose targets are the teacher's translations (Kim & Rush 2016,
+https://arxiv.org/abs/1606.07947).
+
+The corpus is cut into shards of consecutive pairs; a shard is decoded in batches sorted by length and written
+whole or not at all, so a run that was killed goes on with the first missing shard, and the result does not
+depend on kills or ranks. Ranks take turns at the shards; the main rank joins them in corpus order.
+
+OUTPUT/train.jsonl     one object a line: the source and target columns, score (log-probability), line, rank, and
+                       fertilities where they are asked for: one number for each source token of the teacher's
+                       tokenizer, whose sum is the number of the target's tokens
+OUTPUT/manifest.json   teacher, decoding options, corpus, counts, scores, versions
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sacrebleu.metrics import BLEU
+
+import nat
+from nat.config import to_plain
+from nat.distill.fertilities import FertilitySource
+from nat.distill.job import CORPUS, MANIFEST, DistillConfig, Job, Targets, file_digest, prepare_job
+from nat.distill.lines import align_lines, as_text, read_lines, shard_lines
+from nat.errors import DataError
+from nat.files import read_json, write_atomically, write_json, write_text
+from nat.progress import Progress
+from nat.training.distributed import Ranks, choose_device
+
+
+def distill(config: DistillConfig) -> dict[str, Any]:
+    """Translate the corpus, or what is still missing of it. Returns the manifest.
+
+    Raises ConfigError or DataError before any work where an option or a file is unusable.
+    """
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    ranks = Ranks.from_environment(choose_device(config.device))
+    try:
+        job = ranks.main_first(lambda: prepare_job(config, ranks))
+        if (job.folder / MANIFEST).is_file():
+            manifest: dict[str, Any] = read_json(job.folder / MANIFEST)
+            return manifest
+        began = time.monotonic()
+        work(job, ranks)
+        ranks.barrier()
+        # the others need not wait for the main rank, whose aligner may take longer than a barrier lasts
+        return join(job, time.monotonic() - began, ranks) if ranks.is_main else {}
+    finally:
+        ranks.close()
+
+
+def work(job: Job, ranks: Ranks) -> None:
+    """This rank's missing shards."""
+    mine = range(ranks.rank, job.num_shards, ranks.num_ranks)
+    missing = [shard for shard in mine if not job.part(shard).is_file()]
+    total = sum(len(job.indices(shard)) for shard in mine)
+    left = sum(len(job.indices(shard)) for shard in missing)
+    name = "distil" if ranks.num_ranks == 1 else f"distil (rank {ranks.rank} of {ranks.num_ranks})"
+    with Progress(name, total=total, unit="sentences", start=total - left) as progress:
+        for shard in missing:
+            write_text(job.part(shard), as_text(shard_lines(job, job.indices(shard), progress)))
+
+
+def join(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:
+    """All shards in corpus order as one file, then the manifest, whose presence says that all is done."""
+    parts = [job.part(shard) for shard in range(job.num_shards)]
+    missing = [part for part in parts if not part.is_file()]
+    if missing:
+        raise DataError(f"{job.folder}/parts: {len(missing)} shards are missing; run the same command again")
+
+    def write(out: Path) -> None:
+        if job.config.fertilities is FertilitySource.ALIGNER:
+            align_lines(job, parts, out)
+        else:
+            concatenate(parts, out)
+
+    began = time.monotonic()
+    write_atomically(job.folder / CORPUS, write)
+    manifest = describe(job, seconds + time.monotonic() - began, ranks)
+    write_json(job.folder / MANIFEST, manifest)
+    shutil.rmtree(job.folder / "parts", ignore_errors=True)
+    return manifest
+
+
+def concatenate(parts: list[Path], out: Path) -> None:
+    with open(out, "wb") as file:
+        for path in parts:
+            with open(path, "rb") as part:
+                shutil.copyfileobj(part, file)
+
+
+def describe(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:
+    """The manifest: which teacher made this file, how, from what, and with what success."""
+    best = [line for line in read_lines(job.folder / CORPUS) if line["rank"] == 0]
+    outputs = [line[job.data.target] for line in best]
+    return {
+        "teacher": str(job.teacher.folder),
+        "teacher_run": read_json(job.teacher.folder / "run.json"),
+        "targets": job.config.targets.value,
+        **job.identity,
+        "fertilities": describe_fertilities(job, best),
+        "data": to_plain(job.data),
+        "pairs": job.corpus.report.to_plain(),
+        "num_lines": len(best) * job.decoding.num_candidates,
+        "num_empty": sum(not text.strip() for text in outputs),
+        "num_truncated": sum("truncated" in line for line in best),
+        "mean_score": float(np.mean([line["score"] for line in best])),
+        **compare(job, outputs),
+        "corpus_sha256": file_digest(job.folder / CORPUS),
+        "batch_size": job.batch_size,
+        "seconds_of_last_run": round(seconds, 1),
+        "num_ranks": ranks.num_ranks,
+        "device": str(job.teacher.device),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(job),
+    }
+
+
+def describe_fertilities(job: Job, best: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """How they were made, and what a student's fertility head will see; None where there are none."""
+    if job.config.fertilities is None:
+        return None
+    numbers = np.concatenate([line["fertilities"] for line in best])
+    shares = {"maximum": int(numbers.max()), "share_of_zeros": round(float((numbers == 0).mean()), 4)}
+    return job.identity["fertilities"] | shares
+
+
+def compare(job: Job, outputs: list[str]) -> dict[str, Any]:
+    """BLEU of the teacher's translations against the corpus's own targets; null where the targets are these."""
+    if job.config.targets is Targets.CORPUS:
+        return {"bleu_against_original": None, "bleu_signature": None}
+    _, references = job.corpus.texts(np.arange(len(job.corpus)))
+    metric = BLEU()
+    score = metric.corpus_score(outputs, [references]).score
+    return {"bleu_against_original": score, "bleu_signature": str(metric.get_signature())}
+
+
+def versions(job: Job) -> dict[str, str]:
+    found = {"nat": nat.__version__, "torch": torch.__version__}
+    aligned = job.config.fertilities is FertilitySource.ALIGNER
+    return found | ({"sil-thot": version("sil-thot")} if aligned else {})
