@@ -111,6 +111,10 @@ class DecodingOptions:
     )
     seed: int = option(1, "seed of whatever is sampled", minimum=0)
 
+    def check_files(self, *, vocabularies: Vocabularies, tokenizer: str) -> None:
+        """Opens the files that the options name, before anything is decoded. tokenizer: the run's fingerprint.
+        Raises DataError."""
+
     def random(self, source: Source) -> RowRandom | None:
         """The numbers of num_candidates samples of each right-padded source, (B * N,); None if tokens are not
         sampled. The first samples are the same however many there are."""
