@@ -7,6 +7,7 @@ an n-gram that was seen is written as it is, the weight of the shorter context a
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -106,8 +107,6 @@ def read_rows(config: LMConfig, data: DataConfig, tokenizers: Tokenizers) -> Row
 
 
 def target_rows(data: DataConfig, split: str, tokenizers: Tokenizers) -> Rows:
-    import dataclasses
-
     corpus = prepare(dataclasses.replace(data, streaming=False), split, tokenizers, filtered=split == "train")
     assert isinstance(corpus, TokenizedCorpus)
     return [pair.target for pair in corpus.pairs(np.arange(len(corpus)))]

@@ -102,6 +102,8 @@ def _read(lines: Iterator[str]) -> Arpa:
             counts.append(_number(line.partition("=")[2]))
         elif line == "\\1-grams:":
             break
+    else:
+        raise ValueError("not an ARPA language model (there is no line \\1-grams:)")
     if not counts:
         raise ValueError("not an ARPA language model (no counts of n-grams before this line)")
     following = [f"\\{order}-grams:" for order in range(2, len(counts) + 1)] + ["\\end\\"]

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol
-from nat.decoding.arpa import HEADER, Arpa, Section, read_arpa
+from nat.decoding.arpa import HEADER, TOKENS, Arpa, Section, read_arpa
 from nat.errors import DataError
 
 ROOT = 0  # the state without context
@@ -146,6 +146,9 @@ def _unigrams(arpa: Arpa, num_tokens: int) -> NgramModel:
     tokens = first.tokens.squeeze(1)
     if len(tokens.unique()) < len(tokens):
         raise ValueError("has an n-gram of order 1 twice")
+    for word, symbol in TOKENS.items():
+        if word != "<unk>" and symbol not in tokens:
+            raise ValueError(f"has no {word}")
     known = torch.zeros(num_tokens, dtype=torch.bool).index_fill(0, tokens, True)
     if not known[Symbol.UNK] and not known[NUM_SYMBOLS:].all():
         lacking = NUM_SYMBOLS + int((~known[NUM_SYMBOLS:]).nonzero()[0])
