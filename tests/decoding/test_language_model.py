@@ -246,7 +246,7 @@ def test_a_file_of_another_program(tmp_path: Path) -> None:
 )
 def test_damage_is_named_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert GOOD.count(old) == 1
-    with pytest.raises(DataError, match=rf"^\S+/lm\.arpa(, line \d+)?: [^\n]+$") as error:
+    with pytest.raises(DataError, match=r"^\S+/lm\.arpa(, line \d+)?: [^\n]+$") as error:
         load(tmp_path, GOOD.replace(old, new))
     error.match(message)
 
