@@ -54,7 +54,8 @@ class Translator:
         self.config, self.folder = config, folder
 
     def decoding(self, options: dict[str, Any]) -> DecodingOptions:
-        """Check decoding options against what this checkpoint's method can do. Raises ConfigError by name."""
+        """Check decoding options against what this checkpoint's method can do. Raises ConfigError by name, DataError
+        if a file that they name cannot be used."""
         kind = type(self.model).Decoding
         known = [f.name for f in dataclasses.fields(kind)]
         for name in options:
@@ -63,7 +64,9 @@ class Translator:
                     f"decoding.{name}={options[name]}: a {type(self.model).__name__} checkpoint ({self.folder}) has "
                     f"no such option; it has {', '.join(sorted(known))}"
                 )
-        return parse(kind, options, "decoding")
+        decoding = parse(kind, options, "decoding")
+        decoding.check_files(vocabularies=self.tokenizers.vocabularies, tokenizer=self.tokenizers.fingerprint)
+        return decoding
 
     def translate(
         self,

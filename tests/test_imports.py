@@ -23,12 +23,19 @@ LAYERS: list[set[str]] = [  # from the bottom; a module may import from its own 
     {"nat", "nat.errors"},
     {"nat.config", "nat.files", "nat.progress", "nat.rows", "nat.ops", "nat.schedule"},
     {"nat.data"},
-    {"nat.nn", "nat.losses", "nat.decoding.beam", "nat.decoding.refine"},
+    {
+        "nat.nn",
+        "nat.losses",
+        "nat.decoding.beam",
+        "nat.decoding.refine",
+        "nat.decoding.arpa",
+        "nat.decoding.language_model",
+    },
     {"nat.models"},
     {"nat.decoding"},
     {"nat.training", "nat.evaluation.scores"},
     {"nat.translator"},
-    {"nat.evaluation", "nat.distill"},
+    {"nat.evaluation", "nat.distill", "nat.lm"},
     {"nat.cli"},
 ]
 MODULES = {

@@ -10,7 +10,7 @@ from beartype import beartype
 
 F = TypeVar("F", bound=Callable[..., Any])
 # Self beartype knows only where it decorates a whole class; the others are protocols, for mypy alone.
-UNCHECKED = re.compile(r"\b(Self|NextToken|StepState)\b")
+UNCHECKED = re.compile(r"\b(Self|NextToken|StepState|Prior)\b")
 
 
 def check(function: F) -> F:

@@ -120,6 +120,10 @@ class DecodingOptions:
         """Whether the seed matters. A method that samples something else, too, says so here."""
         return self.temperature is not None
 
+    def check_files(self, *, vocabularies: Vocabularies, tokenizer: str) -> None:
+        """Opens the files that the options name, before anything is decoded. tokenizer: the run's fingerprint.
+        Raises DataError."""
+
     def random(self, source: Source) -> RowRandom | None:
         """The numbers of num_candidates samples of each right-padded source, (B * N,); None if tokens are not
         sampled. The first samples are the same however many there are."""

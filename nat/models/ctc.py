@@ -7,6 +7,7 @@ https://arxiv.org/abs/2110.07515) as options.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from nat.config import option
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
+from nat.decoding.language_model import Fusion, check_language_model, open_language_model
 from nat.errors import ConfigError
 from nat.models.base import BeamOptions, DecodingOptions, LossTerm, Translation, TranslationModel
 from nat.nn.glancing import Glancing, mix_gold, reveal, shown
@@ -27,6 +29,8 @@ from nat.nn.transformer import Memory
 from nat.ops import ctc
 
 BLANK, PAD = int(Symbol.BLANK), int(Symbol.PAD)
+# Weight and bonus: the best on 351 validation sentences of lohelp, with the order 3 model of nat-lm.
+LM_WEIGHT, LENGTH_BONUS, LM_TOKEN_BEAM = 0.3, 2.0, 20
 
 
 class CTC(TranslationModel):
@@ -49,13 +53,45 @@ class CTC(TranslationModel):
     class Decoding(BeamOptions):
         beam_size: int = option(1, "1 is the best path (one arg max a slot), more is prefix beam search", minimum=1)
         token_beam: int | None = option(
-            None, "prefix beam search: only the best n tokens of a slot are tried; null tries all", minimum=1
+            None,
+            f"prefix beam search: only the best n tokens of a slot are tried; null tries all that can matter, and with "
+            f"a language model {LM_TOKEN_BEAM} (or beam_size + 1)",
+            minimum=1,
         )
+        language_model: str | None = option(
+            None, "prefix beam search: ARPA file of nat-lm; scores are then the fused ones"
+        )
+        lm_weight: float | None = option(
+            None, f"weight of its log-probability; null: {LM_WEIGHT} where there is one", minimum=0
+        )
+        length_bonus: float | None = option(None, f"added for each token; null: {LENGTH_BONUS} with a language model")
 
         def __post_init__(self) -> None:
             super().__post_init__()
             if self.token_beam is not None and self.beam_size == 1:
                 raise ConfigError(f"token_beam={self.token_beam}: has no effect with beam_size=1 (best path)")
+            if self.language_model is not None and self.beam_size == 1:
+                raise ConfigError(
+                    f"language_model={self.language_model}: has no effect with beam_size=1 (best path), give beam_size"
+                )
+            for name in ("lm_weight", "length_bonus"):
+                value = getattr(self, name)
+                if value is not None and self.language_model is None:
+                    raise ConfigError(f"{name}={value}: has no effect without language_model=FILE")
+                if value is not None and not math.isfinite(value):
+                    raise ConfigError(f"{name}={value}: must be a finite number")
+
+        def check_files(self, *, vocabularies: Vocabularies, tokenizer: str) -> None:
+            if self.language_model is not None:
+                check_language_model(self.language_model, num_tokens=vocabularies.target_size, tokenizer=tokenizer)
+
+        def prior(self, *, num_tokens: int, device: torch.device) -> Fusion | None:
+            """What the beam search adds; None where that is nothing."""
+            weight = LM_WEIGHT if self.lm_weight is None else self.lm_weight
+            bonus = LENGTH_BONUS if self.length_bonus is None else self.length_bonus
+            if self.language_model is None or weight == bonus == 0:
+                return None
+            return Fusion(open_language_model(self.language_model, num_tokens=num_tokens, device=device), weight, bonus)
 
     def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
         super().__init__(vocabularies)
@@ -154,6 +190,8 @@ class CTC(TranslationModel):
         source = source.compact()
         log_probs, slots = self.log_probs(source)
         if decoding.beam_size > 1:
+            prior = decoding.prior(num_tokens=log_probs.size(2), device=log_probs.device)
+            default = None if prior is None else max(LM_TOKEN_BEAM, decoding.beam_size + 1)
             tokens, lengths, scores = ctc.prefix_beam_search(
                 log_probs,
                 slots.lengths,
@@ -161,7 +199,8 @@ class CTC(TranslationModel):
                 pad=PAD,
                 beam_size=decoding.beam_size,
                 num_candidates=decoding.num_candidates,
-                token_beam=decoding.token_beam,
+                token_beam=decoding.token_beam or default,
+                prior=prior,
             )
             valid = torch.arange(tokens.size(2), device=tokens.device) < lengths[:, :, None]
         else:

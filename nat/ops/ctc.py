@@ -10,7 +10,8 @@ The scores and states that the dynamic programs share are in nat/ops/lattice.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -142,6 +143,19 @@ def collapse(
     return packed, torch.arange(width, device=tokens.device) < lengths[:, None]
 
 
+class Prior(Protocol):
+    """What else speaks for a target than the canvas: a sum over its tokens and its end, such as a weighted language
+    model's. Prefixes are (B, K, A) ids, filled with -1 beyond lengths (B, K); values are double and below infinity."""
+
+    def extension(
+        self, prefixes: Int[Tensor, "B K A"], lengths: Int[Tensor, "B K"], tokens: Int[Tensor, "B K M"]
+    ) -> Float[Tensor, "B K M"]:
+        """What each prefix gains by each of its tokens."""
+
+    def ending(self, prefixes: Int[Tensor, "B K A"], lengths: Int[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+        """What each prefix gains by being the whole target."""
+
+
 @torch.no_grad()
 def prefix_beam_search(
     log_probs: Float[Tensor, "B A V"],
@@ -152,24 +166,28 @@ def prefix_beam_search(
     beam_size: int,
     num_candidates: int = 1,
     token_beam: int | None = None,
+    prior: Prior | None = None,
 ) -> tuple[Int[Tensor, "B N T"], Int[Tensor, "B N"], Float[Tensor, "B N"]]:
     """The most probable targets, each summed over its alignments, by prefix beam search.
 
     Graves 2012, "Supervised Sequence Labelling with Recurrent Neural Networks", section 7.5; Hannun et al.
     2014, "First-Pass Large Vocabulary Continuous Speech Recognition using Bi-Directional Recurrent DNNs",
-    https://arxiv.org/abs/1408.2873, algorithm 1, without a language model.
+    https://arxiv.org/abs/1408.2873, algorithm 1, whose language model is any `prior` here.
 
     token_beam: extend prefixes by this many best tokens of a slot only; staying on a prefix, by a blank or by
-    its last token, and reaching another one in the beam remain exact. None loses nothing: more than
-    beam_size + 1 tokens of one slot can never be used.
+    its last token, and reaching another one in the beam remain exact. None loses nothing: without a prior, more
+    than beam_size + 1 tokens of one slot can never be used; with one, all tokens of the vocabulary are tried.
+    prior: prefixes are ranked by log-probability plus prior in every slot, and whole targets at the end.
     Returns (tokens, lengths, scores), best first: tokens as wide as the longest hypothesis and at least 1,
     filled with pad; scores the log-probability of the target through prefixes that stayed in the beam, hence
-    never above the true one. Where fewer than num_candidates targets are possible: length 0, score -inf.
+    never above the true one, and its prior. Where fewer than num_candidates targets are possible: length 0,
+    score -inf.
     Rows do not see each other. One synchronisation, to read that width.
     """
     assert 1 <= num_candidates <= beam_size
     assert token_beam is None or token_beam >= 1
-    num_tokens = beam_size + 1 if token_beam is None else min(token_beam, beam_size + 1)
+    num_useful = beam_size + 1 if prior is None else log_probs.size(2)
+    num_tokens = num_useful if token_beam is None else min(token_beam, num_useful)
     inside = torch.arange(log_probs.size(1), device=log_probs.device) < canvas_lengths[:, None]
     tokens, scores = _shortlist(log_probs, blank, num_tokens)
     # A slot beyond the canvas holds a blank for certain, which leaves every beam as it is.
@@ -178,9 +196,14 @@ def prefix_beam_search(
     beam = _Beam.start(log_probs, beam_size)
     for t in range(log_probs.size(1)):
         last = log_probs[:, t].gather(1, beam.last.clamp(min=0)).double().where(inside[:, t, None], -torch.inf)
-        beam = beam.advance(blanks[:, t, None], last, tokens[:, t], scores[:, t])
+        gain = torch.zeros((), dtype=torch.double, device=last.device)
+        if prior is not None:
+            gain = prior.extension(beam.prefixes, beam.lengths, tokens[:, t, None].expand(-1, beam_size, -1))
+        beam = beam.advance(blanks[:, t, None], last, tokens[:, t], scores[:, t], gain)
+    if prior is not None:
+        beam = beam.end(prior.ending(beam.prefixes, beam.lengths))
 
-    total = beam.total[:, :num_candidates]
+    total = (beam.total + beam.prior)[:, :num_candidates]
     lengths = beam.lengths[:, :num_candidates].where(total > -torch.inf, 0)
     width = max([1, *lengths.amax(1).tolist()])
     filled = torch.arange(width, device=lengths.device) < lengths[:, :, None]
@@ -209,6 +232,7 @@ class _Beam:
     lengths: Tensor  # (B, K)
     in_blank: Tensor  # (B, K) log-probability of the alignments so far that end in a blank
     in_token: Tensor  # (B, K) and of those that end in the last token
+    prior: Tensor  # (B, K) what else speaks for the prefix; 0 without a prior
 
     @classmethod
     def start(cls, log_probs: Tensor, size: int) -> _Beam:
@@ -217,7 +241,7 @@ class _Beam:
         in_blank = nothing.clone()
         in_blank[:, 0] = 0
         prefixes = torch.full((num_rows, size, num_slots), -1, device=device)
-        return cls(prefixes, torch.zeros_like(nothing, dtype=torch.long), in_blank, nothing)
+        return cls(prefixes, torch.zeros_like(nothing, dtype=torch.long), in_blank, nothing, torch.zeros_like(nothing))
 
     @property
     def total(self) -> Tensor:
@@ -235,9 +259,10 @@ class _Beam:
         same = (self.prefixes[:, :, None] == parents[:, None]).all(3)
         return same & ((self.lengths > 0) & (self.total > -torch.inf))[:, None]
 
-    def advance(self, blank: Tensor, last: Tensor, tokens: Tensor, scores: Tensor) -> _Beam:
+    def advance(self, blank: Tensor, last: Tensor, tokens: Tensor, scores: Tensor, gain: Tensor) -> _Beam:
         """The beam after one more slot, of which we get the scores of the blank (B, 1) and of each prefix's
-        last token (B, K), and a shortlist of tokens (B, M) with scores (B, M)."""
+        last token (B, K), and a shortlist of tokens (B, M) with scores (B, M); gain (B, K, M) or scalar is what
+        the prior gives for each token after each prefix."""
         # A token that repeats the last one makes a new token only after a blank.
         own, total, leads_to = self.last, self.total, self.leads_to()
         again, fresh = self.in_blank[:, :, None], total[:, :, None]
@@ -248,12 +273,23 @@ class _Beam:
         grow = scores[:, None] + torch.where(tokens[:, None] == own[:, :, None], again, fresh)  # (B, K, M)
         known = leads_to.to(grow.dtype) @ (own[:, :, None] == tokens[:, None]).to(grow.dtype) > 0
         grow = grow.masked_fill(known, -torch.inf)
-        candidates = torch.cat([torch.logaddexp(in_blank, in_token), grow.flatten(1)], 1)
-        ranked, order = candidates.sort(stable=True, dim=1, descending=True)
-        return self._choose(ranked, order[:, : own.size(1)], in_blank, in_token, tokens)
+        stayed = replace(self, in_blank=in_blank, in_token=in_token)
+        priors = torch.cat([self.prior, (self.prior[:, :, None] + gain).expand_as(grow).flatten(1)], 1)
+        masses = torch.cat([stayed.total, grow.flatten(1)], 1)
+        chosen = (masses + priors).sort(stable=True, dim=1, descending=True).indices[:, : own.size(1)]
+        return stayed._choose(chosen, masses.gather(1, chosen), priors.gather(1, chosen), tokens)
 
-    def _choose(self, ranked: Tensor, chosen: Tensor, in_blank: Tensor, in_token: Tensor, tokens: Tensor) -> _Beam:
-        """The chosen candidates (B, K): k < K is prefix k as it is, K + k * M + m prefix k with token m."""
+    def end(self, gain: Tensor) -> _Beam:
+        """The same prefixes as whole targets, to whose prior gain (B, K) is added, best first again."""
+        prior = self.prior + gain
+        order = (self.total + prior).sort(stable=True, dim=1, descending=True).indices
+        prefixes = self.prefixes.gather(1, order[:, :, None].expand_as(self.prefixes))
+        rest = (x.gather(1, order) for x in (self.lengths, self.in_blank, self.in_token, prior))
+        return _Beam(prefixes, *rest)
+
+    def _choose(self, chosen: Tensor, masses: Tensor, priors: Tensor, tokens: Tensor) -> _Beam:
+        """The chosen candidates, their log-probabilities and priors (B, K): k < K is prefix k as it is,
+        K + k * M + m prefix k with token m."""
         size, num_tokens = chosen.size(1), tokens.size(1)
         grown, index = chosen >= size, (chosen - size).clamp(min=0)
         source = (index // num_tokens).where(grown, chosen)
@@ -263,6 +299,7 @@ class _Beam:
         return _Beam(
             prefixes.scatter(2, lengths[:, :, None], added[:, :, None]),
             lengths + grown,
-            in_blank.gather(1, source).masked_fill(grown, -torch.inf),
-            torch.where(grown, ranked[:, :size], in_token.gather(1, source)),
+            self.in_blank.gather(1, source).masked_fill(grown, -torch.inf),
+            torch.where(grown, masses, self.in_token.gather(1, source)),
+            priors,
         )

@@ -76,6 +76,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     try:
         fresh = ranks.is_main and latest_checkpoint(folder) is None
         tokenizers, train_corpus, valid_corpus = ranks.main_first(lambda: prepare_data(config, folder, fresh=fresh))
+        decoding.check_files(vocabularies=tokenizers.vocabularies, tokenizer=tokenizers.fingerprint)
         set_seed(config.seed, "weights")
         model: TranslationModel = config.model.build(vocabularies=tokenizers.vocabularies)
         stage: Stage | None = None

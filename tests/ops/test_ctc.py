@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
 from functools import lru_cache
 
@@ -246,9 +247,13 @@ def test_collapse_equals_a_loop(rows, extra, left):
 
 
 def beam_on_a_dictionary(
-    log_probs: Tensor, blank: int, width: int, token_beam: int | None
+    log_probs: Tensor, blank: int, width: int, token_beam: int | None, prior: BigramPrior | None = None
 ) -> list[tuple[tuple[int, ...], float]]:
     """Prefix beam search as it is written in the paper: prefix -> [ends in blank, ends in token]."""
+
+    def weight(prefix: tuple[int, ...], *, ended: bool = False) -> float:
+        return 1.0 if prior is None else math.exp(prior.of(prefix, ended=ended))
+
     beam = {(): [1.0, 0.0]}
     for probs in log_probs.exp().tolist():
         tokens = sorted((i for i in range(len(probs)) if i != blank), key=lambda i: -probs[i])
@@ -261,9 +266,10 @@ def beam_on_a_dictionary(
                 if token_beam is None or rank < token_beam or (*prefix, token) in beam:
                     enters = in_blank if prefix[-1:] == (token,) else in_blank + in_token
                     grown[(*prefix, token)][1] += enters * probs[token]
-        ranked = sorted(grown.items(), key=lambda item: -sum(item[1]))
+        ranked = sorted(grown.items(), key=lambda item: -sum(item[1]) * weight(item[0]))
         beam = {prefix: mass for prefix, mass in ranked[:width] if sum(mass) > 0}
-    return [(prefix, sum(mass)) for prefix, mass in beam.items()]
+    found = [(prefix, sum(mass) * weight(prefix, ended=True)) for prefix, mass in beam.items()]
+    return sorted(found, key=lambda pair: -pair[1])
 
 
 def assert_hypotheses(result: tuple[Tensor, Tensor, Tensor], expected: list[tuple[tuple[int, ...], float]]) -> None:
@@ -289,6 +295,97 @@ def test_full_width_beam_is_the_exhaustive_search(seed, num_ids, lengths):
         groups = canvases(length, num_ids, blank)
         masses = [(target, float(path_probs(log_probs[b, :length], paths).sum())) for target, paths in groups.items()]
         assert_hypotheses((result[0][b], result[1][b], result[2][b]), sorted(masses, key=lambda pair: -pair[1]))
+
+
+class BigramPrior:
+    """A table (V + 1, V + 1): row 0 for what begins a target, row 1 + i for what follows token i; column V ends it."""
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+
+    def rows(self, prefixes: Tensor, lengths: Tensor) -> Tensor:
+        last = prefixes.gather(2, (lengths - 1).clamp(min=0)[:, :, None]).squeeze(2)
+        return self.table[torch.where(lengths > 0, last + 1, 0)]  # (B, K, V + 1)
+
+    def extension(self, prefixes: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
+        return self.rows(prefixes, lengths).gather(2, tokens)
+
+    def ending(self, prefixes: Tensor, lengths: Tensor) -> Tensor:
+        return self.rows(prefixes, lengths)[:, :, -1]
+
+    def of(self, target: tuple[int, ...], *, ended: bool = True) -> float:
+        path = zip((-1, *target), (*target, self.table.size(1) - 1), strict=True)
+        gains = [float(self.table[1 + before, after]) for before, after in path]
+        return sum(gains if ended else gains[:-1])
+
+
+def random_prior(seed: int, num_ids: int) -> BigramPrior:
+    generator = torch.Generator().manual_seed(seed + 1)
+    return BigramPrior(2 * torch.randn(num_ids + 1, num_ids + 1, generator=generator, dtype=torch.double))
+
+
+@MANY
+@given(seed=SEEDS, num_ids=st.integers(2, 4), lengths=st.lists(st.integers(0, 4), min_size=1, max_size=3))
+def test_full_width_beam_with_a_prior_ranks_all_targets_by_probability_and_prior(seed, num_ids, lengths):
+    blank, prior = seed % num_ids, random_prior(seed, num_ids)
+    log_probs = random_log_probs(seed, len(lengths), 4, num_ids)
+    width = num_ids**4
+    options = {"blank": blank, "pad": PAD, "beam_size": width, "num_candidates": width, "prior": prior}
+    result = prefix_beam_search(log_probs, torch.tensor(lengths), **options)
+    for b, length in enumerate(lengths):
+        groups = canvases(length, num_ids, blank)
+        masses = [
+            (target, float(path_probs(log_probs[b, :length], paths).sum()) * math.exp(prior.of(target)))
+            for target, paths in groups.items()
+        ]
+        assert_hypotheses((result[0][b], result[1][b], result[2][b]), sorted(masses, key=lambda pair: -pair[1]))
+
+
+@MANY
+@given(
+    seed=SEEDS,
+    num_ids=st.integers(2, 9),
+    width=st.integers(1, 5),
+    token_beam=st.sampled_from([None, None, 1, 2, 7]),
+    forbidden=st.sampled_from([0.0, 0.4]),
+    lengths=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+)
+def test_narrow_beam_with_a_prior_equals_the_search_on_a_dictionary(
+    seed, num_ids, width, token_beam, forbidden, lengths
+):
+    """Also: a row sees neither the others nor the slots beyond its canvas."""
+    blank, prior = seed % num_ids, random_prior(seed, num_ids)
+    log_probs, canvas_lengths = (
+        random_log_probs(seed, len(lengths), 9, num_ids, forbidden=forbidden),
+        torch.tensor(lengths),
+    )
+    outside = (torch.arange(9) >= canvas_lengths[:, None])[:, :, None]
+    options = {"blank": blank, "pad": PAD, "beam_size": width, "num_candidates": width, "token_beam": token_beam}
+    result = prefix_beam_search(log_probs.masked_fill(outside, torch.nan), canvas_lengths, **options, prior=prior)
+    for b, length in enumerate(lengths):
+        expected = beam_on_a_dictionary(log_probs[b, :length], blank, width, token_beam, prior)
+        assert_hypotheses((result[0][b], result[1][b], result[2][b]), expected)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=SEEDS, token_beam=st.sampled_from([6, 3]))
+def test_a_prior_of_zeros_changes_no_bit(seed, token_beam):
+    log_probs = random_log_probs(seed, 3, 8, 9, forbidden=0.2)
+    options = {"blank": 4, "pad": PAD, "beam_size": 5, "num_candidates": 5, "token_beam": token_beam}
+    without = prefix_beam_search(log_probs, torch.tensor([8, 5, 0]), **options)
+    nothing = BigramPrior(torch.zeros(10, 10, dtype=torch.double))
+    with_zeros = prefix_beam_search(log_probs, torch.tensor([8, 5, 0]), **options, prior=nothing)
+    assert all(torch.equal(a, b) for a, b in zip(without, with_zeros, strict=True))
+
+
+def test_with_a_prior_any_token_may_win():
+    """The worst token of the slot is the prior's favourite; the shortlist that suffices without one lacks it."""
+    log_probs = torch.tensor([[[0.3, 0.3, 0.2, 0.15, 0.05]]], dtype=torch.double).log()
+    prior = BigramPrior(torch.zeros(6, 6, dtype=torch.double))
+    prior.table[0, 4] = 5.0
+    options = {"blank": 0, "pad": PAD, "beam_size": 1, "prior": prior}
+    assert prefix_beam_search(log_probs, torch.tensor([1]), **options)[0].tolist() == [[[4]]]
+    assert prefix_beam_search(log_probs, torch.tensor([1]), **options, token_beam=2)[0].tolist() == [[[PAD]]]
 
 
 @MANY
