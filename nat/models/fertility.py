@@ -67,6 +67,7 @@ class Fertility(TranslationModel):
         max_length_factor: float = option(2.0, "a translation ends after factor * S tokens, or one", above=0)
 
         def __post_init__(self) -> None:
+            super().__post_init__()
             sampled = self.fertilities is Choice.SAMPLE
             if sampled and self.num_candidates == 1:
                 raise ConfigError("fertilities=sample: has no effect with num_candidates=1, whose one is argmax")
@@ -75,6 +76,10 @@ class Fertility(TranslationModel):
                     f"num_candidates={self.num_candidates}: fertilities={self.fertilities.value} gives one "
                     "translation; choose fertilities=sample or a temperature"
                 )
+
+        @property
+        def is_random(self) -> bool:
+            return self.temperature is not None or self.fertilities is Choice.SAMPLE
 
     def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
         super().__init__(vocabularies)

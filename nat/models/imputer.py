@@ -109,6 +109,7 @@ class Imputer(TranslationModel):
         history: bool = option(False, "keep token, confidence and fate of every slot at every pass")
 
         def __post_init__(self) -> None:
+            super().__post_init__()
             if self.schedule is Schedule.TOP_K and self.block_size is not None:
                 raise ConfigError(f"block_size={self.block_size}: has no effect without schedule=block")
             if self.schedule is Schedule.BLOCK and self.max_passes is not None:
