@@ -187,6 +187,49 @@ def test_every_experiment_takes_every_model(experiment: str, model: str) -> None
     assert to_plain(config) == plain | {"run_dir": "x"}
 
 
+@pytest.mark.parametrize("size", ["small", "base"])
+def test_every_model_has_a_recipe_and_every_recipe_is_accepted(size: str) -> None:
+    recipes = sorted(path.stem for path in (config_directory() / "experiment" / size).glob("*.yaml"))
+    found = set()
+    for recipe in recipes:
+        plain = compose("train", [f"experiment={size}/{recipe}", "run_dir=x", "trainer.max_updates=77"])
+        config = parse(RunConfig, plain)
+        found.add(config.model.target.__module__.rpartition(".")[2])
+        glancing = plain["model"].get("glancing", {"start": 0, "updates": 77})
+        assert (glancing["start"] == 0) != ("glancing" in recipe)
+        assert glancing["start"] == 0 or glancing["updates"] == 77, "the ratio falls over the whole run"
+        assert plain["model"].get("deep_supervision", {}).get("enabled", False) == ("deep" in recipe)
+    assert found == set(MODELS)
+
+
+FIELD = {  # target tokens an update, dropout, label smoothing, beta2, clip (the reference recipes for WMT14 En-De)
+    "autoregressive": (65536, 0.1, 0.1, 0.98, 1.0),
+    "vanilla": (65536, 0.1, 0.1, 0.98, 1.0),
+    "vanilla_glancing": (65536, 0.1, 0.1, 0.999, 5.0),
+    "vanilla_deep": (131072, 0.1, 0.1, 0.98, 2.0),
+    "fertility": (65536, 0.1, 0.0, 0.98, 1.0),
+    "refinement": (65536, 0.3, 0.1, 0.98, 1.0),
+    "mask_predict": (131072, 0.2, 0.1, 0.98, 1.0),
+    "ctc": (65536, 0.1, 0.01, 0.98, 2.0),
+    "ctc_glancing": (65536, 0.1, 0.0, 0.999, 2.0),
+    "ctc_deep": (131072, 0.1, 0.0, 0.98, 2.0),
+    "imputer": (65536, 0.1, 0.0, 0.98, 1.0),
+}
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted(path.stem for path in (config_directory() / "experiment/base").glob("*.yaml"))
+)
+def test_base_recipes_have_the_figures_of_the_field(recipe: str) -> None:
+    plain = compose("train", [f"experiment=base/{recipe}", "run_dir=x"])
+    model, trainer, optimizer = plain["model"], plain["trainer"], plain["optimizer"]
+    found = (trainer["tokens_per_update"], model["size"]["dropout"], model["label_smoothing"])
+    assert (*found, optimizer["beta2"], trainer["clip_norm"]) == FIELD[recipe]
+    assert (model["size"]["dim"], model["decoder"]["num_layers"], plain["encoder"]["num_layers"]) == (512, 6, 6)
+    assert trainer["max_updates"] == 300_000
+    assert optimizer["beta1"] == 0.9
+
+
 def choices(group: str) -> list[tuple[str, str]]:
     return [(group, path.stem) for path in sorted((config_directory() / group).glob("*.yaml"))]
 

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Every single-pass and masked system, with one budget, raw and distilled, in one table: about three hours on one CPU
+# core with AVX-512 bf16, minutes on a GPU. Needs the teacher of scripts/reproduce_small.sh (made here if it is missing).
+#   bash scripts/compare_systems.sh [FOLDER] [OVERRIDES of nat-train, for example seed=2]
+# The same command again resumes where it was stopped. Budget: 1500 updates of 512 target tokens for each system, on the
+# pairs of at most 12 words a side; all start from the teacher's weights, the Imputer from those of its CTC parent, with
+# as many updates again.
+set -euo pipefail
+output=${1:-runs/small}
+shift || true
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh" test
+teacher=$output/teacher distilled=$output/distilled runs=$output/compare
+
+nat-train experiment=small run_dir="$teacher"
+nat-distill teacher="$teacher" output="$distilled"
+# the same two texts with a column of fertilities
+nat-distill teacher="$teacher" output="$runs/text-distilled" targets=corpus fertilities=attention data.train="$distilled/train.jsonl" data.max_words=12
+nat-distill teacher="$teacher" output="$runs/text-raw" targets=corpus fertilities=attention data.max_words=12
+
+train() { # RECIPE TEXT START [OVERRIDES]: a run in $runs/RECIPE-TEXT
+  local recipe=$1 text=$2 start=$3
+  shift 3
+  nat-train experiment="small/$recipe" run_dir="$runs/$recipe-$text" init_from="$start" data.train="$runs/text-$text/train.jsonl" \
+    data.max_words=12 data.tokenizer.path="$teacher/tokenizer" model.size.dropout=0.0 schedule.warmup=150 \
+    trainer.tokens_per_update=512 trainer.max_updates=1500 validation.every=500 validation.max_sentences=200 "$@"
+}
+for text in distilled raw; do
+  for recipe in vanilla vanilla_glancing vanilla_deep fertility refinement mask_predict ctc ctc_glancing ctc_deep; do
+    train $recipe $text "$teacher" "$@"
+  done
+  train imputer $text "$runs/ctc-$text" "$@"
+done
+train fertility distilled "$runs/fertility-distilled" stage=fertility_tuning stage.teacher="$teacher" run_dir="$runs/fertility_tuned-distilled" "$@"
+
+rows="$teacher?name=teacher greedy,$teacher?beam_size=4&name=teacher beam 4"
+row() { rows+=",$runs/$1-$text?$2name=$3 $text"; } # RUN OPTIONS& LABEL
+npd="fertilities=sample&choose=teacher&teacher=$teacher&num_candidates"
+for text in raw distilled; do
+  row vanilla "" vanilla
+  row vanilla "length_beam=5&" "vanilla length beam 5"
+  row vanilla_glancing "" "vanilla glancing"
+  row vanilla_deep "" "vanilla deep supervision"
+  row fertility "" "fertility argmax"
+  row fertility "fertilities=average&" "fertility average"
+  row fertility "$npd=10&" "fertility NPD 10"
+  for n in 1 2 5 10; do row refinement "max_passes=$n&" "refinement $n"; done
+  for n in 1 4 10; do row mask_predict "max_passes=$n&" "Mask-Predict $n"; done
+  row ctc "" CTC
+  row ctc "beam_size=10&" "CTC beam 10"
+  row ctc_glancing "" "CTC glancing"
+  row ctc_deep "" "CTC deep supervision"
+  for n in 1 2 4 8; do row imputer "max_passes=$n&" "Imputer $n"; done
+done
+row fertility "$npd=100&" "fertility NPD 100"
+row fertility_tuned "" "fertility fine-tuned argmax"
+row fertility_tuned "$npd=10&" "fertility fine-tuned NPD 10"
+nat-report "run_dirs=[$rows]" output="$runs/report" data.max_words=12 speed_sentences=50
