@@ -192,7 +192,9 @@ def test_every_model_has_a_recipe_and_every_recipe_is_accepted(size: str) -> Non
     recipes = sorted(path.stem for path in (config_directory() / "experiment" / size).glob("*.yaml"))
     found = set()
     for recipe in recipes:
-        plain = compose("train", [f"experiment={size}/{recipe}", "run_dir=x", "trainer.max_updates=77"])
+        plain = compose(
+            "train", [f"experiment={size}/{recipe}", "run_dir=x", "trainer.max_updates=77", "data.train=x.jsonl"]
+        )
         config = parse(RunConfig, plain)
         found.add(config.model.target.__module__.rpartition(".")[2])
         glancing = plain["model"].get("glancing", {"start": 0, "updates": 77})
