@@ -39,11 +39,20 @@ def log_prob_cross_entropy(
     nll = -log_probs.gather(2, labels[:, :, None]).squeeze(2).masked_fill(~valid, 0.0)  # (B, L)
     total = nll.sum()
     if label_smoothing > 0:
-        if forbidden:
-            log_probs = log_probs.index_fill(2, torch.tensor(forbidden, device=labels.device), 0.0)
-        mean = log_probs.sum(dim=-1) / (log_probs.size(-1) - len(forbidden or ()))  # (B, L)
-        total = (1 - label_smoothing) * total - label_smoothing * mean.masked_fill(~valid, 0.0).sum()
+        uniform = uniform_cross_entropy(log_probs, valid, forbidden=forbidden)
+        total = (1 - label_smoothing) * total + label_smoothing * uniform
     return total, nll.sum().detach(), valid.sum()
+
+
+def uniform_cross_entropy(
+    log_probs: Float[Tensor, "B L V"], valid: Bool[Tensor, "B L"], *, forbidden: list[int] | None = None
+) -> Float[Tensor, ""]:
+    """Cross entropy of the uniform distribution over the classes that are not `forbidden`, summed over the valid
+    positions: what label smoothing mixes in, also where no position has a label."""
+    if forbidden:
+        log_probs = log_probs.index_fill(2, torch.tensor(forbidden, device=log_probs.device), 0.0)
+    mean = log_probs.sum(dim=-1) / (log_probs.size(-1) - len(forbidden or ()))  # (B, L)
+    return -mean.masked_fill(~valid, 0.0).sum()
 
 
 def token_log_probs(

@@ -20,6 +20,7 @@ from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.decoding.language_model import Fusion, check_language_model, open_language_model
 from nat.errors import ConfigError
+from nat.losses import uniform_cross_entropy
 from nat.models.base import BeamOptions, DecodingOptions, LossTerm, Translation, TranslationModel
 from nat.nn.glancing import Glancing, mix_gold, reveal, shown
 from nat.nn.rng import RowRandom
@@ -160,8 +161,8 @@ class CTC(TranslationModel):
         nll, alignable = found[-1]  # (B)
         total = torch.stack([nll.sum() for nll, _ in found]).mean()
         if self.config.label_smoothing > 0:
-            valid = slots.valid & alignable[:, None]
-            uniform = torch.stack([self.uniform_divergence(log_probs, valid) for log_probs in layers]).mean()
+            valid, forbidden = slots.valid & alignable[:, None], self.net.output.forbidden
+            uniform = torch.stack([uniform_cross_entropy(x, valid, forbidden=forbidden) for x in layers]).mean()
             total = total + self.config.label_smoothing * (uniform - total)
         tokens = (target.lengths * alignable).sum()
         unalignable = (~alignable).sum()
@@ -170,13 +171,6 @@ class CTC(TranslationModel):
             "unalignable": LossTerm(unalignable, unalignable.new_tensor(len(batch)), weight=0.0),
             "nll": LossTerm(nll.sum().detach(), tokens, weight=0.0),
         }
-
-    def uniform_divergence(self, log_probs: Float[Tensor, "B A V"], valid: Bool[Tensor, "B A"]) -> Float[Tensor, ""]:
-        """Cross entropy of the uniform distribution over the allowed tokens, summed over the valid slots:
-        label smoothing where no slot has a label."""
-        forbidden = torch.tensor(self.net.output.forbidden, device=log_probs.device)
-        mean = log_probs.index_fill(2, forbidden, 0.0).sum(dim=-1) / self.net.output.num_allowed  # (B, A)
-        return -mean.masked_fill(~valid, 0.0).sum()
 
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """log p(y|x), the marginal over all alignments; -inf for a pair that has none."""

@@ -20,7 +20,7 @@ from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.decoding.refine import Canvas, Fate, refine
 from nat.errors import ConfigError
-from nat.losses import log_prob_cross_entropy
+from nat.losses import log_prob_cross_entropy, uniform_cross_entropy
 from nat.models.base import DecodingOptions, LossTerm, Translation, TranslationModel
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import ParallelConfig, Seq2Seq
@@ -175,7 +175,7 @@ class Imputer(TranslationModel):
         return imputer.sample_alignment(*problem, random.uniform(slots.valid.size(1)), blank=BLANK)
 
     def masks(self, slots: Slots, share: RowRandom, places: RowRandom) -> Bool[Tensor, "B A"]:
-        """The slots to predict (Chan et al. 2020, section 3)."""
+        """The slots to predict (Chan et al. 2020)."""
         lengths, uniform = slots.lengths, places.uniform(slots.valid.size(1))
         if self.config.masking is Masking.BERNOULLI:
             given = self.config.mask_probability
@@ -193,8 +193,8 @@ class Imputer(TranslationModel):
         slots: Slots,
         target: Target,
     ) -> dict[str, LossTerm]:
-        """Minus the log of the marginal over the alignments that agree with what is shown (Chan et al. 2020, section
-        3). What is shown has probability 1 there, whatever the network says of it: only masked slots learn."""
+        """Minus the log of the marginal over the alignments that agree with what is shown (Chan et al. 2020). What
+        is shown has probability 1 there, whatever the network says of it: only masked slots learn."""
         given = log_probs.masked_fill(~masked[:, :, None], 0.0)
         nll, _ = imputer.constrained_loss(
             given, alignment, ~masked, target.tokens, slots.lengths, target.lengths, blank=BLANK
@@ -202,19 +202,14 @@ class Imputer(TranslationModel):
         total, count = nll.sum(), masked.sum()
         terms = {"nll": LossTerm(total.detach(), count, weight=0.0)}
         if self.config.label_smoothing > 0:
-            total = total + self.config.label_smoothing * (self.uniform_divergence(given) - total)
+            uniform = uniform_cross_entropy(log_probs, masked, forbidden=self.net.output.forbidden)
+            total = total + self.config.label_smoothing * (uniform - total)
         return {"imputation": LossTerm(total, count)} | terms
-
-    def uniform_divergence(self, log_probs: Float[Tensor, "B A V"]) -> Float[Tensor, ""]:
-        """Cross entropy of the uniform distribution over the allowed tokens: label smoothing where no slot has a
-        label. Slots whose log-probabilities are all 0 add nothing."""
-        forbidden = torch.tensor(self.net.output.forbidden, device=log_probs.device)
-        return -log_probs.index_fill(2, forbidden, 0.0).sum() / self.net.output.num_allowed
 
     def imitation(
         self, log_probs: Float[Tensor, "B A V"], alignment: Int[Tensor, "B A"], masked: Bool[Tensor, "B A"]
     ) -> dict[str, LossTerm]:
-        """Cross entropy of the alignment itself at the masked slots (Chan et al. 2020, section 3)."""
+        """Cross entropy of the alignment itself at the masked slots (Chan et al. 2020)."""
         total, nll, count = log_prob_cross_entropy(
             log_probs,
             alignment,
@@ -260,8 +255,8 @@ class Imputer(TranslationModel):
         return replace(found, tokens=collapsed.unflatten(0, shape), valid=valid.unflatten(0, shape))
 
     def prepare(self, source: Source, decoding: Decoding) -> Work:
-        """Encoder and canvas of each candidate, and how much a pass commits (Chan et al. 2020, section 4: one slot of
-        every block; Saharia et al. 2020, section 3: 1/K of the canvas, here rounded up, so that K passes suffice)."""
+        """Encoder and canvas of each candidate, and how much a pass commits (Chan et al. 2020: one slot of every block;
+        Saharia et al. 2020: 1/K of the canvas, here rounded up, so that K passes suffice)."""
         memory = self.net.encode(source)
         slots = self.split(memory)
         lengths = slots.lengths

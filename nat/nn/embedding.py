@@ -111,9 +111,5 @@ class OutputLayer(nn.Module):
         bias[self.forbidden] = -math.inf
         self.register_buffer("bias", bias, persistent=False)
 
-    @property
-    def num_allowed(self) -> int:
-        return self.bias.numel() - len(self.forbidden)
-
     def forward(self, states: Float[Tensor, "*B D"], embedding: TokenEmbedding) -> Float[Tensor, "*B V"]:
         return F.linear(states, embedding.weight, self.bias)

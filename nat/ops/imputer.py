@@ -29,7 +29,7 @@ def constrained_loss(
 
     known: token or blank, read where is_known only. Known slots contribute their own log-probability: nothing
     known is `ctc_loss`, everything known minus the log-probability of that one alignment. Where a model has no
-    say in its known slots (Chan et al. 2020, section 3), give them log-probability 0.
+    say in its known slots (Chan et al. 2020), give them log-probability 0.
     Returns (nll, possible), value, gradient and type as of `ctc_loss`; possible is False, nll and gradient 0, also
     where no alignment of the target agrees with what is known.
     """
@@ -116,7 +116,7 @@ def block_mask(
 ) -> Bool[Tensor, "B A"]:
     """True at masked slots: in every block of consecutive slots the same number is known, at random places.
 
-    These are the states that decoding in blocks of that length goes through (Chan et al. 2020, section 4). share,
+    These are the states that decoding in blocks of that length goes through (Chan et al. 2020). share,
     in [0, 1), makes the number, uniform in 0 .. min(block, canvas) - 1; a shorter last block is known whole where
     it has no more slots. With blocks as long as the canvas the number of masks is uniform in 1 .. A. At least one
     slot is masked in every row. uniform: in [0, 1), decides the places.
