@@ -14,6 +14,7 @@ from nat.data.batch import Batch, Source, Target
 from nat.data.batching import Pair
 from nat.errors import ConfigError
 from nat.models.base import LossTerm, TranslationModel
+from nat.training.distributed import Ranks
 from nat.training.objective import Totals, objective
 from nat.training.optimizer import Adam
 from nat.training.step import Precision
@@ -227,3 +228,29 @@ def test_half_precision_is_near_the_full_one(name: str, precision: Precision) ->
     for key, gradient in expected.items():
         assert found[key].dtype == torch.float32
         assert (found[key] - gradient).norm() <= 0.1 * gradient.norm() + 1e-3, key
+
+
+class Alone(Ranks):
+    """A rank whose peers are silent."""
+
+    def sum_tensors(self, tensors: object) -> None: ...
+
+
+@pytest.mark.parametrize("fertilities", [None, [1, 0, 2]])
+def test_a_rank_without_a_share_sees_a_batch_of_the_same_kind(
+    fertilities: list[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where pairs have fertilities, a model may have one more term; ranks exchange totals of the same terms."""
+    model, seen = make_model("ctc"), []
+    honest = model.loss
+
+    def watched(batch: Batch, *, update: int) -> dict[str, LossTerm]:
+        seen.append(batch)
+        return honest(batch, update=update)
+
+    monkeypatch.setattr(model, "loss", watched)
+    pairs = [Pair([7, 8, 9], [9, 8, 7], fertilities)]
+    for rank in (0, 1):
+        make_step(model, ranks=Alone(rank, 2))(pairs, update=1, learning_rate=0.0)
+    assert [len(batch) for batch in seen] == [1, 1]
+    assert [batch.fertilities is None for batch in seen] == [fertilities is None] * 2
