@@ -15,6 +15,7 @@ from nat.data.batch import Batch
 from nat.data.batching import Pair, collate
 from nat.errors import ConfigError
 from nat.models.base import LossTerm, TranslationModel
+from nat.training.distributed import Ranks
 from nat.training.objective import Totals, objective
 from nat.training.optimizer import Adam
 from nat.training.step import Precision
@@ -230,3 +231,29 @@ def test_half_precision_is_near_the_full_one(name: str, precision: Precision) ->
         assert (found[key] - gradient).norm() <= 0.25 * gradient.norm() + 1e-3, key
     differences = torch.cat([(found[key] - gradient).flatten() for key, gradient in expected.items()])
     assert differences.norm() <= 0.05 * torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
+
+
+class Alone(Ranks):
+    """A rank whose peers are silent."""
+
+    def sum_tensors(self, tensors: object) -> None: ...
+
+
+@pytest.mark.parametrize("fertilities", [None, [1, 0, 2]])
+def test_a_rank_without_a_share_sees_a_batch_of_the_same_kind(
+    fertilities: list[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where pairs have fertilities, a model may have one more term; ranks exchange totals of the same terms."""
+    model, seen = make_model("ctc"), []
+    honest = model.loss
+
+    def watched(batch: Batch, *, update: int) -> dict[str, LossTerm]:
+        seen.append(batch)
+        return honest(batch, update=update)
+
+    monkeypatch.setattr(model, "loss", watched)
+    pairs = [Pair([7, 8, 9], [9, 8, 7], fertilities)]
+    for rank in (0, 1):
+        make_step(model, ranks=Alone(rank, 2))(pairs, update=1, learning_rate=0.0)
+    assert [len(batch) for batch in seen] == [1, 1]
+    assert [batch.fertilities is None for batch in seen] == [fertilities is None] * 2
