@@ -326,6 +326,32 @@ def test_the_choice_from_python(tiny_runs: dict[str, Path]) -> None:
             student.translate(SOURCES, **options)  # type: ignore[arg-type]
 
 
+def test_more_samples_are_never_worse_under_the_teacher(tiny_runs: dict[str, Path]) -> None:
+    """Noisy parallel decoding, with samples as the noise."""
+    student, teacher = (load(tiny_runs[name], device="cpu") for name in ("ctc", "autoregressive"))
+    for model in (student, teacher):
+        before = [-torch.inf] * sum(FILLED)
+        for number in (2, 3, 6):
+            found = model.candidates(SOURCES, teacher=teacher, temperature=2.0, num_candidates=number, batch_size=3)
+            assert [len(item.texts) for item in found] == [number if filled else 1 for filled in FILLED]
+            best = [max(item.teacher_scores or [None]) for item in found if item.filled]  # type: ignore[type-var]
+            assert all(now >= then - 1e-4 for now, then in zip(best, before, strict=True))  # type: ignore[operator]
+            before = best  # type: ignore[assignment]
+        assert any(item.differs for item in found)
+
+
+def test_samples_in_a_file(decode: Run, folder: Path) -> None:
+    options = ("source=source.txt", "decoding.temperature=2.0", "decoding.num_candidates=4", "choose=mbr_chrf")
+    for name, seed, size in (("a", 1, 64), ("b", 1, 2), ("c", 5, 64)):
+        given = (f"decoding.seed={seed}", f"decoding.batch_size={size}", f"nbest={name}.nbest", f"output={name}.txt")
+        assert decode(*options, *given) == 0
+    a, b, c = ([line.split(" ||| ")[1] for line in lines_of(folder / f"{name}.nbest")] for name in "abc")
+    assert len(a) == 4 * sum(FILLED) + FILLED.count(False)
+    assert a == b != c
+    assert report_of(folder / "a.txt.json")["num_candidates"] == 4
+    assert report_of(folder / "c.txt.json")["decoding"]["seed"] == 5
+
+
 def test_text_too_long_for_a_teacher(
     decode: Run, folder: Path, tiny_runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -417,6 +443,12 @@ REFUSALS = {
     "ter without reference": (["source=source.txt", "ter=true"], ["ter=true", "reference"]),
     "passes of CTC": (["decoding.max_passes=10"], ["decoding.max_passes=10", "CTC", "beam_size, num_candidates"]),
     "num_candidates": (["decoding.num_candidates=5"], ["num_candidates=5", "beam_size=1"]),
+    "samples of a beam": (
+        ["decoding.temperature=1.0", "decoding.beam_size=4"],
+        ["beam_size=4: has no effect with temperature"],
+    ),
+    "seed of nothing": (["decoding.seed=7"], ["seed=7: has no effect without temperature"]),
+    "temperature": (["decoding.temperature=0"], ["decoding.temperature=0", "must be more than 0"]),
     "batch size": (["decoding.batch_size=0"], ["decoding.batch_size=0", "at least 1"]),
     "batch size's type": (["decoding.batch_size=many"], ["decoding.batch_size=many", "whole number"]),
     "split": (["split=tset"], ["split=tset", "test, valid, train"]),

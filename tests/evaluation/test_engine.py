@@ -65,6 +65,11 @@ def decoded(translator: Translator, sentences: Sequence[str], **options: Any) ->
     return translator.decode(sentences, decoding=translator.decoding(options), batch_size=3)
 
 
+def test_samples_are_refused(tiny: Translator) -> None:
+    with pytest.raises(ConfigError, match=r"^decoding\.temperature=0\.5: ctranslate2 cannot sample"):
+        accelerate(tiny).decoding({"temperature": 0.5})
+
+
 def assert_same(found: list[Decoded], expected: list[Decoded]) -> None:
     assert [item.tokens for item in found] == [item.tokens for item in expected]
     assert [(item.passes, item.truncated) for item in found] == [(item.passes, item.truncated) for item in expected]
