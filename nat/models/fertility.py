@@ -217,14 +217,12 @@ class Fertility(TranslationModel):
         """The fertilities of each canvas: one, or as many as candidates (section 3.4). At least one token each."""
         log_probs = self.fertility_log_probs(memory)
         if decoding.fertilities is Choice.AVERAGE:
-            return at_least_one(average_fertilities(log_probs), log_probs, memory.valid)[:, None]
-        best = at_least_one(log_probs.argmax(dim=-1), log_probs, memory.valid)[:, None]
-        if decoding.fertilities is Choice.ARGMAX:
-            return best
-        num_samples = decoding.num_candidates - 1
-        repeated, valid = (t.repeat_interleave(num_samples, dim=0) for t in (log_probs, memory.valid))
-        samples = at_least_one(random.copies(num_samples).sample(repeated), repeated, valid)
-        return torch.cat((best, samples.unflatten(0, (-1, num_samples))), dim=1)
+            chosen = average_fertilities(log_probs)[:, None]
+        else:
+            chosen = log_probs.argmax(dim=-1)[:, None]
+        if decoding.fertilities is Choice.SAMPLE:
+            chosen = torch.cat((chosen, random.copies(decoding.num_candidates - 1).samples(log_probs)), dim=1)
+        return at_least_one(chosen, log_probs, memory.valid)
 
     def limits(self, source: Source, factor: float) -> Int[Tensor, " B"]:
         """The longest canvas of each row."""
@@ -256,13 +254,13 @@ def average_fertilities(log_probs: Float[Tensor, "B S F"]) -> Int[Tensor, "B S"]
 
 
 def at_least_one(
-    fertilities: Int[Tensor, "B S"], log_probs: Float[Tensor, "B S F"], valid: Bool[Tensor, "B S"]
-) -> Int[Tensor, "B S"]:
+    fertilities: Int[Tensor, "B C S"], log_probs: Float[Tensor, "B S F"], valid: Bool[Tensor, "B S"]
+) -> Int[Tensor, "B C S"]:
     """Zeros at padding; where nothing would be left, one copy of the token least likely to have none."""
-    fertilities = fertilities.masked_fill(~valid, 0)
-    likeliest = log_probs[:, :, 0].masked_fill(~valid, torch.inf).argmin(dim=1, keepdim=True)
-    empty = (fertilities.sum(dim=1, keepdim=True) == 0).to(fertilities.dtype)
-    return fertilities.scatter_add(1, likeliest, empty)
+    fertilities = fertilities.masked_fill(~valid[:, None], 0)
+    likeliest = log_probs[:, :, 0].masked_fill(~valid, torch.inf).argmin(dim=1)
+    empty = (fertilities.sum(dim=2, keepdim=True) == 0).to(fertilities.dtype)
+    return fertilities.scatter_add(2, likeliest[:, None, None].expand_as(empty), empty)
 
 
 def choose_tokens(
@@ -270,11 +268,10 @@ def choose_tokens(
 ) -> tuple[Int[Tensor, "B K L"], Bool[Tensor, "B K L"], Float[Tensor, "B K L"]]:
     """Tokens of the K candidates of a row, from a canvas for each or one for all, N = B K or B: the most probable
     ones, or samples. Also their validity and log-probability."""
-    num_candidates = decoding.num_candidates
-    if decoding.temperature is not None:
-        copies = num_candidates * len(random) // len(log_probs)
-        log_probs, valid = (t.repeat_interleave(copies, dim=0) for t in (log_probs, valid))
-    tokens = decoding.pick(log_probs, random.copies(num_candidates))
-    scores = log_probs.gather(2, tokens[:, :, None]).squeeze(2)
-    shape = (-1, num_candidates)
-    return tokens.unflatten(0, shape), valid.unflatten(0, shape), scores.unflatten(0, shape)
+    if decoding.temperature is None:
+        tokens = log_probs.argmax(dim=-1)[:, None]  # (N, K B / N, L)
+    else:
+        tokens = random.copies(decoding.num_candidates).samples(log_probs / decoding.temperature)
+    scores = log_probs.gather(2, tokens.transpose(1, 2)).transpose(1, 2)
+    shape = (-1, decoding.num_candidates, valid.size(1))
+    return tokens.reshape(shape), valid[:, None].expand_as(tokens).reshape(shape), scores.reshape(shape)

@@ -127,9 +127,7 @@ class FertilityTuning(Stage):
 
     def sample(self, log_probs: Float[Tensor, "B S F"], random: RowRandom) -> Int[Tensor, "B K S"]:
         """Fertilities from the head, each source token's on its own."""
-        count = self.config.num_samples
-        drawn = random.copies(count).sample(log_probs.repeat_interleave(count, dim=0))
-        return drawn.unflatten(0, (-1, count))
+        return random.copies(self.config.num_samples).samples(log_probs)
 
     @torch.no_grad()
     def costs(
@@ -144,8 +142,8 @@ class FertilityTuning(Stage):
         canvases of all rows are translated and scored at once."""
         fertilities = torch.cat((average_fertilities(log_probs)[:, None], drawn), dim=1)
         num_canvases = fertilities.size(1)
-        source, repeated = source.repeat_rows(num_canvases), log_probs.repeat_interleave(num_canvases, dim=0)
-        fitted = at_least_one(fertilities.flatten(0, 1), repeated, source.valid)
+        fitted = at_least_one(fertilities, log_probs, source.valid).flatten(0, 1)
+        source = source.repeat_rows(num_canvases)
         fitted, _ = cut_fertilities(fitted, self.limits(source))
         found, valid = self.model.translate(source, fitted, memory.repeat_rows(num_canvases))
         costs = self.divergence(found, valid, teacher_memory.repeat_rows(num_canvases))
