@@ -20,7 +20,8 @@ The text is the first run's split; data.* options change it. A run with options,
 (in quotes, for the shell), is decoded with them; name= labels its row. The same run may come several times.
 engine=ctranslate2 decodes an autoregressive run with that package (pip install 'nat-translation[ctranslate2]').
 teacher=RUN_DIR and choose=first|own|teacher|mbr_chrf|mbr_bleu are those of nat-decode; the choice is timed too.
-Writes results.json, table.md and samples.txt, and prints the last two.
+claims='["A > B"]' tests whether the system named A has a higher BLEU than B, by paired bootstrap resampling.
+Writes results.json, table.md, samples.txt and outputs/NAME.txt, and prints table and samples.
   --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
 """
 

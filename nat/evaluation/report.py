@@ -3,10 +3,12 @@
 DIR/results.json   a list of rows, one a system
 DIR/table.md       the table for a README, with what one needs to judge it
 DIR/samples.txt    sentences with their reference and every system's translation
+DIR/outputs/NAME.txt   every system's translations, one a line; source.txt and reference.txt beside them
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ from yaml import YAMLError, safe_load
 from nat.config import option, parse
 from nat.decoding.candidates import Choice, resolve_choice
 from nat.errors import ConfigError
+from nat.evaluation.claims import describe_claims, examine, parse_claim
 from nat.evaluation.engine import Engine, accelerate
 from nat.evaluation.inputs import (
     Device,
@@ -68,6 +71,7 @@ class ReportConfig:
     speed_sentences: int = option(100, "sentences timed alone, at most", minimum=1)
     device: Device = option(Device.AUTO, "auto, cpu or cuda")
     num_threads: int | None = option(None, "CPU threads of torch; null: torch's choice", minimum=1)
+    claims: list[str] = option([], "pairs of systems, 'A > B', to be tested for a higher BLEU")
     data: dict[str, Any] = field(default_factory=dict, metadata={"help": "options over those of the first run"})
     decoding: dict[str, Any] = field(default_factory=dict, metadata={"help": "batch_size and options for every system"})
 
@@ -86,16 +90,30 @@ def report(config: ReportConfig) -> tuple[list[dict[str, Any]], str, str]:
     folder = Path(config.output)
     check_outputs({f"output, {name}": folder / name for name in FILES})
     systems = open_systems(config)
+    claims = [parse_claim(claim, [system.name for system in systems]) for claim in config.claims]
     text = read_split(systems[0].translator, config.split, config.data)
     for scorer in {system.scorer.path: system.scorer for system in systems if system.scorer is not None}.values():
         scorer.check(text)
     rows, outputs = evaluate(systems, text, num_alone=config.speed_sentences)
     table = describe_table(rows, text)
+    if claims and text.references is not None:
+        table += "\n" + describe_claims([examine(claim, outputs, text.references) for claim in claims])
     samples = describe_samples(text, outputs, config.samples)
     write_text(folder / "table.md", table)
     write_text(folder / "samples.txt", samples)
+    for name, lines in (outputs | named_texts(text)).items():
+        write_text(folder / "outputs" / f"{file_name(name)}.txt", "".join(f"{line}\n" for line in lines))
     write_json(folder / "results.json", rows)
     return rows, table, samples
+
+
+def named_texts(text: Text) -> dict[str, list[str]]:
+    return {"source": text.sources} | ({} if text.references is None else {"reference": text.references})
+
+
+def file_name(name: str) -> str:
+    """A system's name without what a file's name cannot hold."""
+    return re.sub(r"[^\w.+-]+", "_", name)
 
 
 def open_systems(config: ReportConfig) -> list[System]:
@@ -224,7 +242,7 @@ def describe_samples(text: Text, outputs: Mapping[str, Sequence[str]], count: in
     width = max(len(name) for name in (*outputs, "reference"))
     blocks = []
     for i in spread_indices(len(text.sources), count):
-        named = {"source": text.sources[i]} | ({"reference": text.references[i]} if text.references else {})
+        named = {name: lines[i] for name, lines in named_texts(text).items()}
         pairs = [*named.items(), *((name, lines[i]) for name, lines in outputs.items())]
         blocks.append("".join(f"{name:<{width}}  {line}\n" for name, line in pairs))
     return "\n".join(blocks)
