@@ -13,9 +13,9 @@ teacher=$output/teacher distilled=$output/distilled runs=$output/compare
 
 nat-train experiment=small run_dir="$teacher"
 nat-distill teacher="$teacher" output="$distilled"
-# the same two texts with a column of fertilities
-nat-distill teacher="$teacher" output="$runs/text-distilled" targets=corpus fertilities=attention data.train="$distilled/train.jsonl" data.max_words=12
-nat-distill teacher="$teacher" output="$runs/text-raw" targets=corpus fertilities=attention data.max_words=12
+# the same two texts with a column of fertilities, from a word aligner
+nat-distill teacher="$teacher" output="$runs/text-distilled" targets=corpus fertilities=aligner data.train="$distilled/train.jsonl" data.max_words=12
+nat-distill teacher="$teacher" output="$runs/text-raw" targets=corpus fertilities=aligner data.max_words=12
 
 train() { # RECIPE TEXT START [OVERRIDES]: a run in $runs/RECIPE-TEXT
   local recipe=$1 text=$2 start=$3
@@ -38,8 +38,9 @@ npd="fertilities=sample&choose=teacher&teacher=$teacher&num_candidates"
 for text in raw distilled; do
   row vanilla "" vanilla
   row vanilla "length_beam=5&" "vanilla length beam 5"
+  row vanilla "length_beam=5&num_candidates=5&choose=teacher&teacher=$teacher&" "vanilla length beam 5 teacher"
   row vanilla_glancing "" "vanilla glancing"
-  row vanilla_deep "" "vanilla deep supervision"
+  row vanilla_deep "" "vanilla deep"
   row fertility "" "fertility argmax"
   row fertility "fertilities=average&" "fertility average"
   row fertility "$npd=10&" "fertility NPD 10"
@@ -47,11 +48,26 @@ for text in raw distilled; do
   for n in 1 4 10; do row mask_predict "max_passes=$n&" "Mask-Predict $n"; done
   row ctc "" CTC
   row ctc "beam_size=10&" "CTC beam 10"
+  row ctc "temperature=1.0&num_candidates=10&choose=mbr_chrf&" "CTC 10 samples MBR"
   row ctc_glancing "" "CTC glancing"
-  row ctc_deep "" "CTC deep supervision"
+  row ctc_deep "" "CTC deep"
   for n in 1 2 4 8; do row imputer "max_passes=$n&" "Imputer $n"; done
 done
 row fertility "$npd=100&" "fertility NPD 100"
 row fertility_tuned "" "fertility fine-tuned argmax"
 row fertility_tuned "$npd=10&" "fertility fine-tuned NPD 10"
-nat-report "run_dirs=[$rows]" output="$runs/report" data.max_words=12 speed_sentences=50
+claims=""
+claim() { claims+="${claims:+,}'$1 > $2'"; }
+for system in vanilla "vanilla glancing" "vanilla deep" "fertility argmax" CTC "CTC glancing" "CTC deep"; do
+  claim "$system distilled" "$system raw"
+done
+for text in distilled raw; do
+  claim "Mask-Predict 4 $text" "Mask-Predict 1 $text"
+  claim "Imputer 4 $text" "CTC $text"
+  claim "fertility NPD 10 $text" "fertility argmax $text"
+  claim "CTC glancing $text" "CTC $text"
+  claim "vanilla glancing $text" "vanilla $text"
+  claim "refinement 5 $text" "refinement 1 $text"
+done
+claim "fertility fine-tuned argmax distilled" "fertility argmax distilled"
+nat-report "run_dirs=[$rows]" "claims=[$claims]" output="$runs/report" data.max_words=12 speed_sentences=50 samples=5

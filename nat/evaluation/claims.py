@@ -56,7 +56,7 @@ def parse_claim(text: str, known: Sequence[str]) -> Claim:
 
 def examine(claim: Claim, outputs: Mapping[str, Sequence[str]], references: Sequence[str]) -> Finding:
     """Paired bootstrap resampling, by sacreBLEU (its seed is fixed: the same outputs give the same p)."""
-    systems = [(name, list(outputs[name])) for name in (claim.worse, claim.better)]
+    systems: list[tuple[str, Sequence[str]]] = [(name, list(outputs[name])) for name in (claim.worse, claim.better)]
     if systems[0][1] == systems[1][1]:  # sacreBLEU would call no difference at all a sure one
         score = BLEU().corpus_score(systems[0][1], [list(references)]).score
         return Finding(claim, score, score, 1.0)
