@@ -231,6 +231,7 @@ def test_temperature_samples_tokens_that_are_nested_and_cool_down_to_the_arg_max
         ({"fertilities": "sample"}, "decoding.fertilities=sample: has no effect with num_candidates=1"),
         ({"num_candidates": 4}, "decoding.num_candidates=4: fertilities=argmax gives one translation; choose "),
         ({"num_candidates": 4, "fertilities": "average"}, "decoding.num_candidates=4: fertilities=average gives one"),
+        ({"seed": 2}, "decoding.seed=2: "),
         ({"fertilities": "mode"}, "decoding.fertilities=mode: allowed are argmax, average, sample"),
         ({"max_length_factor": 0}, "decoding.max_length_factor=0.0: must be more than 0"),
     ],
