@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -84,3 +85,21 @@ def test_the_model_is_left_in_its_mode() -> None:
     model = make_model("ctc").train()
     decode(model, make_batch(LENGTHS).source.to_lists())
     assert model.training
+
+
+def test_the_history_of_each_candidate_is_plain_data_without_padding() -> None:
+    model = make_model("mask_predict")
+    rows = make_batch([(5, 1), (2, 1)]).source.to_lists()
+    options: dict[str, Any] = {"max_passes": 3, "length_beam": 2, "num_candidates": 2}
+    for item in decode(model, rows, history=True, **options):
+        assert item.history is not None
+        assert len(item.history) == len(item.tokens) == 2
+        for tokens, passes in zip(item.tokens, item.history, strict=True):
+            assert len(passes) <= item.passes
+            assert passes[-1]["tokens"] == tokens
+            assert {len(values) for each in passes for values in each.values()} == {len(tokens)}
+            assert set(passes[0]["fate"]) <= {"written", "masked"}
+            assert "masked" not in passes[-1]["fate"]
+            assert all(value <= 0 for each in passes for value in each["confidence"])
+        json.dumps(item.history)
+    assert [item.history for item in decode(model, rows, **options)] == [None, None]
