@@ -15,7 +15,7 @@ from nat.decoding.refine import Canvas, Fate, History, Refined, refine, unchange
 from nat.rows import Rows
 
 MAX = 5
-FEW = settings(deadline=None, max_examples=25)
+FEW = settings(deadline=None, max_examples=25)  # a deadline would measure the machine
 GOALS = st.lists(st.integers(0, 7), min_size=1, max_size=5)
 
 
@@ -161,7 +161,7 @@ def test_history_holds_every_position_of_every_pass_and_nothing_after_the_end() 
     assert grown([2, 0, 3, 1], history=True, max_passes=1).history.fate[0].any()  # type: ignore[union-attr]
 
 
-@FEW
+@settings(FEW, max_examples=10)
 @given(GOALS, st.integers(1, MAX))
 def test_a_row_is_refined_as_if_alone(goals: list[int], limit: int) -> None:
     together = grown(goals, max_passes=limit, history=True)

@@ -17,10 +17,10 @@ from nat.nn.seq2seq import DeepSupervision
 @pytest.mark.parametrize(
     ("kind", "option", "allowed"),
     [
-        (Glancing, {"start": 1.5}, "start=1.5: must be at most 1"),
-        (Glancing, {"end": 2}, "end=2.0: must be at most 1"),
-        (Glancing, {"end": -0.1}, "end=-0.1: must be at least 0"),
-        (DeepSupervision, {"gold": 1.01}, "gold=1.01: must be at most 1"),
+        (Glancing, {"start": 1.5}, "start=1.5: must be at least 0 and at most 1"),
+        (Glancing, {"end": 2}, "end=2.*: must be at least 0 and at most 1"),
+        (Glancing, {"end": -0.1}, "end=-0.1: must be at least 0 and at most 1"),
+        (DeepSupervision, {"gold": 1.01}, "gold=1.01: must be at least 0 and at most 1"),
     ],
 )
 def test_shares_are_from_0_to_1(kind: type, option: dict[str, Any], allowed: str) -> None:
