@@ -97,21 +97,18 @@ def test_the_length_beam_keeps_the_highest_mean_log_probability() -> None:
 
 
 def test_samples_follow_the_distribution_at_the_temperature() -> None:
-    model, number, temperature = sharper(vanilla(vocabularies=TINY)), 4000, 0.7
+    model, number, temperature = sharper(vanilla(vocabularies=TINY, length={"max_offset": 1})), 4000, 0.7
     source = [A, B]
     with torch.no_grad():
         decoding = Vanilla.Decoding(temperature=temperature, num_candidates=number, seed=3)
         found = model.decode(Source.from_lists([source]), decoding=decoding)
-    length = found.tokens.size(2)
-    log_probs = log_probs_of(model, source, length)
+        _, lengths = model.length.encode(model.net, Source.from_lists([source]))
+    log_probs = log_probs_of(model, source, int(lengths[0].argmax()) + 1)
     heights = (log_probs / temperature).softmax(dim=1)
     drawn = [tuple(row) for row in found.tokens[0].tolist()]
-    if length > 3:
-        drawn, heights = [row[:3] for row in drawn], heights[:3]
     for target in itertools.product([1, A, B], repeat=len(heights)):
         wanted = math.prod(heights[t, token].item() for t, token in enumerate(target))
         assert drawn.count(target) / number == pytest.approx(wanted, abs=0.03)
-    _, lengths = model.length.encode(model.net, Source.from_lists([source]))
     own = log_probs.gather(1, found.tokens[0].T).sum(dim=0) + lengths.max()  # at temperature 1
     assert torch.allclose(found.scores[0], own)
 
@@ -179,34 +176,30 @@ def test_the_paper_is_followed_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_loss_is_the_mean_over_the_layers_where_no_gold_was_fed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = vanilla(deep_supervision={"enabled": True, "gold": 0.4}, decoder={"num_layers": 3}, label_smoothing=0.0)
-    fed: list[Tensor] = []
-    embed, original, found = model.net.embed, model.net.decode, []
+    embed, original = model.net.embed, model.net.decode
+    target, fed, layers = BATCH.target, [], []
+    gold = target.valid & (torch.arange(target.tokens.size(1)) % 3 == 1)
 
     def spy_embed(tokens: Tensor) -> Tensor:
         fed.append(tokens)
         return embed(tokens)
 
     def spy(*args: Any, **options: Any) -> list[Tensor]:
-        found.extend(original(*args, **options))
-        return found
+        layers.extend(original(*args, **options))
+        return layers
 
+    monkeypatch.setattr("nat.models.vanilla.gold_positions", lambda *_, share: gold if share == 0.4 else None)
     monkeypatch.setattr(model.net, "embed", spy_embed)
     monkeypatch.setattr(model.net, "decode", spy)
     terms = model.train().loss(BATCH, update=1)
-    target = BATCH.target
-    assert (len(found), len(fed)) == (3, 2)
-    golds = [(tokens != log_probs.argmax(dim=-1)) & target.valid for tokens, log_probs in zip(fed, found, strict=False)]
-    for gold, tokens in zip(golds, fed, strict=True):
-        assert torch.equal(tokens[gold], target.tokens[gold])
-    gold = golds[0] | golds[1]  # the same positions in each layer, but for those that a layer had right
-    nlls = [-log_probs.gather(2, target.tokens[:, :, None]).squeeze(2) for log_probs in found]
-    count = int(terms["cross_entropy"].count)
-    assert 0 < count <= int((target.valid & ~gold).sum())
+    assert (len(layers), len(fed)) == (3, 2)
+    for tokens, log_probs in zip(fed, layers[:2], strict=True):
+        assert torch.equal(tokens, torch.where(gold, target.tokens, log_probs.argmax(dim=-1)))
     hidden = target.valid & ~gold
-    if count == int(hidden.sum()):
-        mean = sum(nll[hidden].sum().item() for nll in nlls) / 3
-        assert terms["cross_entropy"].total.item() == pytest.approx(mean)
-        assert terms["nll"].total.item() == pytest.approx(nlls[-1][hidden].sum().item())
+    nlls = [-log_probs.gather(2, target.tokens[:, :, None]).squeeze(2)[hidden].sum().item() for log_probs in layers]
+    assert terms["cross_entropy"].total.item() == pytest.approx(sum(nlls) / 3)
+    assert terms["nll"].total.item() == pytest.approx(nlls[-1])
+    assert terms["cross_entropy"].count.item() == terms["nll"].count.item() == hidden.sum().item()
 
 
 @pytest.mark.parametrize("training", [False, True])
