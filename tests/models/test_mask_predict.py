@@ -119,9 +119,6 @@ def test_decoding_is_the_papers_loop(passes: int) -> None:
             assert masks[k][row].tolist() == numbers[: masks[k].size(1)]
             needed.append(numbers.index(0) + 1)
         assert found.passes[row] == max(needed)
-        means = [history.confidence[row].sum(dim=1)[-1] for history in found.history]
-        assert len(means) == 3
-    assert found.passes.max() == passes or passes > 12
 
 
 @pytest.mark.parametrize("passes", [3, 10])
@@ -191,7 +188,7 @@ def known(model: MaskPredict, monkeypatch: pytest.MonkeyPatch, answer: LogProbs,
         offsets = torch.arange(-256, 257)
         distance = (offsets - (lengths - 3)[:, None]).abs() + 0.1 * (offsets > (lengths - 3)[:, None])
         scores = -distance.double()
-        scores[distance == 0] = -(rank - 1.5) / 2 if rank > 1 else 0.0
+        scores[distance == 0] = {1: 0.0, 3: -1.5}[rank]  # its neighbours have -1 and -1.1
         rows = torch.arange(len(TARGETS))[:, None, None].expand(-1, 3, 1).double()
         return Memory(rows, source.valid), scores.log_softmax(dim=1)
 
