@@ -183,9 +183,11 @@ def test_a_share_of_the_sentences_denoises_in_all_passes(monkeypatch: pytest.Mon
         _, read, said = passes_of(model, batch, monkeypatch)
         wanted = model.net.embed(batch.target.tokens)
     denoised = [(inputs == wanted).flatten(1).all(dim=1) for inputs in read[1:]]
-    by_chance = [(s.argmax(dim=-1) == batch.target.tokens).all(dim=1) for s in said]
-    assert denoised[0].double().mean().item() == pytest.approx(0.3, abs=0.04)
-    assert torch.equal(denoised[0] & ~by_chance[0] & ~by_chance[1], denoised[1] & ~by_chance[0] & ~by_chance[1])
+    by_chance = torch.stack([(s.argmax(dim=-1) == batch.target.tokens).all(dim=1) for s in said]).any(dim=0)
+    first, second = (rows[~by_chance] for rows in denoised)
+    assert len(first) > 1500
+    assert first.double().mean().item() == pytest.approx(0.3, abs=0.04)
+    assert torch.equal(first, second)
 
 
 def test_a_denoiser_needs_something_to_undo() -> None:
