@@ -30,14 +30,35 @@ EACH_MODEL = pytest.mark.parametrize("name", MODELS)
 VARIANTS = [{}, {"size": {"norm": "post"}}, {"positions": {"kind": "learned", "max_length": 64}}]
 LENGTHS = [(5, 4), (1, 1), (7, 5), (3, 3), (4, 2)]
 TOLERANCE = 1e-9  # in float64
+TECHNIQUES = {  # options of training or of the decoder's input that are off by default, by the name of the field
+    "glancing": {"start": 0.5, "end": 0.5},
+    "deep_supervision": {"enabled": True},
+    "copy": "soft",
+    "length": {"summary": "token"},
+}
+
+
+def techniques() -> list[tuple[str, dict[str, Any]]]:
+    """Every model with each of its techniques, and with all of them."""
+    found = []
+    for name in MODELS:
+        target = locate(str(compose("train", ["run_dir=x", f"model={name}"])["model"]["_target_"]))
+        names = {f.name for f in dataclasses.fields(target.Config)}  # type: ignore[attr-defined]
+        own = {field: value for field, value in TECHNIQUES.items() if field in names}
+        found += [(name, {field: value}) for field, value in own.items()] + ([(name, own)] if len(own) > 1 else [])
+    return found
 
 
 def decodings(model: TranslationModel) -> list[DecodingOptions]:
-    """The default, samples, and a beam with an n-best list where the method has one; short, to be quick."""
+    """The default, samples, and n-best lists of a beam or of several lengths where the method has them; short, to be
+    quick."""
     kind = type(model).Decoding
     names = {f.name for f in dataclasses.fields(kind)}
     short: dict[str, Any] = {"max_length_factor": 1.0, "max_length_offset": 3} if "max_length_offset" in names else {}
     found = [kind(**short), sampling(model, num_candidates=3, **short)]
+    if "length_beam" in names:
+        passes = {"max_passes": 3} if "max_passes" in names else {}
+        found.append(kind(**{"length_beam": 4, "num_candidates": 3} | passes | short))
     return found + ([kind(**{"beam_size": 4, "num_candidates": 3} | short)] if "beam_size" in names else [])
 
 
@@ -225,6 +246,42 @@ def same_translations(model: TranslationModel, one: Source, other: Source, decod
     assert torch.equal(first.truncated, second.truncated)
 
 
+@pytest.mark.parametrize(("name", "options"), techniques())
+def test_in_training_techniques_keep_the_promises(name: str, options: dict[str, Any]) -> None:
+    """Their noise is the rows' own: nothing depends on batch or padding. Every parameter learns."""
+    model = make_model(name, dtype=torch.float64, **options).train()
+    batch = make_batch(LENGTHS)
+    together = model.loss(batch, update=3)
+    alone = [model.loss(row, update=3) for row in rows_of(batch)]
+    padded = [model.loss(pad(batch, 3), update=3) for pad in (wider, left_padded)]
+    for key, term in together.items():
+        assert term.total.item() == pytest.approx(sum(row[key].total.item() for row in alone), abs=TOLERANCE), key
+        assert term.count.item() == sum(row[key].count.item() for row in alone), key
+        for other in padded:
+            assert other[key].total.item() == pytest.approx(term.total.item(), abs=TOLERANCE), key
+            assert other[key].count == term.count
+    objective(together, int(batch.num_target_tokens)).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize(("name", "options"), techniques())
+def test_with_techniques_a_row_alone_decodes_as_in_a_batch(name: str, options: dict[str, Any]) -> None:
+    model = make_model(name, dtype=torch.float64, seed=3, **options)
+    with torch.no_grad():
+        for part, parameter in model.named_parameters():
+            if "feedback" in part:  # as if it had learnt to feed on predictions
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    batch = make_batch([*LENGTHS, (9, 1), (2, 1)])
+    for decoding in decodings(model):
+        together = translations(model, batch.source, decoding)
+        rows = [Source.from_lists([row]) for row in batch.source.to_lists()]
+        assert together == [translations(model, row, decoding)[0] for row in rows]
+        with torch.no_grad():
+            same_translations(model, batch.source, left_padded(batch, 2).source, decoding)
+
+
 # --- decode -----------------------------------------------------------------------------------------
 
 
@@ -298,7 +355,8 @@ def test_padding_of_a_translation_is_pad_and_on_the_right(name: str) -> None:
             assert (found.valid.int().diff(dim=2) <= 0).all()
             assert found.tokens.shape[:2] == found.scores.shape == (len(LENGTHS), decoding.num_candidates)
             assert (found.passes >= 1).all()
-            assert decoding.is_random or "length_penalty" in vars(decoding) or (found.scores.diff(dim=1) <= 1e-6).all()
+            by_another_score = decoding.is_random or {"length_penalty", "length_beam"} & vars(decoding).keys()
+            assert by_another_score or (found.scores.diff(dim=1) <= 1e-6).all()
 
 
 @EACH_MODEL
@@ -353,11 +411,18 @@ def six_sentences() -> tuple[Tokenizers, list[str], list[str]]:
     return Tokenizers.train(config, sources, targets), sources, targets
 
 
-@EACH_MODEL
-def test_overfits_six_sentences_to_bleu_100(name: str, six_sentences: tuple[Tokenizers, list[str], list[str]]) -> None:
+LEARNERS = [(name, {}) for name in MODELS] + [
+    (name, options) for name, options in techniques() if len(options) == 1 and "length" not in options
+]
+
+
+@pytest.mark.parametrize(("name", "options"), LEARNERS)
+def test_overfits_six_sentences_to_bleu_100(
+    name: str, options: dict[str, Any], six_sentences: tuple[Tokenizers, list[str], list[str]]
+) -> None:
     tokenizers, sources, targets = six_sentences
     small: dict[str, Any] = {"size": {"dim": 48, "num_heads": 4, "ffn_dim": 96}}
-    model = make_model(name, vocabularies=tokenizers.vocabularies, seed=1, **small).train()
+    model = make_model(name, vocabularies=tokenizers.vocabularies, seed=1, **small, **options).train()
     batch = pair_batch(tokenizers.source.encode(sources), tokenizers.target.encode(targets))
     assert model.learnable(batch).all()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.98))

@@ -22,7 +22,7 @@ from nat.decoding.language_model import Fusion, check_language_model, open_langu
 from nat.errors import ConfigError
 from nat.losses import uniform_cross_entropy
 from nat.models.base import BeamOptions, DecodingOptions, LossTerm, Translation, TranslationModel
-from nat.nn.glancing import Glancing, mix_gold, reveal, shown
+from nat.nn.glancing import Glancing, gold_positions, reveal, shown
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, Guide, ParallelConfig, Seq2Seq
 from nat.nn.slots import Slots, SlotSplit
@@ -119,8 +119,9 @@ class CTC(TranslationModel):
             (batch.source.tokens, batch.source.valid), (batch.target.tokens, batch.target.valid), seed=update
         )
         states = slots.states
-        if self.training and self.config.glancing.enabled:
-            states = self.glance(slots, memory, batch, random, ratio=self.config.glancing(update))
+        ratio = self.config.glancing(update) if self.training else 0.0
+        if ratio > 0:
+            states = self.glance(slots, memory, batch, random, ratio=ratio)
         guide = self.guide(slots, batch, random.fork(1)) if self.training else None
         layers = self.net.decode(self.net.place(states), slots.valid, memory, guide=guide)
         return self.terms(layers, slots, batch)
@@ -146,9 +147,10 @@ class CTC(TranslationModel):
         """What a layer feeds on in training, with deep supervision: its own best path, with a share of its best
         alignment."""
 
+        gold = gold_positions(slots.valid, random, share=self.config.deep_supervision.gold)
+
         def feed(log_probs: Tensor) -> Tensor:
-            reference = self.align(log_probs, slots, batch)
-            return mix_gold(log_probs.argmax(dim=-1), reference, random, share=self.config.deep_supervision.gold)
+            return self.align(log_probs, slots, batch).where(gold, log_probs.argmax(dim=-1))
 
         return feed
 

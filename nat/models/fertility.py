@@ -24,7 +24,7 @@ from nat.losses import log_prob_cross_entropy
 from nat.models.base import DecodingOptions, LossTerm, Translation, TranslationModel
 from nat.nn.attention.full import FullAttention
 from nat.nn.attention.positional import OthersAttention, PositionalAttention
-from nat.nn.glancing import Glancing, mix_gold, reveal, shown
+from nat.nn.glancing import Glancing, gold_guide, gold_positions, reveal, shown
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, Seq2Seq, Seq2SeqConfig
 from nat.nn.transformer import Decoder, Memory, initialise
@@ -141,15 +141,14 @@ class Fertility(TranslationModel):
         x, valid = self.canvas(batch.source, batch.fertilities)
         target = Target(batch.target.tokens[:, : valid.size(1)], batch.target.valid[:, : valid.size(1)])
         hidden, guide = valid, None
-        if self.training:
-            random = RowRandom.of((batch.source.tokens, batch.source.valid), (target.tokens, target.valid), seed=update)
-            if self.config.glancing.enabled:
-                x, hidden = self.glance(x, target, memory, random, ratio=self.config.glancing(update))
-
-            def guide(log_probs: Tensor) -> Tensor:
-                share = self.config.deep_supervision.gold
-                return mix_gold(log_probs.argmax(dim=-1), target.tokens, random.fork(1), share=share)
-
+        random = RowRandom.of((batch.source.tokens, batch.source.valid), (target.tokens, target.valid), seed=update)
+        ratio = self.config.glancing(update) if self.training else 0.0
+        if ratio > 0:
+            x, hidden = self.glance(x, target, memory, random, ratio=ratio)
+        if self.training and self.config.deep_supervision.enabled:
+            gold = gold_positions(valid, random.fork(1), share=self.config.deep_supervision.gold)
+            guide = gold_guide(target.tokens, gold)
+            hidden = hidden & ~gold  # there the layers need only copy; the paper's results leave these out too
         found = [
             log_prob_cross_entropy(
                 log_probs,

@@ -56,8 +56,8 @@ class Refinement(TranslationModel):
         label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
 
         def __post_init__(self) -> None:
-            if self.denoising > 0 and self.repeat + self.replace + self.swap == 0:
-                raise ConfigError(f"denoising={self.denoising}: needs repeat, replace or swap above 0")
+            if self.repeat + self.replace + self.swap == 0:
+                raise ConfigError("repeat=0.0, replace=0.0, swap=0.0: one of the three must be above 0")
 
     @dataclass(frozen=True)
     class Decoding(LengthBeamOptions):

@@ -18,7 +18,7 @@ from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.losses import log_prob_cross_entropy
 from nat.models.base import DecodingOptions, LengthBeamOptions, LossTerm, Translation, TranslationModel
-from nat.nn.glancing import Glancing, mix_gold, reveal, shown
+from nat.nn.glancing import Glancing, gold_guide, gold_positions, reveal, shown
 from nat.nn.length import LengthPredictor
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, ParallelConfig, Seq2Seq
@@ -80,16 +80,14 @@ class Vanilla(TranslationModel):
         memory, length_log_probs = self.length.encode(self.net, source)
         x, valid = self.copied(source, target.lengths, width=target.tokens.size(1))
         random = RowRandom.of((source.tokens, source.valid), (target.tokens, target.valid), seed=update)
-        hidden = valid
-        if self.training and self.config.glancing.enabled:
-            x, hidden = self.glance(x, batch, memory, random, ratio=self.config.glancing(update))
-        guide = None
-        if self.training:
-            share = self.config.deep_supervision.gold
-
-            def guide(log_probs: Tensor) -> Tensor:
-                return mix_gold(log_probs.argmax(dim=-1), target.tokens, random.fork(1), share=share)
-
+        hidden, guide = valid, None
+        ratio = self.config.glancing(update) if self.training else 0.0
+        if ratio > 0:
+            x, hidden = self.glance(x, batch, memory, random, ratio=ratio)
+        if self.training and self.config.deep_supervision.enabled:
+            gold = gold_positions(valid, random.fork(1), share=self.config.deep_supervision.gold)
+            guide = gold_guide(target.tokens, gold)
+            hidden = hidden & ~gold  # there the layers need only copy; the paper's results leave these out too
         layers = self.net.decode(self.net.place(x), valid, memory, guide=guide)
         length = LossTerm(*self.length.loss(length_log_probs, batch), weight=self.config.length.weight)
         return self.terms(layers, batch, hidden) | {"length": length}

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nat.config import option
-from nat.errors import ConfigError
 from nat.nn.rng import RowRandom
+from nat.nn.seq2seq import Guide
 from nat.ops.glancing import glance
 from nat.schedule import Schedule
 
@@ -19,17 +19,11 @@ from nat.schedule import Schedule
 class Glancing(Schedule):
     """The share of a sentence's mistakes that is revealed, from `start` to `end`; the paper's is 0.5 to 0.3."""
 
-    start: float = option(0.0, "share of the mistakes revealed at update 0; 0, with end=0: no glancing", minimum=0)
-    end: float = option(0.0, "share of the mistakes revealed from `updates` on", minimum=0)
+    start: float = option(
+        0.0, "share of the mistakes revealed at update 0; 0, with end=0: no glancing", minimum=0, maximum=1
+    )
+    end: float = option(0.0, "share of the mistakes revealed from `updates` on", minimum=0, maximum=1)
     updates: int = option(300000, "updates from start to end", minimum=0)
-
-    def __post_init__(self) -> None:
-        if max(self.start, self.end) > 1:
-            raise ConfigError(f"start={self.start}, end={self.end}: a share is at most 1")
-
-    @property
-    def enabled(self) -> bool:
-        return max(self.start, self.end) > 0
 
 
 def reveal(
@@ -51,9 +45,12 @@ def shown(
     return glance(predicted, reference, valid, random.uniform(valid.size(1)), ratio=ratio)
 
 
-def mix_gold(
-    predicted: Int[Tensor, "B L"], reference: Int[Tensor, "B L"], random: RowRandom, *, share: float
-) -> Int[Tensor, "B L"]:
-    """The tokens that a layer feeds on in training: the reference's at a random `share` of the positions (Huang et al.
-    2022, https://arxiv.org/abs/2110.07515, section 3.3)."""
-    return reference.where(random.uniform(predicted.size(1)) < share, predicted)
+def gold_positions(valid: Bool[Tensor, "B L"], random: RowRandom, *, share: float) -> Bool[Tensor, "B L"]:
+    """Where layers feed on the reference in training, a random `share` of the positions, the same for all layers (Huang
+    et al. 2022, https://arxiv.org/abs/2110.07515, section 3.3)."""
+    return valid & (random.uniform(valid.size(1)) < share)
+
+
+def gold_guide(reference: Int[Tensor, "B L"], gold: Bool[Tensor, "B L"]) -> Guide:
+    """A layer feeds on its own prediction, or on the reference where `gold` says so."""
+    return lambda log_probs: reference.where(gold, log_probs.argmax(dim=-1))

@@ -69,6 +69,7 @@ class LengthPredictor(nn.Module):
     ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K"]]:
         """The `count` most probable target lengths from 1 to `limit`, the best first, with their log-probabilities
         (-inf where there are fewer; their length is 1)."""
+        log_probs = F.pad(log_probs, (0, max(0, count - log_probs.size(1))), value=-torch.inf)
         offsets = torch.arange(log_probs.size(1), device=log_probs.device) - self.config.max_offset
         lengths = source_lengths[:, None] + offsets  # (B, O)
         possible = (lengths >= 1) & (lengths <= (lengths if limit is None else limit))

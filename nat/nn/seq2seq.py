@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nat.config import Component, option
 from nat.data.batch import Source
 from nat.data.vocabulary import Symbol, Vocabularies
+from nat.errors import ConfigError
 from nat.nn.attention.base import Attention
 from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions
 from nat.nn.rng import RowRandom
@@ -55,7 +56,9 @@ class DeepSupervision:
     https://arxiv.org/abs/2110.07515)."""
 
     enabled: bool = option(False, "every decoder layer predicts and feeds its prediction on to the next")
-    gold: float = option(0.3, "training: share of positions that feed the reference's token on instead", minimum=0)
+    gold: float = option(
+        0.3, "training: share of positions that feed the reference's token on instead", minimum=0, maximum=1
+    )
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class Seq2Seq(nn.Module):
         """symbols: the special symbols that the method can produce. decoder: the stack, or the self-attention of
         each layer of an ordinary one. deep: layers feed their predictions on."""
         super().__init__()
+        if deep and config.decoder.num_layers == 1:
+            raise ConfigError("deep_supervision.enabled=true: has no effect with decoder.num_layers=1")
         dim = config.size.dim
         self.encoder = config.encoder.build(size=config.size)
         self.decoder = decoder if isinstance(decoder, Decoder) else Decoder(list(decoder), size=config.size)

@@ -18,6 +18,7 @@ from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
 from nat.errors import ConfigError
 from nat.models.ctc import CTC
+from nat.ops import ctc as ctc_ops
 from nat.training.objective import objective
 
 BLANK = int(Symbol.BLANK)
@@ -67,8 +68,6 @@ def test_loss_agrees_with_torch() -> None:
 
 def test_likelihoods_of_all_targets_sum_to_one() -> None:
     model = ctc(vocabularies=Vocabularies(NUM_SYMBOLS + 1, NUM_SYMBOLS + 1, True))  # UNK and one token
-    import itertools
-
     targets = [list(t) for n in range(5) for t in itertools.product([1, A], repeat=n)]
     with torch.no_grad():
         scores = model.score(pairs(*(([A, 1], target) for target in targets)))
@@ -150,8 +149,6 @@ def test_samples_are_distributed_as_the_paths_are(temperature: float) -> None:
 
 
 def test_a_huge_beam_finds_the_best_of_all_targets() -> None:
-    import itertools
-
     tiny = Vocabularies(NUM_SYMBOLS + 1, NUM_SYMBOLS + 1, True)
     for seed in range(3):
         model = ctc(vocabularies=tiny, seed=seed)
@@ -191,3 +188,85 @@ def test_decoding_refuses_options_without_effect() -> None:
         CTC.Decoding(beam_size=2, temperature=0.5)
     with pytest.raises(ConfigError, match="token_beam=5: has no effect with beam_size=1"):
         CTC.Decoding(token_beam=5)
+
+
+# --- glancing and deep supervision ------------------------------------------------------------------
+
+
+def test_glancing_reveals_part_of_the_best_alignment(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ctc(glancing={"start": 0.5, "end": 0.5}).train()
+    batch = pairs(*ROWS, IMPOSSIBLE)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    original = model.net.decode
+
+    def spy(x: torch.Tensor, *rest: Any, **options: Any) -> list[torch.Tensor]:
+        found = original(x, *rest, **options)
+        seen.append((x, found[-1]))
+        return found
+
+    monkeypatch.setattr(model.net, "decode", spy)
+    terms = model.loss(batch, update=1)
+    (before, first), (x, second) = seen
+    assert not first.requires_grad
+    changed = (x != before).any(dim=2)
+    for row, (source, target) in enumerate([*ROWS, IMPOSSIBLE]):
+        slots = 2 * len(source)
+        assert not changed[row, slots:].any()
+        if (source, target) == IMPOSSIBLE:
+            assert not changed[row].any()
+            continue
+        symbols = sorted({BLANK, *target})
+        paths = [p for p in itertools.product(symbols, repeat=slots) if collapse_path(p, BLANK) == target]
+        best = max(paths, key=lambda path: sum(first[row, i, token].item() for i, token in enumerate(path)))
+        mistakes = sum(int(first[row, i].argmax()) != token for i, token in enumerate(best))
+        where = changed[row].nonzero().flatten()
+        assert len(where) == int(0.5 * mistakes + 0.5)
+        wanted = model.net.place(model.net.embed(torch.tensor([best])))[0]
+        assert torch.allclose(x[row, where], wanted[where])
+    assert changed.any()
+    nll, _ = ctc_ops.ctc_loss(
+        second, batch.target.tokens, 2 * batch.source.lengths, batch.target.lengths, blank=BLANK
+    )  # of all slots, the revealed ones too
+    assert terms["ctc"].total.item() == pytest.approx(nll.sum().item())
+
+
+def test_no_glancing_is_exactly_the_plain_model() -> None:
+    batch = make_batch([(4, 3), (6, 5)])
+    plain, ended = ctc().train(), ctc(glancing={"start": 0.5, "end": 0.0, "updates": 10}).train()
+    total = [m.loss(batch, update=u)["ctc"].total.item() for m in (plain, ended) for u in (10, 99)]
+    assert len(set(total)) == 1
+    assert ended.loss(batch, update=1)["ctc"].total.item() != total[0]
+    assert ended.eval().loss(batch, update=1)["ctc"].total.item() == total[0]
+
+
+@pytest.mark.parametrize("gold", [0.0, 1.0])
+def test_layers_feed_on_their_best_path_or_on_the_best_alignment(gold: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ctc(deep_supervision={"enabled": True, "gold": gold}, decoder={"num_layers": 3}).train()
+    batch = pairs(*ROWS)
+    fed: list[torch.Tensor] = []
+    layers: list[torch.Tensor] = []
+    embed, original = model.net.embed, model.net.decode
+
+    def spy_embed(tokens: torch.Tensor) -> torch.Tensor:
+        fed.append(tokens)
+        return embed(tokens)
+
+    def spy(*args: Any, **options: Any) -> list[torch.Tensor]:
+        layers.extend(original(*args, **options))
+        return layers
+
+    monkeypatch.setattr(model.net, "embed", spy_embed)
+    monkeypatch.setattr(model.net, "decode", spy)
+    terms = model.loss(batch, update=1)
+    lengths = 2 * batch.source.lengths
+    assert (len(fed), len(layers)) == (2, 3)
+    for tokens, log_probs in zip(fed, layers[:2], strict=True):
+        best = ctc_ops.best_alignment(log_probs, batch.target.tokens, lengths, batch.target.lengths, blank=BLANK)
+        inside = torch.arange(tokens.size(1)) < lengths[:, None]
+        assert torch.equal(tokens[inside], (best if gold else log_probs.argmax(dim=-1))[inside])
+    nlls = [
+        ctc_ops.ctc_loss(log_probs, batch.target.tokens, lengths, batch.target.lengths, blank=BLANK)[0].sum().item()
+        for log_probs in layers
+    ]
+    assert terms["ctc"].total.item() == pytest.approx(sum(nlls) / 3)
+    assert terms["nll"].total.item() == pytest.approx(nlls[-1])

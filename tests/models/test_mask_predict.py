@@ -1,0 +1,251 @@
+"""Mask-Predict against the paper by hand, and with oracles that know the translation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from builders import make_batch, make_model
+from torch import Tensor
+
+from nat.data.batch import Batch, Source, Target
+from nat.data.vocabulary import NUM_SYMBOLS, Symbol
+from nat.decoding.refine import Fate
+from nat.models.base import Translation
+from nat.models.mask_predict import MaskPredict
+from nat.nn.transformer import Memory
+
+MASK = int(Symbol.MASK)
+BATCH = make_batch([(5, 4), (1, 1), (7, 5), (3, 3), (4, 6)])
+
+
+def mask_predict(**options: Any) -> MaskPredict:
+    model = make_model("mask_predict", **({"dtype": torch.float64} | options))
+    assert isinstance(model, MaskPredict)
+    with torch.no_grad():
+        model.net.embeddings.target.weight.mul_(3)  # sharper than at initialisation
+    return model
+
+
+# --- training ---------------------------------------------------------------------------------------
+
+
+def test_the_number_of_masks_is_uniform_and_they_are_anywhere() -> None:
+    model, number = mask_predict(), 4000
+    tokens = torch.arange(number)[:, None] % 13 + NUM_SYMBOLS
+    rest = torch.randint(NUM_SYMBOLS, NUM_SYMBOLS + 13, (number, 5), generator=torch.Generator().manual_seed(0))
+    valid = torch.ones(number, 6, dtype=torch.bool)
+    valid[:, 5] = False
+    batch = Batch(Source(tokens, tokens > 0), Target(torch.cat((tokens, rest), dim=1).masked_fill(~valid, 0), valid))
+    hidden = model.hidden(batch, 3)
+    assert not (hidden & ~valid).any()
+    share = hidden.sum(dim=1).bincount(minlength=6) / number
+    assert torch.allclose(share, torch.tensor([0.0] + [0.2] * 5), atol=0.03)
+    assert torch.allclose(hidden[:, :5].float().mean(dim=0), torch.tensor(0.6), atol=0.03)
+    one = hidden[hidden.sum(dim=1) == 1][:, :5].float().mean(dim=0)
+    assert torch.allclose(one, torch.tensor(0.2), atol=0.06)
+    assert not torch.equal(model.hidden(batch, 4), hidden)
+
+
+def test_masked_positions_alone_are_hidden_and_receive_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mask_predict(label_smoothing=0.1)
+    seen: list[tuple[Tensor, Tensor]] = []
+    original = model.log_probs
+
+    def spy(tokens: Tensor, valid: Tensor, memory: Memory) -> Tensor:
+        found = original(tokens, valid, memory)
+        found.retain_grad()
+        seen.append((tokens, found))
+        return found
+
+    monkeypatch.setattr(model, "log_probs", spy)
+    terms, hidden = model.loss(BATCH, update=2), model.hidden(BATCH, 2)
+    ((tokens, log_probs),) = seen
+    assert torch.equal(tokens, BATCH.target.tokens.masked_fill(hidden, MASK))
+    assert terms["cross_entropy"].count == hidden.sum()
+    terms["cross_entropy"].total.backward()
+    assert log_probs.grad is not None
+    assert torch.equal((log_probs.grad != 0).any(dim=2), hidden)
+    assert 0 < hidden.sum() < BATCH.num_target_tokens
+    nll = -log_probs.gather(2, BATCH.target.tokens[:, :, None]).squeeze(2)[hidden].sum()
+    assert terms["nll"].total.item() == pytest.approx(nll.item())
+
+
+# --- decoding, by hand ------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def by_hand(
+    model: MaskPredict, source: list[int], length: int, passes: int
+) -> tuple[list[int], list[float], list[int]]:
+    """All passes, over lists: tokens, their log-probabilities, and the number of masks after each pass."""
+    memory, _ = model.length.encode(model.net, Source.from_lists([source]))
+    tokens, scores, masked, numbers = [MASK] * length, [0.0] * length, list(range(length)), []
+    valid = torch.ones(1, length, dtype=torch.bool)
+    for t in range(1, passes + 1):
+        seen = [MASK if i in masked else token for i, token in enumerate(tokens)]
+        best = model.log_probs(torch.tensor([seen]), valid, memory)[0].max(dim=1)
+        for i in masked:
+            tokens[i], scores[i] = best.indices[i].item(), best.values[i].item()
+        count = length * (passes - t) // passes
+        masked = sorted(range(length), key=lambda i: scores[i])[:count]
+        numbers.append(count)
+    return tokens, scores, numbers
+
+
+def decode(model: MaskPredict, source: Source, **options: Any) -> Translation:
+    with torch.no_grad():
+        return model.decode(source, decoding=MaskPredict.Decoding(**options))
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3, 4, 10])
+def test_decoding_is_the_papers_loop(passes: int) -> None:
+    """Each row alone, every pass made: so a row that finishes early loses nothing."""
+    model = mask_predict(length={"max_offset": 5}, seed=1)
+    source = make_batch([(5, 1), (1, 1), (7, 1), (12, 1)]).source
+    found = decode(model, source, max_passes=passes, length_beam=3, num_candidates=3, history=True)
+    masks = [(history.fate == Fate.MASKED).sum(dim=2) for history in found.history]  # (B, P) of each candidate
+    for row, ids in enumerate(source.to_lists()):
+        needed = []
+        for k in range(3):
+            length = int(found.valid[row, k].sum())
+            tokens, scores, numbers = by_hand(model, ids, length, passes)
+            assert found.tokens[row, k, :length].tolist() == tokens
+            assert found.history[k].tokens[row, :, :length][numbers.index(0)].tolist() == tokens
+            confidence = found.history[k].confidence[row, numbers.index(0), :length]
+            assert confidence.tolist() == pytest.approx(scores, abs=1e-5)
+            assert masks[k][row].tolist() == numbers[: masks[k].size(1)]
+            needed.append(numbers.index(0) + 1)
+        assert found.passes[row] == max(needed)
+
+
+@pytest.mark.parametrize("passes", [3, 10])
+def test_later_passes_change_only_what_was_masked(passes: int) -> None:
+    model = mask_predict(seed=1)
+    source = make_batch([(9, 1), (12, 1), (4, 1)]).source
+    (history,) = decode(model, source, max_passes=passes, length_beam=1, history=True).history
+    changed = 0
+    for t in range(1, history.fate.size(1)):
+        masked = history.fate[:, t - 1] == Fate.MASKED
+        going = (history.fate[:, t] != Fate.NONE).any(dim=1)
+        still = ~masked & going[:, None]
+        assert torch.equal(history.tokens[:, t][still], history.tokens[:, t - 1][still])
+        assert torch.equal(history.confidence[:, t][still], history.confidence[:, t - 1][still])
+        written = history.fate[:, t] == Fate.WRITTEN
+        assert not (written & ~masked).any()
+        changed += int((history.confidence[:, t] != history.confidence[:, t - 1])[masked].sum())
+    assert changed > 0
+
+
+def test_one_pass_is_the_arg_max_of_nothing_but_masks() -> None:
+    model, source = mask_predict(), make_batch([(6, 1), (3, 1)]).source
+    found = decode(model, source, max_passes=1, length_beam=1)
+    assert found.passes.tolist() == [1, 1]
+    for row, ids in enumerate(source.to_lists()):
+        length = int(found.valid[row, 0].sum())
+        assert found.tokens[row, 0, :length].tolist() == by_hand(model, ids, length, 1)[0]
+
+
+def test_the_choice_of_the_length_beam_has_the_highest_mean_log_probability() -> None:
+    model = mask_predict(length={"max_offset": 5}, seed=4)
+    source = make_batch([(9, 1), (6, 1), (7, 1)]).source
+    found = decode(model, source, max_passes=3, length_beam=5, num_candidates=5)
+    alone = decode(model, source, max_passes=3, length_beam=5)
+    for row, ids in enumerate(source.to_lists()):
+        lengths = found.valid[row].sum(dim=1).tolist()
+        assert len(set(lengths)) == 5
+        means = [sum(by_hand(model, ids, length, 3)[1]) / length for length in lengths]
+        assert means == sorted(means, reverse=True)
+        assert torch.equal(alone.tokens[row, 0][alone.valid[row, 0]], found.tokens[row, 0][found.valid[row, 0]])
+
+
+def test_samples_are_of_every_pass() -> None:
+    model, source = mask_predict(), make_batch([(9, 1), (6, 1)]).source
+    several = {"temperature": 1.0, "length_beam": 1, "history": True}
+    three = decode(model, source, num_candidates=3, **several)
+    two = decode(model, source, num_candidates=2, **several)
+    assert torch.equal(two.tokens, three.tokens[:, :2])
+    assert not torch.equal(three.tokens[:, 0], three.tokens[:, 1])
+    other = decode(model, source, num_candidates=2, seed=9, **several)
+    assert not torch.equal(other.tokens, two.tokens)
+
+
+# --- oracles ----------------------------------------------------------------------------------------
+
+TARGETS = [[7, 8, 9, 10], [11], [12, 12, 7, 8, 9, 13, 10], [9, 10, 11]]
+LogProbs = Callable[[Tensor, Tensor, Memory], Tensor]
+
+
+def known(model: MaskPredict, monkeypatch: pytest.MonkeyPatch, answer: LogProbs, rank: int) -> Source:
+    """The model's decoder becomes `answer`, its memory the row's number, its length model one that finds the right
+    length `rank`-th best."""
+    lengths = torch.tensor([len(target) for target in TARGETS])
+    source = make_batch([(3, 1)] * len(TARGETS)).source
+
+    def encode(net: Any, source: Source) -> tuple[Memory, Tensor]:
+        offsets = torch.arange(-256, 257)
+        distance = (offsets - (lengths - 3)[:, None]).abs() + 0.1 * (offsets > (lengths - 3)[:, None])
+        scores = -distance.double()
+        scores[distance == 0] = {1: 0.0, 3: -1.5}[rank]  # its neighbours have -1 and -1.1
+        rows = torch.arange(len(TARGETS))[:, None, None].expand(-1, 3, 1).double()
+        return Memory(rows, source.valid), scores.log_softmax(dim=1)
+
+    monkeypatch.setattr(model.length, "encode", encode)
+    monkeypatch.setattr(model, "log_probs", answer)
+    return source
+
+
+def probability_of(tokens: Tensor, share: Tensor) -> Tensor:
+    """(B, L, V): `share` for these tokens, the rest evenly for the others."""
+    size = NUM_SYMBOLS + 13
+    rest = ((1 - share) / (size - 1))[:, :, None].expand(-1, -1, size)
+    return rest.scatter(2, tokens[:, :, None], share[:, :, None]).log()
+
+
+def right(tokens: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+    """The translations of these rows on canvases as wide as `tokens` (B, L), and their lengths (B,)."""
+    rows = memory.states[:, 0, 0].long().tolist()
+    width = tokens.size(1)
+    table = torch.tensor([(TARGETS[row] + [NUM_SYMBOLS] * width)[:width] for row in rows])
+    return table, torch.tensor([len(TARGETS[row]) for row in rows])
+
+
+@pytest.mark.parametrize("passes", [1, 2, 4, 7, 10])
+@pytest.mark.parametrize(("beam", "rank"), [(1, 1), (3, 1), (3, 3)])
+def test_an_oracle_gives_its_translation_at_any_number_of_passes(
+    passes: int, beam: int, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def oracle(tokens: Tensor, valid: Tensor, memory: Memory) -> Tensor:
+        wanted, lengths = right(tokens, memory)
+        sure = torch.where(lengths == valid.sum(dim=1), 0.9, 0.4)[:, None]  # of the right length it is surer
+        spread = 0.005 * (torch.arange(tokens.size(1)) * 5 % 7)
+        return probability_of(wanted, (sure + spread).double())
+
+    model = mask_predict()
+    source = known(model, monkeypatch, oracle, rank)
+    _, length_log_probs = model.length.encode(model.net, source)
+    lengths, _ = model.length.best(length_log_probs, source.lengths, 3, limit=None)
+    assert lengths[2, rank - 1] == 7
+    found = decode(model, source, max_passes=passes, length_beam=beam)
+    assert [t[0][keep[0]].tolist() for t, keep in zip(found.tokens, found.valid, strict=True)] == TARGETS
+
+
+@pytest.mark.parametrize(("passes", "correct"), [(1, [1]), (3, [1, 3]), (7, [0, 1, 2, 3])])
+def test_an_oracle_that_reads_from_the_left_needs_as_many_passes_as_tokens(
+    passes: int, correct: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows a token, and is sure, where it sees the one before."""
+
+    def oracle(tokens: Tensor, valid: Tensor, memory: Memory) -> Tensor:
+        wanted, _ = right(tokens, memory)
+        seen = torch.nn.functional.pad(tokens[:, :-1] == wanted[:, :-1], (1, 0), value=True)
+        return probability_of(torch.where(seen, wanted, NUM_SYMBOLS + 12), torch.where(seen, 0.9, 0.5).double())
+
+    model = mask_predict()
+    source = known(model, monkeypatch, oracle, 1)
+    found = decode(model, source, max_passes=passes, length_beam=1)
+    outputs = [t[0][keep[0]].tolist() for t, keep in zip(found.tokens, found.valid, strict=True)]
+    assert [i for i, target in enumerate(TARGETS) if outputs[i] == target] == correct
+    assert [len(output) for output in outputs] == [len(target) for target in TARGETS]
