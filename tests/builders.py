@@ -65,7 +65,7 @@ def make_batch(lengths: list[tuple[int, int]], *, vocabularies: Vocabularies = V
     sources = [row(s, vocabularies.source_size) for s, _ in lengths]
     targets = [row(t, vocabularies.target_size) for _, t in lengths]
     fertilities = [  # each target token is given to a random source token
-        torch.randint(s, (t,), generator=generator).bincount(minlength=s).tolist() for s, t in lengths
+        torch.randint(max(1, s), (t,), generator=generator).bincount(minlength=s)[:s].tolist() for s, t in lengths
     ]
     return collate([Pair(*row) for row in zip(sources, targets, fertilities, strict=True)])
 

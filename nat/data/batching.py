@@ -162,6 +162,8 @@ def prefetch(iterator: Iterator[T], depth: int = 2) -> Iterator[T]:
             yield value
     finally:
         stop.set()
+        # A thread that is within C++ when Python ends aborts the process. What it waits for may not come: not for ever.
+        thread.join(timeout=10)
 
 
 def _fill(iterator: Iterator[Any], ready: queue.Queue[tuple[str, Any]], stop: threading.Event) -> None:

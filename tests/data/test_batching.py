@@ -165,5 +165,4 @@ def test_the_thread_ends_when_the_consumer_stops():
     next(items)
     (thread,) = set(threading.enumerate()) - before
     items.close()
-    thread.join(timeout=5)
-    assert not thread.is_alive()
+    assert not thread.is_alive()  # one that is within C++ when Python ends aborts the process

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from builders import VOCABULARIES
 
 from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
@@ -28,6 +29,8 @@ SENTENCES += ["7", "8 8", "15 16 17 18", "19 1 19", "10 11", "9 13 17 10 14 18"]
 
 class Numbers:
     """A tokenizer of texts that are token ids."""
+
+    size, model = VOCABULARIES.target_size, b"numbers"
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [[int(word) for word in text.split()] for text in texts]

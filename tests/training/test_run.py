@@ -528,7 +528,7 @@ def test_init_from_starts_from_every_tensor_that_fits(
     given, own = load_tensors(reference / "model.safetensors"), load_tensors(folder / "model.safetensors")
     shared = [name for name in own if name in given and own[name].shape == given[name].shape]
     assert f"init_from: {len(shared)} of {len(own)} tensors start from" in capsys.readouterr().err
-    assert any(name.startswith("encoder.") for name in shared)
+    assert any(name.startswith("net.encoder.") for name in shared)
     for name in shared:
         assert torch.allclose(own[name], given[name], atol=1e-12)
 

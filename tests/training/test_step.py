@@ -230,7 +230,7 @@ def test_half_precision_is_near_the_full_one(name: str, precision: Precision) ->
         # One unit of 24 whose input is rounded to the other side of its ReLU is much of a layer's gradient.
         assert (found[key] - gradient).norm() <= 0.25 * gradient.norm() + 1e-3, key
     differences = torch.cat([(found[key] - gradient).flatten() for key, gradient in expected.items()])
-    assert differences.norm() <= 0.05 * torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
+    assert differences.norm() <= 0.1 * torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
 
 
 class Alone(Ranks):
