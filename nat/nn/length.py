@@ -34,7 +34,7 @@ class LengthPredictor(nn.Module):
     class Config:
         summary: Summary = option(Summary.MEAN, "mean of the encoder's states, or the state of a [LENGTH] token")
         max_offset: int = option(256, "largest difference between source and target length, in tokens", minimum=1)
-        weight: float = option(0.1, "weight of its loss", above=0)
+        weight: float = option(0.1, "weight of its loss, a sum over sentences beside one over tokens", above=0)
 
     def __init__(self, config: Config, *, dim: int) -> None:
         super().__init__()
