@@ -30,6 +30,10 @@ for text in distilled raw; do
   done
   train imputer $text "$runs/ctc-$text" "$@"
 done
+# does glancing need a longer run? twice the budget
+for recipe in ctc ctc_glancing; do
+  train $recipe distilled "$teacher" trainer.max_updates=3000 run_dir="$runs/${recipe}_long-distilled" "$@"
+done
 train fertility distilled "$runs/fertility-distilled" stage=fertility_tuning stage.teacher="$teacher" run_dir="$runs/fertility_tuned-distilled" "$@"
 
 rows="$teacher?name=teacher greedy,$teacher?beam_size=4&name=teacher beam 4"
@@ -54,6 +58,8 @@ for text in raw distilled; do
   for n in 1 2 4 8; do row imputer "max_passes=$n&" "Imputer $n"; done
 done
 row fertility "$npd=100&" "fertility NPD 100"
+row ctc_long "" "CTC 3000 updates"
+row ctc_glancing_long "" "CTC glancing 3000 updates"
 row fertility_tuned "" "fertility fine-tuned argmax"
 row fertility_tuned "$npd=10&" "fertility fine-tuned NPD 10"
 claims=""
@@ -69,5 +75,6 @@ for text in distilled raw; do
   claim "vanilla glancing $text" "vanilla $text"
   claim "refinement 5 $text" "refinement 1 $text"
 done
+claim "CTC glancing 3000 updates distilled" "CTC 3000 updates distilled"
 claim "fertility fine-tuned argmax distilled" "fertility argmax distilled"
 nat-report "run_dirs=[$rows]" "claims=[$claims]" output="$runs/report" data.max_words=12 speed_sentences=50 samples=5
