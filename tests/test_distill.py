@@ -91,7 +91,9 @@ def test_beam_with_several_candidates(tiny_runs: dict[str, Path], tmp_path: Path
     assert [line["rank"] for line in lines] == [0, 1, 2] * 12
 
 
-def test_killed_up_to_three_times_gives_the_same_bytes(distilled: Path, tiny_runs: dict[str, Path], tmp_path: Path) -> None:
+def test_killed_up_to_three_times_gives_the_same_bytes(
+    distilled: Path, tiny_runs: dict[str, Path], tmp_path: Path
+) -> None:
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "nat.cli.distill", f"teacher={tiny_runs['autoregressive']}", f"output={folder}"]
     kills, choose = 0, random.Random(5)
