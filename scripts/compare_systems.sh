@@ -4,7 +4,7 @@
 #   bash scripts/compare_systems.sh [FOLDER] [OVERRIDES of nat-train, for example seed=2]
 # The same command again resumes where it was stopped. Budget: 1500 updates of 512 target tokens for each system, on the
 # pairs of at most 12 words a side; all start from the teacher's weights, the Imputer from those of its CTC parent, with
-# as many updates again.
+# as many updates again; the fine-tuning of the fertility model takes 500 more.
 set -euo pipefail
 output=${1:-runs/small}
 shift || true
@@ -34,7 +34,7 @@ done
 for recipe in ctc ctc_glancing; do
   train $recipe distilled "$teacher" trainer.max_updates=3000 run_dir="$runs/${recipe}_long-distilled" "$@"
 done
-train fertility distilled "$runs/fertility-distilled" stage=fertility_tuning stage.teacher="$teacher" run_dir="$runs/fertility_tuned-distilled" "$@"
+train fertility distilled "$runs/fertility-distilled" stage=fertility_tuning stage.teacher="$teacher" trainer.max_updates=500 schedule.peak=3.0e-4 run_dir="$runs/fertility_tuned-distilled" "$@"
 
 rows="$teacher?name=teacher greedy,$teacher?beam_size=4&name=teacher beam 4"
 row() { rows+=",$runs/$1-$text?$2name=$3 $text"; } # RUN OPTIONS& LABEL
