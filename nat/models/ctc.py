@@ -122,7 +122,9 @@ class CTC(TranslationModel):
         ratio = self.config.glancing(update) if self.training else 0.0
         if ratio > 0:
             states = self.glance(slots, memory, batch, random, ratio=ratio)
-        guide = self.guide(slots, batch, random.fork(1)) if self.training else None
+        guide = None
+        if self.training and self.config.deep_supervision.enabled:
+            guide = self.guide(slots, batch, random.fork(1))
         layers = self.net.decode(self.net.place(states), slots.valid, memory, guide=guide)
         return self.terms(layers, slots, batch)
 

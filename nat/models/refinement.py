@@ -81,8 +81,7 @@ class Refinement(TranslationModel):
     ) -> tuple[Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
         """Source embeddings copied uniformly."""
         index, valid = uniform_copy(source.lengths, lengths, width=width)
-        embedded = self.net.embeddings.source(source.tokens)
-        return embedded.gather(1, index[:, :, None].expand(-1, -1, embedded.size(2))), valid
+        return self.net.embeddings.source(source.tokens.gather(1, index)), valid
 
     def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
         batch = batch.compact()

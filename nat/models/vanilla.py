@@ -65,10 +65,10 @@ class Vanilla(TranslationModel):
         self, source: Source, lengths: Int[Tensor, " B"], *, width: int | None = None
     ) -> tuple[Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
         """Decoder inputs without positions, for targets of these lengths, and where they are valid."""
-        embedded = self.net.embeddings.source(source.tokens)
         if self.config.copy is Copy.UNIFORM:
             index, valid = uniform_copy(source.lengths, lengths, width=width)
-            return embedded.gather(1, index[:, :, None].expand(-1, -1, embedded.size(2))), valid
+            return self.net.embeddings.source(source.tokens.gather(1, index)), valid
+        embedded = self.net.embeddings.source(source.tokens)
         weights, valid = soft_copy(
             source.lengths, lengths, source_width=embedded.size(1), tau=self.config.copy_tau, width=width
         )
