@@ -24,7 +24,7 @@ from nat.losses import log_prob_cross_entropy
 from nat.models.base import DecodingOptions, LossTerm, Translation, TranslationModel
 from nat.nn.attention.full import FullAttention
 from nat.nn.attention.positional import OthersAttention, PositionalAttention
-from nat.nn.glancing import Glancing, gold_guide, gold_positions, reveal, shown
+from nat.nn.glancing import Glancing, glance_at_target, gold_guide, gold_positions
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, Seq2Seq, Seq2SeqConfig
 from nat.nn.transformer import Decoder, Memory, initialise
@@ -144,7 +144,7 @@ class Fertility(TranslationModel):
         random = RowRandom.of((batch.source.tokens, batch.source.valid), (target.tokens, target.valid), seed=update)
         ratio = self.config.glancing(update) if self.training else 0.0
         if ratio > 0:
-            x, hidden = self.glance(x, target, memory, random, ratio=ratio)
+            x, hidden = glance_at_target(self.net, x, target, memory, random, ratio=ratio)
         if self.training and self.config.deep_supervision.enabled:
             gold = gold_positions(valid, random.fork(1), share=self.config.deep_supervision.gold)
             guide = gold_guide(target.tokens, gold)
@@ -162,16 +162,6 @@ class Fertility(TranslationModel):
         _, nll, count = found[-1]
         total = torch.stack([total for total, _, _ in found]).mean()
         return {"cross_entropy": LossTerm(total, count), "nll": LossTerm(nll, count, weight=0.0)}
-
-    def glance(
-        self, x: Float[Tensor, "B L D"], target: Target, memory: Memory, random: RowRandom, *, ratio: float
-    ) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
-        """Inputs with some of the reference revealed, and the positions left to predict (Qian et al. 2021,
-        section 3.2)."""
-        with torch.no_grad():
-            predicted = self.net.decode(self.net.place(x), target.valid, memory)[-1].argmax(dim=-1)
-        where = shown(predicted, target.tokens, target.valid, random, ratio=ratio)
-        return reveal(x, self.net.embed(target.tokens), where), target.valid & ~where
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
         """Raises ConfigError where the corpus has no fertilities."""

@@ -18,11 +18,10 @@ from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.losses import log_prob_cross_entropy
 from nat.models.base import DecodingOptions, LengthBeamOptions, LossTerm, Translation, TranslationModel
-from nat.nn.glancing import Glancing, gold_guide, gold_positions, reveal, shown
+from nat.nn.glancing import Glancing, glance_at_target, gold_guide, gold_positions
 from nat.nn.length import LengthPredictor
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, ParallelConfig, Seq2Seq
-from nat.nn.transformer import Memory
 from nat.ops.copying import soft_copy, uniform_copy
 
 
@@ -83,7 +82,7 @@ class Vanilla(TranslationModel):
         hidden, guide = valid, None
         ratio = self.config.glancing(update) if self.training else 0.0
         if ratio > 0:
-            x, hidden = self.glance(x, batch, memory, random, ratio=ratio)
+            x, hidden = glance_at_target(self.net, x, target, memory, random, ratio=ratio)
         if self.training and self.config.deep_supervision.enabled:
             gold = gold_positions(valid, random.fork(1), share=self.config.deep_supervision.gold)
             guide = gold_guide(target.tokens, gold)
@@ -91,17 +90,6 @@ class Vanilla(TranslationModel):
         layers = self.net.decode(self.net.place(x), valid, memory, guide=guide)
         length = LossTerm(*self.length.loss(length_log_probs, batch), weight=self.config.length.weight)
         return self.terms(layers, batch, hidden) | {"length": length}
-
-    def glance(
-        self, x: Float[Tensor, "B T D"], batch: Batch, memory: Memory, random: RowRandom, *, ratio: float
-    ) -> tuple[Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
-        """Inputs with some of the reference revealed, and the positions left to predict (Qian et al. 2021,
-        section 3.2)."""
-        target = batch.target
-        with torch.no_grad():
-            predicted = self.net.decode(self.net.place(x), target.valid, memory)[-1].argmax(dim=-1)
-        where = shown(predicted, target.tokens, target.valid, random, ratio=ratio)
-        return reveal(x, self.net.embed(target.tokens), where), target.valid & ~where
 
     def terms(self, layers: list[Tensor], batch: Batch, hidden: Bool[Tensor, "B T"]) -> dict[str, LossTerm]:
         """Cross entropy at the hidden positions, the mean over the layers that predict."""

@@ -9,8 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nat.config import option
+from nat.data.batch import Target
 from nat.nn.rng import RowRandom
-from nat.nn.seq2seq import Guide
+from nat.nn.seq2seq import Guide, Seq2Seq
+from nat.nn.transformer import Memory
 from nat.ops.glancing import glance
 from nat.schedule import Schedule
 
@@ -43,6 +45,23 @@ def shown(
 ) -> Bool[Tensor, "B L"]:
     """See `ops.glancing.glance`; the noise is the rows' own."""
     return glance(predicted, reference, valid, random.uniform(valid.size(1)), ratio=ratio)
+
+
+def glance_at_target(
+    net: Seq2Seq,
+    x: Float[Tensor, "B L D"],
+    target: Target,
+    memory: Memory,
+    random: RowRandom,
+    *,
+    ratio: float,
+) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
+    """Decoder inputs (without positions) with some of the reference revealed, and the positions left to predict, for
+    canvases of one position for each target token (section 3.2)."""
+    with torch.no_grad():
+        predicted = net.decode(net.place(x), target.valid, memory)[-1].argmax(dim=-1)
+    where = shown(predicted, target.tokens, target.valid, random, ratio=ratio)
+    return reveal(x, net.embed(target.tokens), where), target.valid & ~where
 
 
 def gold_positions(valid: Bool[Tensor, "B L"], random: RowRandom, *, share: float) -> Bool[Tensor, "B L"]:
