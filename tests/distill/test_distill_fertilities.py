@@ -148,7 +148,7 @@ def test_killed_and_resumed_gives_the_same_lines(
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert list(folder.glob("parts/shard-*")) or (folder / "manifest.json").exists()
+    assert 0 < len(list(folder.glob("parts/shard-*"))) < 25
     assert distil(*arguments) == 0
     assert without_scores(folder) == without_scores(made("fertilities=attention", "targets=teacher"))
 
