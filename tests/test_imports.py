@@ -28,6 +28,7 @@ LAYERS: list[set[str]] = [  # from the bottom; a module may import from its own 
         "nat.losses",
         "nat.decoding.beam",
         "nat.decoding.refine",
+        "nat.decoding.editing",
         "nat.decoding.arpa",
         "nat.decoding.language_model",
     },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -55,8 +55,36 @@ class Tokens(Rows):
 
 
 @dataclass(frozen=True)
+class Draft(Tokens):
+    """Target text to start from, right-padded; rows of length 0 start from nothing.
+
+    fixed: (B, L) True at tokens that must stay. closed: (B, L + 1) True at gaps where nothing may be inserted: gap g
+    stands before position g, the row's last one after its last token.
+    """
+
+    fixed: Bool[Tensor, "B L"]
+    closed: Bool[Tensor, "B G"]
+
+
+@dataclass(frozen=True)
+class Phrases(Rows):
+    """Target phrases that each translation must contain, whole, in any order: C for a row, each of up to N tokens;
+    both right-padded. Rows of nothing but padding are no phrases."""
+
+    tokens: Int[Tensor, "B C N"]
+    valid: Bool[Tensor, "B C N"]
+
+
+@dataclass(frozen=True)
 class Source(Tokens):
-    """The sentences to translate."""
+    """The sentences to translate, and what is asked of their translations; None: nothing."""
+
+    draft: Draft | None = None
+    phrases: Phrases | None = None
+
+    def compact(self) -> Self:
+        plain = super().compact()
+        return replace(self, tokens=plain.tokens, valid=plain.valid)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nat.config import option
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
+from nat.decoding.editing import num_orders
 from nat.decoding.refine import History
 from nat.errors import ConfigError
 from nat.nn.rng import RowRandom
@@ -187,6 +188,32 @@ class LengthBeamOptions(DecodingOptions):
         return self.beam if self.temperature is None else self.num_candidates
 
 
+@dataclass(frozen=True)
+class EditOptions(DecodingOptions):
+    """Of decoders that insert into a canvas: it begins with nothing, with a draft, or with phrases that must stay, see
+    `nat.decoding.editing`."""
+
+    max_passes: int = option(10, "passes at most; a sentence in which nothing changes needs fewer", minimum=1)
+    orders: int = option(24, "several constraints: orders of them that are tried; the best result stays", minimum=1)
+    max_length_factor: float = option(2.0, "a translation has at most factor * S + offset tokens", minimum=0)
+    max_length_offset: int = option(20, "see max_length_factor", minimum=1)
+    history: bool = option(False, "keep token, confidence and fate of every position at every pass")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_candidates > 1 and self.temperature is None:
+            raise ConfigError(f"num_candidates={self.num_candidates}: needs temperature (samples)")
+
+    def num_copies(self, source: Source) -> int:
+        """Canvases of each sentence: its samples, or the orders of its phrases."""
+        return num_orders(source.phrases, limit=self.orders) if self.temperature is None else self.num_candidates
+
+    def limits(self, source: Source, *, positions: int | None) -> Int[Tensor, " B"]:
+        """The longest canvas of each row, in tokens. positions: the most that the model takes, if there is a limit."""
+        limits = (source.lengths * self.max_length_factor).long() + self.max_length_offset
+        return limits if positions is None else limits.clamp(max=positions)
+
+
 class TranslationModel(nn.Module, ABC):
     """A method of translation.
 
@@ -197,6 +224,7 @@ class TranslationModel(nn.Module, ABC):
     Config: ClassVar[type]
     Decoding: ClassVar[type[DecodingOptions]] = DecodingOptions
     unlearnable: ClassVar[str] = "longer than positions.max_length"  # why `learnable` may be False
+    edits: ClassVar[frozenset[str]] = frozenset()  # what of "draft" and "phrases" of a Source `decode` heeds
 
     def __init__(self, vocabularies: Vocabularies) -> None:
         super().__init__()

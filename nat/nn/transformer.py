@@ -184,9 +184,15 @@ class Decoder(nn.Module):
         initialise(self, size.initial)
 
     def forward(
-        self, x: Float[Tensor, "B L D"], valid: Bool[Tensor, "B L"] | None, memory: Memory
+        self,
+        x: Float[Tensor, "B L D"],
+        valid: Bool[Tensor, "B L"] | None,
+        memory: Memory,
+        *,
+        num_layers: int | None = None,
     ) -> Float[Tensor, "B L D"]:
-        for layer in self.layers:
+        """num_layers: leave the stack after so many (early exit); None: after all."""
+        for layer in self.stack[:num_layers]:
             x = layer(x, valid, memory)
         return self.norm(x)
 

@@ -1,0 +1,103 @@
+"""What a decoder that edits starts from."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nat.data.batch import Draft, Phrases, Source, Target
+from nat.decoding.editing import EditCanvas, num_orders, orders, start
+from nat.decoding.refine import Fate
+
+PHRASES = [[[10, 11], [12]], [], [[13]]]
+
+
+def phrases_of(rows: list[list[list[int]]]) -> Phrases:
+    number = max(1, *(len(row) for row in rows))
+    width = max([1, *(len(phrase) for row in rows for phrase in row)])
+    tokens = torch.zeros((len(rows), number, width), dtype=torch.long)
+    for i, row in enumerate(rows):
+        for c, phrase in enumerate(row):
+            tokens[i, c, : len(phrase)] = torch.tensor(phrase)
+    return Phrases(tokens, tokens > 0)
+
+
+def draft_of(rows: list[list[int]]) -> Draft:
+    target = Target.from_lists(rows)
+    closed = torch.zeros(len(rows), target.tokens.size(1) + 1, dtype=torch.bool)
+    return Draft(target.tokens, target.valid, torch.zeros_like(target.valid), closed)
+
+
+def source(rows: int, **given: object) -> Source:
+    return replace(Source.from_lists([[20]] * rows), **given)
+
+
+def lists(canvas: EditCanvas) -> list[list[int]]:
+    return [row[keep].tolist() for row, keep in zip(canvas.tokens, canvas.valid, strict=True)]
+
+
+def test_nothing_asked_is_an_empty_canvas_with_one_open_gap() -> None:
+    canvas = start(source(2))
+    assert lists(canvas) == [[], []]
+    assert canvas.open_gaps.tolist() == [[True, False], [True, False]]
+
+
+def test_phrases_are_fixed_and_whole_in_every_order() -> None:
+    canvas = start(source(3, phrases=phrases_of(PHRASES)), copies=2)
+    assert lists(canvas) == [[10, 11, 12], [12, 10, 11], [], [], [13], [13]]
+    assert torch.equal(canvas.fixed, canvas.valid)
+    assert canvas.open_gaps[:2].tolist() == [[True, False, True, True], [True, True, False, True]]
+    assert canvas.open_gaps[4].tolist() == [True, True, False, False]
+
+
+def test_a_phrase_in_the_draft_is_fixed_where_it_stands_and_a_missing_one_follows() -> None:
+    given = source(3, draft=draft_of([[10, 9, 10, 11, 10, 11], [5], [12]]), phrases=phrases_of(PHRASES))
+    canvas = start(given)
+    assert lists(canvas) == [[10, 9, 10, 11, 10, 11, 12], [5], [12, 13]]
+    assert canvas.fixed[0].tolist() == [False, False, True, True, False, False, True]
+    assert canvas.open_gaps[0].tolist() == [True, True, True, False, True, True, True, True]
+    assert canvas.fixed[1:].tolist() == [[False] * 7, [False, True] + [False] * 5]
+
+
+def test_two_equal_phrases_take_two_places() -> None:
+    given = source(1, draft=draft_of([[7, 10, 7]]), phrases=phrases_of([[[7], [7], [7]]]))
+    canvas = start(given)
+    assert lists(canvas) == [[7, 10, 7, 7]]
+    assert canvas.fixed.tolist() == [[True, False, True, True]]
+
+
+def test_closed_gaps_of_a_draft_stay_closed() -> None:
+    draft = draft_of([[5, 6], [7]])
+    closed = torch.tensor([[True, False, True], [False, True, False]])
+    canvas = start(source(2, draft=replace(draft, closed=closed)))
+    assert canvas.open_gaps.tolist() == [[False, True, False], [True, False, False]]
+    counts = torch.tensor([[0, 2, 0], [1, 0, 0]])
+    wider = canvas.inserted(counts, token=4)
+    assert lists(wider) == [[5, 4, 4, 6], [4, 7]]
+    assert wider.open_gaps.tolist() == [[False, True, True, True, False], [True, True, False, False, False]]
+    assert wider.fate.tolist() == [[1, 4, 4, 1], [4, 1, 0, 0]]
+    assert Fate.INSERTED == 4
+    assert lists(wider.without(wider.tokens == 4)) == [[5, 6], [7]]
+
+
+@given(st.integers(0, 7), st.integers(1, 30))
+def test_orders_begin_with_the_given_one_and_differ(number: int, count: int) -> None:
+    found = orders(number, count)
+    assert len(found) == count
+    assert found[0] == tuple(range(number))
+    assert all(sorted(order) == list(range(number)) for order in found)
+    distinct = len(set(itertools.permutations(range(min(number, 5))))) if number <= 5 else 720
+    assert len(set(found)) == min(count, distinct)
+    assert num_orders(phrases_of([[[9]] * number]), limit=count) == min(count, distinct if number else 1)
+    assert num_orders(None, limit=count) == 1
+
+
+def test_the_start_of_a_row_does_not_depend_on_its_batch() -> None:
+    together = start(source(3, phrases=phrases_of(PHRASES)), copies=2)
+    for i, row in enumerate(PHRASES):
+        alone = start(source(1, phrases=phrases_of([row])), copies=2)
+        assert lists(alone) == lists(together)[2 * i : 2 * i + 2]
