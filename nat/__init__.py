@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from nat.decoding.requests import Request
     from nat.translator import Translator, load
 
-__all__ = ["Translator", "__version__", "load"]
+__all__ = ["Request", "Translator", "__version__", "load"]
 
 
 def __getattr__(name: str) -> object:
@@ -18,4 +19,8 @@ def __getattr__(name: str) -> object:
         from nat import translator
 
         return getattr(translator, name)
+    if name == "Request":
+        from nat.decoding.requests import Request
+
+        return Request
     raise AttributeError(f"module 'nat' has no attribute '{name}'")

@@ -12,9 +12,10 @@ import torch
 from nat.config import load_yaml, parse
 from nat.data.batch import Batch
 from nat.data.batching import Pair, collate, length_sorted_batches
-from nat.data.tokenizer import Tokenizers
+from nat.data.tokenizer import Tokenizer, Tokenizers
 from nat.decoding.batched import Decoded, decode_in_batches
 from nat.decoding.candidates import Candidates, Choice, Teacher, choose, resolve_choice
+from nat.decoding.requests import Sentence, Wanted, encode_request, source_of
 from nat.errors import ConfigError, DataError
 from nat.models.base import DecodingOptions, TranslationModel
 from nat.training.checkpoint import load_model
@@ -70,7 +71,7 @@ class Translator:
 
     def translate(
         self,
-        sentences: Sequence[str],
+        sentences: Sequence[Sentence],
         *,
         batch_size: int = 64,
         choose: Choice | str | None = None,
@@ -79,6 +80,7 @@ class Translator:
     ) -> list[str]:
         """The translation of each sentence, in input order; an empty sentence gives an empty one.
 
+        sentences: text, or a `nat.Request` with a draft, known words or constraints where the method can edit.
         options: the method's decoding options, for example beam_size=4. choose, teacher: see `candidates`. Raises
         ConfigError for options that the method does not have, DataError for a sentence that is too long.
         """
@@ -87,7 +89,7 @@ class Translator:
 
     def candidates(
         self,
-        sentences: Sequence[str],
+        sentences: Sequence[Sentence],
         *,
         batch_size: int = 64,
         choose: Choice | str | None = None,
@@ -113,7 +115,7 @@ class Translator:
     @torch.inference_mode()
     def choose_among(
         self,
-        sentences: Sequence[str],
+        sentences: Sequence[Sentence],
         *,
         decoding: DecodingOptions,
         batch_size: int,
@@ -123,32 +125,74 @@ class Translator:
     ) -> list[Candidates]:
         """As `candidates`, with checked options; `advance` hears of every batch's size."""
         decoded = self.decode(sentences, decoding=decoding, batch_size=batch_size, advance=advance)
-        texts = iter(self.tokenizers.target.decode([ids for item in decoded for ids in item.tokens]))
+        written = self.sides(decoding)[1]
+        texts = iter(written.decode([ids for item in decoded for ids in item.tokens]))
         found = [Candidates.of(item, [next(texts) for _ in item.tokens]) for item in decoded]
-        return choose(found, sentences, choice=choice, teacher=teacher, batch_size=batch_size)
+        sources = [source_of(sentence) for sentence in sentences]
+        return choose(found, sources, choice=choice, teacher=teacher, batch_size=batch_size)
 
     def decode(
         self,
-        sentences: Sequence[str],
+        sentences: Sequence[Sentence],
         *,
         decoding: DecodingOptions,
         batch_size: int,
         advance: Callable[[int], None] = lambda sentences: None,
     ) -> list[Decoded]:
         """Token ids and scores of all translations, in input order; `advance` hears of every batch's size."""
-        rows = self.encode(sentences, "the input")
+        rows = self.encode([source_of(sentence) for sentence in sentences], "the input", decoding=decoding)
         results: list[Decoded | None] = [None] * len(rows)
-        batches = decode_in_batches(self.model, rows, decoding=decoding, batch_size=batch_size, device=self.device)
+        batches = decode_in_batches(
+            self.model,
+            rows,
+            decoding=decoding,
+            batch_size=batch_size,
+            device=self.device,
+            wanted=self.wanted(sentences, "the input", decoding=decoding),
+        )
         for indices, found in batches:
             for index, item in zip(indices, found, strict=True):
                 results[index] = item
             advance(len(indices))
         return [item for item in results if item is not None]
 
-    def encode(self, sentences: Sequence[str], name: str) -> list[list[int]]:
-        """Token ids of source sentences. Raises DataError, naming the text and the line, for one that is too long
+    def sides(self, decoding: DecodingOptions | None = None) -> tuple[Tokenizer, Tokenizer]:
+        """The tokenizers of what is read and of what is written."""
+        sides = self.tokenizers.source, self.tokenizers.target
+        return sides[::-1] if decoding is not None and decoding.reverse else sides
+
+    def wanted(
+        self, sentences: Sequence[Sentence], name: str, *, decoding: DecodingOptions | None = None
+    ) -> list[Wanted] | None:
+        """What is asked of the translations, in ids; None where it is nothing. Raises ConfigError for what the method
+        cannot do, DataError, naming the text and the line, for what cannot be kept."""
+        requests = [sentence for sentence in sentences if not isinstance(sentence, str)]
+        asked = frozenset[str]().union(*(request.asked for request in requests))
+        for what in sorted(asked - self.model.edits):
+            able = f"; it heeds {', '.join(sorted(self.model.edits))}" if self.model.edits else ""
+            raise ConfigError(
+                f"{what}: a {type(self.model).__name__} checkpoint ({self.folder}) has no use for it{able}"
+            )
+        if not asked:
+            return None
+        found, limit = [], self.model.max_target_length
+        for line, sentence in enumerate(sentences, start=1):
+            where = f"{name}, line {line}"
+            found.append(encode_request(sentence, self.sides(decoding)[1], where))
+            number = found[-1].num_tokens
+            if limit is not None and number > limit:
+                raise DataError(
+                    f"{where}: draft, known words and constraints have {number} tokens, but {self.folder} writes at "
+                    f"most {limit}"
+                )
+        return found
+
+    def encode(
+        self, sentences: Sequence[str], name: str, *, decoding: DecodingOptions | None = None
+    ) -> list[list[int]]:
+        """Token ids of sentences to translate. Raises DataError, naming the text and the line, for one that is too long
         for the model."""
-        rows = self.tokenizers.source.encode(list(sentences))
+        rows = self.sides(decoding)[0].encode(list(sentences))
         limit = self.model.max_source_length
         for number, row in enumerate(rows, start=1):
             if limit is not None and len(row) > limit:

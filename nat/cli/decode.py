@@ -15,6 +15,7 @@ usage: nat-decode run_dir=PATH [split=test|valid|train | source=FILE [reference=
   echo "Click OK." | nat-decode run_dir=runs/ctc source=- speed=false
   nat-decode run_dir=runs/ctc output=ctc.de decoding.beam_size=8 decoding.num_candidates=8 teacher=runs/teacher
   nat-decode run_dir=runs/ctc output=ctc.de decoding.temperature=0.8 decoding.num_candidates=20 choose=mbr_chrf
+  nat-decode run_dir=runs/levenshtein source=mine.en draft=mine.draft.de constraints=mine.terms output=mine.de
 
 choose=first|own|teacher|mbr_chrf|mbr_bleu picks one of a sentence's candidates: the method's first, the model's own
 best by mean log-probability a token, the teacher's best, or the one that agrees most with the others.

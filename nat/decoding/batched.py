@@ -12,6 +12,7 @@ import torch
 from nat.data.batch import Source
 from nat.data.batching import length_sorted_batches
 from nat.decoding.refine import Fate, History
+from nat.decoding.requests import Wanted, attach
 from nat.models.base import DecodingOptions, Translation, TranslationModel
 
 OutOfMemory = torch.OutOfMemoryError
@@ -81,10 +82,12 @@ def decode_in_batches(
     decoding: DecodingOptions,
     batch_size: int,
     device: torch.device,
+    wanted: Sequence[Wanted] | None = None,
     autocast: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> Iterator[tuple[list[int], list[Decoded]]]:
     """Yield (indices into `sources`, their translations) batch by batch, longest sentences first.
-    Empty sources are answered with an empty translation without asking the model."""
+    Empty sources are answered with an empty translation without asking the model. wanted: of each source's
+    translation, where something is."""
     training = model.training
     if training:  # a walk over all modules: a tenth of the time of a short sentence
         model.eval()
@@ -95,7 +98,10 @@ def decode_in_batches(
             yield empty, [NOTHING] * len(empty)
         for chosen in length_sorted_batches([len(sources[i]) for i in filled], batch_size=batch_size):
             indices = [filled[i] for i in chosen]
-            batch = Source.from_lists([sources[i] for i in indices]).to(device)
+            batch = Source.from_lists([sources[i] for i in indices])
+            if wanted is not None:
+                batch = attach(batch, [wanted[i] for i in indices])
+            batch = batch.to(device)
             with autocast():
                 decoded = decode_batch(model, batch, decoding)
             yield indices, decoded

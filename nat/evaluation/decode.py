@@ -19,6 +19,7 @@ from nat.config import option
 from nat.decoding.candidates import Choice, resolve_choice
 from nat.errors import ConfigError
 from nat.evaluation.comet_score import comet_score, open_comet
+from nat.evaluation.editing import EditFiles, edit_report, with_requests
 from nat.evaluation.inputs import (
     Device,
     Split,
@@ -34,7 +35,6 @@ from nat.evaluation.speed import spread, time_alone
 from nat.evaluation.system import Scorer, System
 from nat.files import write_json, write_text
 from nat.progress import Progress
-from nat.translator import Translator
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,9 @@ class DecodeConfig:
     source: str | None = option(None, "or a text file, one sentence a line; - is standard input")
     reference: str | None = option(None, "its translations, line by line")
     output: str | None = option(None, "file of translations; null: standard output")
+    draft: str | None = option(None, "file of drafts to start from, one a line")
+    known: str | None = option(None, "file of known words around gaps, ___, one a line")
+    constraints: str | None = option(None, "file of terms that must stay, tab-separated, a line for each sentence")
     jsonl: str | None = option(None, "file of one JSON object a line")
     nbest: str | None = option(None, "file of all candidates")
     choose: Choice | None = option(
@@ -73,6 +76,10 @@ class DecodeConfig:
             raise ConfigError("ter=true: needs reference=FILE")
 
     @property
+    def edit_files(self) -> EditFiles:
+        return EditFiles(draft=self.draft, known=self.known, constraints=self.constraints)
+
+    @property
     def outputs(self) -> dict[str, Path]:
         """The files that will be written, by the option that names them."""
         named = {name: getattr(self, name) for name in ("output", "jsonl", "nbest")}
@@ -87,18 +94,21 @@ def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
     """
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
-    check_outputs(config.outputs, inputs=(config.source, config.reference))
+    files = config.edit_files
+    check_outputs(config.outputs, inputs=(config.source, config.reference, *vars(files).values()))
     system = open_system(config)
     translator = system.translator
-    text = read_text(config, translator)
+    text = with_requests(read_text(config, system), files)
     if system.scorer is not None:
         system.scorer.check(text)
     comet = None if config.comet is None else open_comet(config.comet, text)
-    translator.encode(text.sources, text.name)  # too long ones are refused now
+    translator.encode(text.sources, text.name, decoding=system.decoding)  # too long ones are refused now
+    translator.wanted(text.sentences, text.name, decoding=system.decoding)  # and what cannot be kept
     # first of all, for it warms up what is timed next
     alone = measure_alone(system, text, config.speed_sentences) if config.speed else []
-    found = translate(system, text.sources)
+    found = translate(system, text.sentences)
     report = results(system, text, found, alone=alone, ter=config.ter)
+    report |= edit_report(text, found.best, translator.sides(system.decoding)[1])
     report |= {"weights": config.weights} if config.weights else {}
     if comet is not None:
         score = comet_score(comet, text, found.best, on_gpu=translator.device.type == "cuda")
@@ -118,17 +128,18 @@ def open_system(config: DecodeConfig) -> System:
     return System(translator.folder.name, translator, decoding, batch_size, choice, scorer)
 
 
-def read_text(config: DecodeConfig, translator: Translator) -> Text:
+def read_text(config: DecodeConfig, system: System) -> Text:
     """The sentences that the options name. Raises ConfigError or DataError."""
     if config.source is not None:
         return read_files(config.source, config.reference)
-    return read_split(translator, config.split or Split.TEST, config.data)
+    text = read_split(system.translator, config.split or Split.TEST, config.data)
+    return text.swapped() if system.decoding.reverse else text
 
 
 def measure_alone(system: System, text: Text, count: int) -> list[float]:
     """Milliseconds of each of at most `count` sentences by itself."""
-    rows = system.translator.tokenizers.source.encode(text.sources)
-    filled = [source for source, row in zip(text.sources, rows, strict=True) if row]
+    rows = system.translator.encode(text.sources, text.name, decoding=system.decoding)
+    filled = [sentence for sentence, row in zip(text.sentences, rows, strict=True) if row]
     sentences = spread(filled, count)
     with Progress("time alone", total=len(sentences), unit="sentences") as progress:
         return time_alone([system], sentences, advance=progress.advance)[0]

@@ -25,6 +25,7 @@ from nat.data.batching import length_sorted_batches
 from nat.data.vocabulary import NUM_SYMBOLS, SYMBOL_TEXT
 from nat.decoding.batched import NOTHING, Decoded
 from nat.decoding.beam import EOS, length_penalty
+from nat.decoding.requests import Sentence, source_of
 from nat.errors import ConfigError, DataError
 from nat.models.autoregressive import Autoregressive
 from nat.models.base import DecodingOptions
@@ -72,7 +73,7 @@ class EngineTranslator(Translator):
 
     def decode(
         self,
-        sentences: Sequence[str],
+        sentences: Sequence[Sentence],
         *,
         decoding: DecodingOptions,
         batch_size: int,
@@ -81,7 +82,8 @@ class EngineTranslator(Translator):
         """As `Translator.decode`. The score of a translation that the limit of length cut is the engine's: that of
         the tokens it went on with, not of an end there."""
         assert isinstance(decoding, Autoregressive.Decoding)
-        rows = self.encode(sentences, "the input")
+        self.wanted(sentences, "the input")
+        rows = self.encode([source_of(sentence) for sentence in sentences], "the input")
         results = [NOTHING] * len(rows)
         filled = [i for i, row in enumerate(rows) if row]
         advance(len(rows) - len(filled))
@@ -94,9 +96,11 @@ class EngineTranslator(Translator):
             advance(len(batch))
         return results
 
-    def encode(self, sentences: Sequence[str], name: str) -> list[list[int]]:
+    def encode(
+        self, sentences: Sequence[str], name: str, *, decoding: DecodingOptions | None = None
+    ) -> list[list[int]]:
         """As `Translator.encode`; sinusoids have a limit here."""
-        rows = super().encode(sentences, name)
+        rows = super().encode(sentences, name, decoding=decoding)
         for number, row in enumerate(rows, start=1):
             if len(row) > self.longest:
                 raise DataError(f"{name}, line {number}: {len(row)} tokens, but {PACKAGE} takes at most {self.longest}")

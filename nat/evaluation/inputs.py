@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -18,6 +18,7 @@ from nat.config import parse
 from nat.data.corpus import DataConfig
 from nat.data.readers import read_lines
 from nat.data.tokenized import TokenizedCorpus, prepare
+from nat.decoding.requests import Request, Sentence
 from nat.errors import ConfigError, DataError
 from nat.files import read_json
 from nat.models.base import DecodingOptions
@@ -41,13 +42,25 @@ class Device(Enum):
 @dataclass(frozen=True)
 class Text:
     """What is translated. lines: line numbers in the split's file. dropped: what the split's filters left out, as
-    `DropReport.to_plain` gives it. Both are None for a file, which is taken as it is."""
+    `DropReport.to_plain` gives it. Both are None for a file, which is taken as it is. requests: what is asked of each
+    translation; None: nothing."""
 
     name: str
     sources: list[str]
     references: list[str] | None
     lines: list[int] | None = None
     dropped: dict[str, Any] | None = None
+    requests: list[Request] | None = None
+
+    @property
+    def sentences(self) -> Sequence[Sentence]:
+        """The sources with what is asked."""
+        return self.sources if self.requests is None else self.requests
+
+    def swapped(self) -> Text:
+        """The other direction: references are read, sources are the references."""
+        assert self.references is not None
+        return dataclasses.replace(self, sources=self.references, references=self.sources)
 
 
 def check_outputs(paths: Mapping[str, Path], *, inputs: Iterable[str | None] = ()) -> None:

@@ -148,6 +148,8 @@ def open_system(entry: str, decoding: Mapping[str, Any], open_once: Callable[[st
     choose, teacher = options.pop("choose", None), options.pop("teacher", None)
     asked = None if choose is None else parse(Choice, choose, "choose")
     own, batch_size = decoding_options(translator, {**decoding, **options})
+    if own.reverse:
+        raise ConfigError("direction: the systems of a report translate one way, the corpus's; nat-decode does both")
     choice = resolve_choice(asked, teacher=teacher is not None, num_candidates=own.num_candidates)
     scorer = None if teacher is None else Scorer(teacher, open_once(teacher))
     return System(name, translator, own, batch_size, choice, scorer)

@@ -16,6 +16,8 @@ import torch
 import nat
 from nat.config import to_plain
 from nat.decoding.candidates import Candidates, Metric, sentence_bleu, sentence_chrf, with_teacher_scores
+from nat.decoding.requests import Sentence, source_of
+from nat.evaluation.editing import describe_edits
 from nat.evaluation.inputs import Text, run_summary
 from nat.evaluation.scores import repetition_rate, score_corpus, unknown_rate
 from nat.evaluation.speed import Speed, device_name, translate_timed
@@ -43,16 +45,16 @@ class Translations:
         return [item for item in self.candidates if item.filled]
 
 
-def translate(system: System, sources: Sequence[str], *, name: str = "") -> Translations:
+def translate(system: System, sentences: Sequence[Sentence], *, name: str = "") -> Translations:
     """All sentences, timed; with a teacher's scores, even where it had no say (that is not timed)."""
-    with Progress(f"translate {name}".strip(), total=len(sources), unit="sentences") as progress:
-        timed = translate_timed(system, sources, advance=progress.advance)
+    with Progress(f"translate {name}".strip(), total=len(sentences), unit="sentences") as progress:
+        timed = translate_timed(system, sentences, advance=progress.advance)
     found = timed.candidates
     if system.scorer is not None and any(item.teacher_scores is None for item in found):
-        with Progress("score", total=len(sources), unit="sentences") as progress:
+        with Progress("score", total=len(sentences), unit="sentences") as progress:
             found = with_teacher_scores(
                 found,
-                sources,
+                [source_of(sentence) for sentence in sentences],
                 system.scorer.translator,
                 batch_size=system.batch_size,
                 advance=progress.advance,
@@ -219,6 +221,7 @@ def describe(report: dict[str, Any]) -> str:
         )
         if report["oracle_bleu"] is not None:
             lines[-1] += f"; the best choice has BLEU {shown('oracle_bleu')}, or chrF {shown('oracle_chrf')}"
+    lines += describe_edits(report)
     if "teacher" in report:
         lines.append(f"teacher score {shown('teacher_score', 3)} ({report['teacher']})")
     if report["sentences_per_second"] is not None:

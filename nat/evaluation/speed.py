@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
 
 from nat.decoding.candidates import Candidates
+from nat.decoding.requests import Sentence
 from nat.evaluation.system import System
 
+Item = TypeVar("Item")
 WARM_UP = 3  # sentences that every system translates before the clock counts
 
 
@@ -65,7 +67,7 @@ class Timed:
 
 def translate_timed(
     system: System,
-    sentences: Sequence[str],
+    sentences: Sequence[Sentence],
     *,
     batch_size: int | None = None,
     advance: Callable[[int], None] = lambda sentences: None,
@@ -81,7 +83,7 @@ def translate_timed(
 
 def time_alone(
     systems: Sequence[System],
-    sentences: Sequence[str],
+    sentences: Sequence[Sentence],
     *,
     advance: Callable[[int], None] = lambda sentences: None,
 ) -> list[list[float]]:
@@ -101,7 +103,7 @@ def time_alone(
     return milliseconds
 
 
-def measure_speed(system: System, sentences: Sequence[str], *, num_alone: int = 100) -> Speed:
+def measure_speed(system: System, sentences: Sequence[Sentence], *, num_alone: int = 100) -> Speed:
     """Both speeds of one system on non-empty sentences; alone, at most `num_alone` spread evenly over them."""
     assert sentences
     (milliseconds,) = time_alone([system], spread(sentences, num_alone))
@@ -115,7 +117,7 @@ def measure_speed(system: System, sentences: Sequence[str], *, num_alone: int = 
     )
 
 
-def spread(sentences: Sequence[str], count: int) -> list[str]:
+def spread(sentences: Sequence[Item], count: int) -> list[Item]:
     """At most `count` of the sentences, evenly spread from the first to the last, always the same ones."""
     return [sentences[i] for i in spread_indices(len(sentences), count)]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nat.decoding.candidates import Candidates, Choice
+from nat.decoding.requests import Sentence
 from nat.errors import ConfigError
 from nat.evaluation.inputs import Text
 from nat.models.base import DecodingOptions
@@ -44,7 +45,7 @@ class System:
 
     def translate(
         self,
-        sentences: Sequence[str],
+        sentences: Sequence[Sentence],
         *,
         batch_size: int | None = None,
         advance: Callable[[int], None] = lambda sentences: None,

@@ -121,6 +121,11 @@ class DecodingOptions:
         """Whether the seed matters. A method that samples something else, too, says so here."""
         return self.temperature is not None
 
+    @property
+    def reverse(self) -> bool:
+        """Whether the target language is read and the source language written."""
+        return False
+
     def check_files(self, *, vocabularies: Vocabularies, tokenizer: str) -> None:
         """Opens the files that the options name, before anything is decoded. tokenizer: the run's fingerprint.
         Raises DataError."""
@@ -224,7 +229,7 @@ class TranslationModel(nn.Module, ABC):
     Config: ClassVar[type]
     Decoding: ClassVar[type[DecodingOptions]] = DecodingOptions
     unlearnable: ClassVar[str] = "longer than positions.max_length"  # why `learnable` may be False
-    edits: ClassVar[frozenset[str]] = frozenset()  # what of "draft" and "phrases" of a Source `decode` heeds
+    edits: ClassVar[frozenset[str]] = frozenset()  # of draft, known, constraints: what `decode` heeds
 
     def __init__(self, vocabularies: Vocabularies) -> None:
         super().__init__()
@@ -259,6 +264,11 @@ class TranslationModel(nn.Module, ABC):
     def max_source_length(self) -> int | None:
         """The longest source that the model takes, in tokens; None where there is no limit."""
         return None
+
+    @property
+    def max_target_length(self) -> int | None:
+        """The longest canvas that the model takes, in tokens; None where there is no limit."""
+        return self.max_source_length
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
         """False where a pair cannot be learnt from at all; such pairs are counted, reported and left out."""

@@ -10,12 +10,14 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nat.config import option
-from nat.data.batch import Batch, Source
+from nat.data.batch import Batch, Phrases, Source
 from nat.data.vocabulary import Symbol, Vocabularies
+from nat.decoding.editing import num_orders, reordered
 from nat.decoding.refine import Canvas, Fate, Step, refine
 from nat.losses import log_prob_cross_entropy
 from nat.models.base import DecodingOptions, LengthBeamOptions, LossTerm, Translation, TranslationModel
@@ -23,15 +25,18 @@ from nat.nn.length import LengthPredictor
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import Conditions, ParallelConfig, Seq2Seq
 from nat.nn.transformer import Memory
+from nat.ops.placement import best_placement, window_sums
 from nat.ops.selection import lowest
 
 MASK, PAD = int(Symbol.MASK), int(Symbol.PAD)
+STAYS = 1e4  # worth of leaving a phrase where a draft has it: above all log-probabilities
 
 
 class MaskPredict(TranslationModel):
     """p(y_masked | y_observed, x): training hides a random part of the target; decoding starts with everything
     hidden and hides again what it is least sure of."""
 
+    edits = frozenset({"draft", "constraints"})
     unlearnable = "longer than positions.max_length, or a length difference over length.max_offset"
 
     @dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,8 @@ class MaskPredict(TranslationModel):
         usual_beam: ClassVar[int] = 5
         max_passes: int = option(4, "decoder calls", minimum=1)
         history: bool = option(False, "keep token, confidence and fate of every position at every pass")
+        remask: float = option(0.3, "with a draft: share of it that the first pass predicts anew", minimum=0, maximum=1)
+        orders: int = option(24, "several constraints: orders of them that are tried", minimum=1)
 
     def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
         super().__init__(vocabularies)
@@ -91,10 +98,12 @@ class MaskPredict(TranslationModel):
         lengths, length_scores = self.length.candidates(
             length_log_probs, source.lengths, beam=decoding.beam, copies=copies, limit=self.net.max_length
         )  # (B * K), (B, K)
+        given = Conditions(memory.repeat_rows(copies), decoding.random(source))
+        canvas, calls = self.start(source.repeat_rows(copies), lengths, given.memory, decoding)
         refined = refine(
             self.stepper(decoding),
-            masked_canvas(lengths),
-            Conditions(memory.repeat_rows(copies), decoding.random(source)),
+            canvas,
+            given,
             max_passes=decoding.max_passes,
             finished=nothing_masked,
             history=decoding.history,
@@ -105,24 +114,58 @@ class MaskPredict(TranslationModel):
             extra_scores=length_scores,
             count=decoding.num_candidates,
             ordered=decoding.temperature is not None,
-            passes=refined.passes.unflatten(0, (-1, copies)),
+            passes=(refined.passes + calls).unflatten(0, (-1, copies)),
             history=refined.history,
         )
 
-    def stepper(self, decoding: Decoding) -> Step[Canvas, Conditions]:
+    def start(
+        self, source: Source, lengths: Int[Tensor, " B"], memory: Memory, decoding: Decoding
+    ) -> tuple[MaskedCanvas, Int[Tensor, " B"]]:
+        """Nothing but masks; or a draft, and phrases where they cost least. Returns the canvas and the decoder calls
+        that it took: 0, or 2."""
+        calls = torch.zeros_like(lengths)
+        if source.draft is None and source.phrases is None:
+            return masked_canvas(lengths), calls
+        canvas, drafted = first_canvas(source, lengths)
+        asked = drafted
+        log_probs = self.held_out_log_probs(canvas, memory)
+        if source.phrases is not None:
+            canvas = with_phrases(canvas, source.phrases, log_probs, orders=decoding.orders)
+            asked = asked | canvas.fixed.any(dim=1)
+        scores = log_probs.gather(2, canvas.tokens[:, :, None]).squeeze(2)
+        free = canvas.valid & ~canvas.fixed
+        share = torch.where(drafted, decoding.remask, 1.0)
+        unknown = canvas.tokens == MASK
+        total = torch.maximum((free.sum(dim=1) * share).ceil().long(), (unknown & free).sum(dim=1))
+        hidden = lowest(scores.masked_fill(unknown, -torch.inf), total, free)
+        fate = torch.where(hidden, int(Fate.MASKED), int(Fate.KEPT)).masked_fill(~canvas.valid, int(Fate.NONE))
+        scores = scores.masked_fill(hidden | ~canvas.valid, 0.0)
+        return replace(canvas, scores=scores, fate=fate, total=total), calls + 2 * asked
+
+    def held_out_log_probs(self, canvas: MaskedCanvas, memory: Memory) -> Float[Tensor, "B T V"]:
+        """Of every position while it and every other one are hidden: one call for the even positions, one for the odd
+        ones, for the model is only trained to predict what it does not see."""
+        even = torch.arange(canvas.tokens.size(1), device=canvas.tokens.device) % 2 == 0
+        found = [
+            self.log_probs(canvas.tokens.masked_fill(hidden & canvas.valid, MASK), canvas.valid, memory)
+            for hidden in (even, ~even)
+        ]
+        return found[0].where(even[:, None], found[1])
+
+    def stepper(self, decoding: Decoding) -> Step[MaskedCanvas, Conditions]:
         """Predict what is masked; then mask the n_t = N (T - t) / T least confident of all N positions (section 3.3,
         equation 2). A position that is predicted again takes its new probability, the others keep theirs."""
 
-        def step(canvas: Canvas, given: Conditions, number: int) -> Canvas:
+        def step(canvas: MaskedCanvas, given: Conditions, number: int) -> MaskedCanvas:
             hidden = canvas.fate == Fate.MASKED
             log_probs = self.log_probs(canvas.tokens.masked_fill(hidden, MASK), canvas.valid, given.memory)
             random = None if given.random is None else given.random.fork(number)
             written = decoding.pick(log_probs, random)
             tokens = written.where(hidden, canvas.tokens)
             scores = log_probs.gather(2, written[:, :, None]).squeeze(2).where(hidden, canvas.scores)
-            left = canvas.valid.sum(dim=1) * (decoding.max_passes - number) // decoding.max_passes
+            left = canvas.total * (decoding.max_passes - number) // decoding.max_passes
             fate = torch.where(hidden, int(Fate.WRITTEN), int(Fate.KEPT)).masked_fill(~canvas.valid, int(Fate.NONE))
-            fate = fate.masked_fill(lowest(scores, left, canvas.valid), int(Fate.MASKED))
+            fate = fate.masked_fill(lowest(scores, left, canvas.valid & ~canvas.fixed), int(Fate.MASKED))
             return replace(canvas, tokens=tokens, scores=scores, fate=fate)
 
         return step
@@ -138,11 +181,70 @@ class MaskPredict(TranslationModel):
         return self.length.learnable(batch, limit=self.net.max_length)
 
 
-def masked_canvas(lengths: Int[Tensor, " B"]) -> Canvas:
+@dataclass(frozen=True)
+class MaskedCanvas(Canvas):
+    """fixed: (B, L) True at positions of phrases that must stay. total: (B,) positions that are masked at first, N of
+    the schedule."""
+
+    fixed: Bool[Tensor, "B L"]
+    total: Int[Tensor, " B"]
+
+
+def masked_canvas(lengths: Int[Tensor, " B"]) -> MaskedCanvas:
     """Nothing but masks."""
     valid = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
-    canvas: Canvas = Canvas.start(torch.full(valid.shape, MASK, device=lengths.device).masked_fill(~valid, PAD), valid)
+    tokens = torch.full(valid.shape, MASK, device=lengths.device).masked_fill(~valid, PAD)
+    canvas: MaskedCanvas = MaskedCanvas.start(tokens, valid, fixed=torch.zeros_like(valid), total=lengths)
     return replace(canvas, fate=torch.where(valid, int(Fate.MASKED), int(Fate.NONE)))
+
+
+def first_canvas(source: Source, lengths: Int[Tensor, " B"]) -> tuple[MaskedCanvas, Bool[Tensor, " B"]]:
+    """The drafts, or as many masks as the length says, with masks added where the phrases need more room; and which
+    rows have a draft."""
+    draft, phrases = source.draft, source.phrases
+    room = torch.zeros_like(lengths) if phrases is None else phrases.valid.sum(dim=(1, 2))
+    drafted = torch.zeros_like(lengths, dtype=torch.bool) if draft is None else draft.lengths > 0
+    if draft is not None:
+        lengths = draft.lengths.where(drafted, lengths)
+    canvas = masked_canvas(torch.maximum(lengths, room))
+    if draft is None:
+        return canvas, drafted
+    width = min(draft.tokens.size(1), canvas.tokens.size(1))
+    tokens = canvas.tokens.clone()
+    tokens[:, :width] = draft.tokens[:, :width].where(draft.valid[:, :width], tokens[:, :width])
+    return replace(canvas, tokens=tokens), drafted
+
+
+def with_phrases(
+    canvas: MaskedCanvas, phrases: Phrases, log_probs: Float[Tensor, "B L V"], *, orders: int
+) -> MaskedCanvas:
+    """The phrases written where they cost least, without overlap, in the best of several orders, and fixed."""
+    copies = num_orders(phrases, limit=orders)
+    tried = reordered(phrases, copies)  # (B * K, C, N)
+    worth = phrase_worth(canvas.repeat_rows(copies), tried, log_probs.repeat_interleave(copies, dim=0))
+    starts, total = best_placement(worth, tried.valid.sum(dim=2))
+    best = total.view(-1, copies).argmax(dim=1) + torch.arange(len(canvas), device=total.device) * copies
+    chosen, starts, length = tried.select(best), starts[best], canvas.tokens.size(1)
+    place = starts[:, :, None] + torch.arange(chosen.tokens.size(2), device=starts.device)  # (B, C, N)
+    place = place.where(chosen.valid, length).flatten(1)  # what is no token goes to a column that is cut off
+    tokens = F.pad(canvas.tokens, (0, 1)).scatter(1, place, chosen.tokens.flatten(1))[:, :length]
+    fixed = F.pad(canvas.fixed, (0, 1)).scatter(1, place, True)[:, :length]
+    return replace(canvas, tokens=tokens, fixed=fixed)
+
+
+def phrase_worth(canvas: MaskedCanvas, phrases: Phrases, log_probs: Float[Tensor, "B L V"]) -> Float[Tensor, "B C L"]:
+    """Of each phrase that begins at each position: the log-probability that it adds to what it replaces (the draft, or
+    what the model would write at a mask); STAYS where the canvas holds it already."""
+    shape = phrases.tokens.shape[1:]
+    wanted = phrases.tokens.flatten(1)[:, None].expand(-1, canvas.tokens.size(1), -1)  # (B, L, C N)
+    likely = log_probs.masked_fill(~canvas.valid[:, :, None], -torch.inf)
+    drafted = likely.gather(2, canvas.tokens[:, :, None]).squeeze(2)
+    replaced = likely.amax(dim=2).where(canvas.tokens == MASK, drafted).masked_fill(~canvas.valid, 0.0)
+    gain = likely.gather(2, wanted) - replaced[:, :, None]
+    differs = (canvas.tokens[:, :, None] != wanted).to(gain.dtype)
+    worth = window_sums(gain.unflatten(2, shape), phrases.valid)
+    absent = window_sums(differs.unflatten(2, shape), phrases.valid) != 0
+    return worth.where(absent, STAYS)
 
 
 def nothing_masked(before: Canvas, after: Canvas) -> Bool[Tensor, " B"]:

@@ -27,7 +27,7 @@ class Fake(Translator):
 
     def __init__(self, name: str, log: list[tuple[str, list[str], int, int]], milliseconds: float = 0.0) -> None:
         self.name, self.log, self.milliseconds = name, log, milliseconds
-        self.device, self.tokenizers = torch.device("cpu"), cast(Any, SimpleNamespace(target=self))
+        self.device, self.tokenizers = torch.device("cpu"), cast(Any, SimpleNamespace(source=self, target=self))
 
     def decode(self, rows: Sequence[Any], **options: Any) -> Any:
         if "decoding" not in options:  # the tokenizer's part

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from builders import make_batch, make_model
+from builders import VOCABULARIES, make_batch, make_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from nat.data.batch import Batch, Source, Target
+from nat.data.batch import Batch, Phrases, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol
 from nat.decoding.refine import Fate
+from nat.decoding.requests import Wanted, attach
 from nat.models.base import Translation
-from nat.models.mask_predict import MaskPredict
+from nat.models.mask_predict import MaskPredict, first_canvas, masked_canvas, with_phrases
 from nat.nn.transformer import Memory
 
 MASK = int(Symbol.MASK)
@@ -249,3 +254,98 @@ def test_an_oracle_that_reads_from_the_left_needs_as_many_passes_as_tokens(
     outputs = [t[0][keep[0]].tolist() for t, keep in zip(found.tokens, found.valid, strict=True)]
     assert [i for i, target in enumerate(TARGETS) if outputs[i] == target] == correct
     assert [len(output) for output in outputs] == [len(target) for target in TARGETS]
+
+
+# --- drafts and phrases -----------------------------------------------------------------------------
+
+
+def asking(
+    rows: list[list[int]], drafts: list[list[int]] | None = None, phrases: list[list[list[int]]] | None = None
+) -> Source:
+    wanted = [
+        Wanted(draft, False, [False] * (len(draft) + 1), own)
+        for draft, own in zip(drafts or [[] for _ in rows], phrases or [[] for _ in rows], strict=True)
+    ]
+    return attach(Source.from_lists(rows), wanted)
+
+
+def contains(tokens: list[int], phrase: list[int]) -> bool:
+    return any(tokens[i : i + len(phrase)] == phrase for i in range(len(tokens)))
+
+
+def outputs(model: MaskPredict, source: Source, **options: Any) -> list[list[int]]:
+    with torch.no_grad():
+        found = model.decode(source, decoding=MaskPredict.Decoding(**options))
+    return [row[keep].tolist() for row, keep in zip(found.tokens[:, 0], found.valid[:, 0], strict=True)]
+
+
+ASKED = mask_predict()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000))
+def test_phrases_stand_whole_in_every_translation(seed: int) -> None:
+    chooser = random.Random(seed)
+
+    def words(low: int, high: int) -> list[int]:
+        return [chooser.randrange(NUM_SYMBOLS, VOCABULARIES.target_size) for _ in range(chooser.randint(low, high))]
+
+    rows = [words(1, 6) for _ in range(5)]
+    drafts = [words(1, 7) if chooser.random() < 0.5 else [] for _ in rows]
+    phrases = [[words(1, 3) for _ in range(chooser.randint(0, 3))] for _ in rows]
+    for found, own in zip(outputs(ASKED, asking(rows, drafts, phrases), length_beam=2), phrases, strict=True):
+        assert all(contains(found, phrase) for phrase in own), (found, own)
+        assert int(Symbol.MASK) not in found
+
+
+def test_a_row_does_not_see_what_is_asked_of_others() -> None:
+    model = mask_predict()
+    rows, drafts = [[9, 10, 11], [12, 13], [9]], [[], [10, 11, 12, 13], []]
+    phrases: list[list[list[int]]] = [[], [], [[12, 13], [9]]]
+    together = outputs(model, asking(rows, drafts, phrases))
+    alone = [outputs(model, asking([r], [d], [p]))[0] for r, d, p in zip(rows, drafts, phrases, strict=True)]
+    assert together == alone
+    assert together[0] == outputs(model, Source.from_lists(rows))[0]
+
+
+def test_a_draft_is_changed_where_it_is_least_probable_and_keeps_its_length() -> None:
+    model = mask_predict()
+    source = asking([[9, 10, 11]], [[12, 13, 14, 15, 16, 17]])
+    assert outputs(model, source, remask=0.0) == [[12, 13, 14, 15, 16, 17]]
+    (half,) = outputs(model, source, remask=0.5, max_passes=1)
+    memory, _ = model.length.encode(model.net, source)
+    canvas, _ = first_canvas(source, torch.tensor([2]))
+    with torch.no_grad():
+        scores = model.held_out_log_probs(canvas, memory)[0].gather(1, canvas.tokens[0][:, None]).squeeze(1)
+    surest = scores.argsort(descending=True)[:3].tolist()
+    assert [half[i] for i in surest] == [12 + i for i in surest]
+    assert len(half) == 6
+
+
+def test_held_out_probabilities_are_those_of_hidden_positions() -> None:
+    model = mask_predict()
+    source = Source.from_lists([[9, 10, 11]])
+    canvas, _ = first_canvas(asking([[9, 10, 11]], [[12, 13, 14]]), torch.tensor([1]))
+    with torch.no_grad():
+        memory, _ = model.length.encode(model.net, source)
+        found = model.held_out_log_probs(canvas, memory)
+        even = model.log_probs(torch.tensor([[MASK, 13, MASK]]), canvas.valid, memory)
+        odd = model.log_probs(torch.tensor([[12, MASK, 14]]), canvas.valid, memory)
+    assert torch.allclose(found[0, [0, 2]], even[0, [0, 2]])
+    assert torch.allclose(found[0, 1], odd[0, 1])
+
+
+def test_a_phrase_goes_where_it_costs_least_and_stays_where_a_draft_has_it() -> None:
+    canvas = masked_canvas(torch.tensor([4]))
+    log_probs = torch.full((1, 4, VOCABULARIES.target_size), -10.0)
+    log_probs[0, :, 8] = -1.0  # what the model would write
+    log_probs[0, 2, 9] = -1.5
+    log_probs[0, 1, 10] = -2.0
+    phrases = Phrases(torch.tensor([[[9], [10]]]), torch.ones(1, 2, 1, dtype=torch.bool))
+    placed = with_phrases(canvas, phrases, log_probs, orders=2)
+    assert placed.tokens.tolist() == [[MASK, 10, 9, MASK]]
+    assert placed.fixed.tolist() == [[False, True, True, False]]
+    in_order = with_phrases(canvas, phrases, log_probs, orders=1)
+    assert in_order.tokens.tolist() == [[MASK, MASK, 9, 10]]
+    drafted = replace(canvas, tokens=torch.tensor([[9, 8, 8, 8]]))
+    assert with_phrases(drafted, phrases, log_probs, orders=2).tokens.tolist() == [[9, 10, 8, 8]]
