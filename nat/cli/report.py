@@ -21,6 +21,7 @@ The text is the first run's split; data.* options change it. A run with options,
 engine=ctranslate2 decodes an autoregressive run with that package (pip install 'nat-translation[ctranslate2]').
 teacher=RUN_DIR and choose=first|own|teacher|mbr_chrf|mbr_bleu are those of nat-decode; the choice is timed too.
 claims='["A > B"]' tests whether the system named A has a higher BLEU than B, by paired bootstrap resampling.
+plots=true draws mean passes against the length of the translation (pip install 'nat-translation[plot]').
 Writes results.json, table.md, samples.txt and outputs/NAME.txt, and prints table and samples.
   --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
 """

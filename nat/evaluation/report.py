@@ -3,6 +3,7 @@
 DIR/results.json   a list of rows, one a system
 DIR/table.md       the table for a README, with what one needs to judge it
 DIR/samples.txt    sentences with their reference and every system's translation
+DIR/passes.svg     with plots=true: passes against the length of the translation
 DIR/outputs/NAME.txt   every system's translations, one a line; source.txt and reference.txt beside them
 """
 
@@ -32,6 +33,7 @@ from nat.evaluation.inputs import (
     read_split,
     run_summary,
 )
+from nat.evaluation.plots import check_plots, plot_passes
 from nat.evaluation.results import results, translate
 from nat.evaluation.speed import spread, spread_indices, time_alone
 from nat.evaluation.system import Scorer, System
@@ -71,6 +73,7 @@ class ReportConfig:
     speed_sentences: int = option(100, "sentences timed alone, at most", minimum=1)
     device: Device = option(Device.AUTO, "auto, cpu or cuda")
     num_threads: int | None = option(None, "CPU threads of torch; null: torch's choice", minimum=1)
+    plots: bool = option(False, "passes against length as passes.svg")
     claims: list[str] = option([], "pairs of systems, 'A > B', to be tested for a higher BLEU")
     data: dict[str, Any] = field(default_factory=dict, metadata={"help": "options over those of the first run"})
     decoding: dict[str, Any] = field(default_factory=dict, metadata={"help": "batch_size and options for every system"})
@@ -89,6 +92,8 @@ def report(config: ReportConfig) -> tuple[list[dict[str, Any]], str, str]:
         torch.set_num_threads(config.num_threads)
     folder = Path(config.output)
     check_outputs({f"output, {name}": folder / name for name in FILES})
+    if config.plots:
+        check_plots()
     systems = open_systems(config)
     claims = [parse_claim(claim, [system.name for system in systems]) for claim in config.claims]
     text = read_split(systems[0].translator, config.split, config.data)
@@ -103,6 +108,8 @@ def report(config: ReportConfig) -> tuple[list[dict[str, Any]], str, str]:
     write_text(folder / "samples.txt", samples)
     for name, lines in (outputs | named_texts(text)).items():
         write_text(folder / "outputs" / f"{file_name(name)}.txt", "".join(f"{line}\n" for line in lines))
+    if config.plots:
+        plot_passes(rows, folder / "passes.svg")
     write_json(folder / "results.json", rows)
     return rows, table, samples
 

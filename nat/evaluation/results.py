@@ -80,12 +80,24 @@ def quality(text: Text, found: Translations, *, ter: bool = False) -> dict[str, 
         "repetition_rate": repetition_rate(best),
         "unknown_rate": unknown_rate([item.tokens[item.chosen] for item in found.candidates]),
         "passes": sum(item.passes for item in filled) / max(1, len(filled)),
+        "passes_by_length": passes_by_length(filled),
         "num_empty": len(best) - len(filled),
         "num_empty_translations": sum(not item.best for item in filled),
         "num_truncated": sum(item.truncated for item in filled),
         "num_dropped": text.dropped["dropped"] if text.dropped else 0,
         "dropped_reasons": text.dropped["reasons"] if text.dropped else {},
     }
+
+
+def passes_by_length(filled: Sequence[Candidates]) -> list[dict[str, Any]]:
+    """Mean passes of the translations of each length in tokens, and how many there are."""
+    groups: dict[int, list[int]] = {}
+    for item in filled:
+        groups.setdefault(len(item.tokens[item.chosen]), []).append(item.passes)
+    return [
+        {"length": length, "sentences": len(passes), "passes": sum(passes) / len(passes)}
+        for length, passes in sorted(groups.items())
+    ]
 
 
 def score_report(text: Text, best: Sequence[str], *, ter: bool) -> dict[str, Any]:

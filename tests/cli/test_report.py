@@ -223,3 +223,28 @@ def test_entries() -> None:
 )
 def test_quoting(word: str, quoted: str) -> None:
     assert quote_entries(word) == quoted
+
+
+def test_passes_against_length_are_in_the_rows_and_drawn(teacher: Path, student: Path, tmp_path: Path) -> None:
+    assert run(f"run_dirs=[{teacher}?name=step by step,{student}]", f"output={tmp_path}", "plots=true", *QUICK) == 0
+    rows = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    for row in rows:
+        groups = row["passes_by_length"]
+        total = sum(group["sentences"] for group in groups)
+        assert total == row["num_sentences"] - row["num_empty"]
+        assert sum(group["sentences"] * group["passes"] for group in groups) / total == pytest.approx(row["passes"])
+        assert [group["length"] for group in groups] == sorted({group["length"] for group in groups})
+    assert all(group["passes"] == 1 for group in rows[1]["passes_by_length"])
+    drawing = (tmp_path / "passes.svg").read_text(encoding="utf-8")
+    assert drawing.startswith("<?xml")
+    assert "step by step" in drawing
+    assert student.name not in drawing  # one pass whatever the length
+
+
+def test_plots_without_their_package(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nat.evaluation.plots.PACKAGE", "no_such_package")
+    assert run(f"run_dirs=[{teacher}]", f"output={tmp_path}", "plots=true", *QUICK) == 2
+    told = capsys.readouterr().err
+    assert told == "nat-report: plots=true: no_such_package is missing; pip install 'nat-translation[plot]'\n"
