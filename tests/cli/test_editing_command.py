@@ -11,6 +11,7 @@ from builders import command
 
 import nat
 from nat.cli.decode import main
+from nat.cli.edit import main as edit
 from nat.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.timeout(300)
@@ -133,3 +134,33 @@ def test_what_the_positions_do_not_hold_is_refused(small: list[str], tmp_path: P
     translator = nat.load(tmp_path, device="cpu")
     with pytest.raises(DataError, match=r"line 1: draft, known words and constraints have .* writes at most 40"):
         translator.translate([nat.Request("Click OK.", draft="Klicken Sie auf OK. " * 20)])
+
+
+# --- nat-edit ---------------------------------------------------------------------------------------
+
+
+def study(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        edit([*arguments, "device=cpu"])
+    return int(stop.value.code or 0)
+
+
+@pytest.mark.parametrize("model", EDITORS)
+def test_a_run_is_examined_as_an_editor(
+    model: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [f"run_dir={runs[model]}", f"teacher={runs['ctc']}", f"output={tmp_path / 'x.json'}", "data.max_words=4"]
+    assert study(*given, "num_cases=20", "data.limit=40") == 0
+    figures = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    assert figures["num_cases_kept"] == figures["num_cases"] == 20
+    assert 20 <= figures["num_constraints_kept"] == figures["num_constraints"] <= 60
+    assert 0 <= figures["constrained_bleu"] <= 100
+    assert figures["draft_bleu"] != figures["teacher_bleu"]  # an untrained one
+    told = capsys.readouterr().out
+    assert "random constraints: kept 100 %" in told
+    assert f"spoiled {figures['draft_bleu']:.2f}, edited {figures['edited_bleu']:.2f}" in told
+
+
+def test_a_run_that_cannot_edit_is_refused(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert study(f"run_dir={runs['ctc']}", f"teacher={runs['ctc']}") == 2
+    assert capsys.readouterr().err.endswith("a CTC checkpoint cannot edit\n")

@@ -1,0 +1,34 @@
+"""How drafts are spoiled and terms are drawn."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from nat.evaluation.edit_study import span, spoil
+
+LINES = [" ".join(f"w{i % 97}" for i in range(n, n + 20)) for n in range(200)]
+
+
+def test_the_share_of_words_is_spoiled_half_of_them_dropped() -> None:
+    spoiled = spoil(LINES, share=0.2, seed=1)
+    before, after = sum(len(line.split()) for line in LINES), sum(len(line.split()) for line in spoiled)
+    assert (before - after) / before == pytest.approx(0.1, abs=0.02)
+    untouched = sum(sum(word in line.split() for word in old.split()) for old, line in zip(LINES, spoiled, strict=True))
+    assert untouched / before == pytest.approx(0.8, abs=0.04)
+    assert spoil(LINES, share=0.2, seed=1) == spoiled
+    assert spoil(LINES, share=0.2, seed=2) != spoiled
+    assert spoil(LINES[:3], share=0.2, seed=1) != LINES[:3]
+
+
+def test_a_line_keeps_a_word() -> None:
+    assert all(spoil(["one", "one two"] * 20, share=1.0, seed=1))
+    assert spoil([""], share=0.5, seed=1) == [""]
+
+
+def test_a_term_is_a_part_of_the_line() -> None:
+    chance = random.Random(1)
+    found = [span("a b c d", chance, 2) for _ in range(200)]
+    assert set(found) == {"a", "b", "c", "d", "a b", "b c", "c d"}
+    assert span("a", chance, 5) == "a"
