@@ -45,7 +45,9 @@ class Refinement(TranslationModel):
     @dataclass(frozen=True, kw_only=True)
     class Config(ParallelConfig):
         length: LengthPredictor.Config = field(default_factory=LengthPredictor.Config)
-        train_passes: int = option(4, "passes whose losses are summed in training", minimum=1)
+        train_passes: int = option(
+            4, "passes whose losses are summed in training; with one it would be vanilla", minimum=2
+        )
         denoising: float = option(
             0.5, "probability, for each sentence, of training as a denoising auto-encoder instead", minimum=0, maximum=1
         )

@@ -16,6 +16,7 @@ from torch import Tensor
 from nat.config import option
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
+from nat.errors import ConfigError
 from nat.losses import log_prob_cross_entropy
 from nat.models.base import DecodingOptions, LengthBeamOptions, LossTerm, Translation, TranslationModel
 from nat.nn.glancing import Glancing, glance_at_target, gold_guide, gold_positions
@@ -23,6 +24,8 @@ from nat.nn.length import LengthPredictor
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, ParallelConfig, Seq2Seq
 from nat.ops.copying import soft_copy, uniform_copy
+
+DEFAULT_TAU = 0.3
 
 
 class Copy(Enum):
@@ -39,10 +42,16 @@ class Vanilla(TranslationModel):
     class Config(ParallelConfig):
         length: LengthPredictor.Config = field(default_factory=LengthPredictor.Config)
         copy: Copy = option(Copy.UNIFORM, "decoder input: source embeddings copied uniformly, or softly by distance")
-        copy_tau: float = option(0.3, "soft copy: how far a position looks around, in source tokens", above=0)
+        copy_tau: float | None = option(
+            None, f"copy=soft: how far a position looks around, in source tokens; null: {DEFAULT_TAU}", above=0
+        )
         label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
         glancing: Glancing = field(default_factory=Glancing)
         deep_supervision: DeepSupervision = field(default_factory=DeepSupervision)
+
+        def __post_init__(self) -> None:
+            if self.copy_tau is not None and self.copy is not Copy.SOFT:
+                raise ConfigError(f"copy_tau={self.copy_tau}: has no effect without copy=soft")
 
     @dataclass(frozen=True)
     class Decoding(LengthBeamOptions):
@@ -69,7 +78,7 @@ class Vanilla(TranslationModel):
             return self.net.embeddings.source(source.tokens.gather(1, index)), valid
         embedded = self.net.embeddings.source(source.tokens)
         weights, valid = soft_copy(
-            source.lengths, lengths, source_width=embedded.size(1), tau=self.config.copy_tau, width=width
+            source.lengths, lengths, source_width=embedded.size(1), tau=self.config.copy_tau or DEFAULT_TAU, width=width
         )
         return weights.to(embedded.dtype) @ embedded, valid  # (B, T, S) @ (B, S, D)
 

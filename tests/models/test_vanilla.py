@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies
+from nat.errors import ConfigError
 from nat.models.vanilla import Vanilla
 
 A, B = NUM_SYMBOLS, NUM_SYMBOLS + 1
@@ -211,3 +212,11 @@ def test_without_gold_all_positions_count(training: bool) -> None:
 def test_gold_is_for_training_alone() -> None:
     loss = {gold: total(vanilla(deep_supervision={"enabled": True, "gold": gold})) for gold in (0.0, 0.9)}
     assert loss[0.0] == loss[0.9]
+
+
+def test_the_width_of_a_soft_copy_is_refused_without_one() -> None:
+    with pytest.raises(ConfigError, match=r"copy_tau=0.5: has no effect without copy=soft"):
+        vanilla(copy_tau=0.5)
+    near, far = (vanilla(copy="soft", copy_tau=tau) for tau in (0.1, 3.0))
+    batch = make_batch([(6, 5)])
+    assert near.loss(batch, update=1)["nll"].total != far.loss(batch, update=1)["nll"].total
