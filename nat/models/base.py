@@ -67,6 +67,7 @@ class Translation(Rows):
         count: int,
         ordered: bool = False,
         passes: Int[Tensor, "B K"] | None = None,
+        truncated: Bool[Tensor, "B K"] | None = None,
         history: History | None = None,
     ) -> Translation:
         """The `count` candidates of highest mean log-probability of a token (Ghazvininejad et al. 2019, section 3.3),
@@ -74,7 +75,8 @@ class Translation(Rows):
 
         tokens: right-padded canvases of one token a position, at least one valid. extra_scores: what else belongs to
         the score, for example of the length; it does not enter the mean. passes: decoder calls of each candidate, of
-        which a sentence has as many as its slowest; None: one. history: of (B * K) rows.
+        which a sentence has as many as its slowest; None: one. truncated: of each candidate, a sentence is where one
+        of those chosen is; None: none. history: of (B * K) rows.
         """
         kept = token_scores.masked_fill(~valid, 0.0).sum(dim=2)  # (B, K)
         extra = torch.zeros_like(kept) if extra_scores is None else extra_scores
@@ -91,7 +93,9 @@ class Translation(Rows):
             chosen,
             (kept + extra).gather(1, order),
             calls.amax(dim=1),
-            torch.zeros_like(calls[:, 0], dtype=torch.bool),
+            torch.zeros_like(calls[:, 0], dtype=torch.bool)
+            if truncated is None
+            else truncated.gather(1, order).any(dim=1),
             () if history is None else _histories(history, order, tokens.size(1)),
         )
 

@@ -1,0 +1,290 @@
+"""The Levenshtein Transformer: deletes, makes room, fills the room, until nothing changes.
+
+Gu, Wang & Zhao 2019, https://arxiv.org/abs/1905.11006. Terms that must stay: Susanto, Chollampatt & Tan 2020,
+https://arxiv.org/abs/2004.12681.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nat.config import option
+from nat.data.batch import Batch, Source, Target, Tokens
+from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
+from nat.decoding.editing import EditCanvas, start
+from nat.decoding.refine import Fate, Step, refine, unchanged
+from nat.errors import ConfigError
+from nat.losses import log_prob_cross_entropy
+from nat.models.base import DecodingOptions, EditOptions, LossTerm, Translation, TranslationModel
+from nat.nn.edit_heads import EditHeads, Exits, Sharing
+from nat.nn.rng import RowRandom
+from nat.nn.roll_in import completed, damaged, dropped, either, kept
+from nat.nn.seq2seq import ParallelConfig, Seq2Seq
+from nat.nn.transformer import Memory
+from nat.ops.edit_distance import best_edits
+from nat.ops.editing import gaps
+from nat.rows import Rows
+
+PLH = int(Symbol.PLH)
+DEFAULT_NOISE = 0.5
+
+
+class RollIn(Enum):
+    SAMPLE = "sample"
+    ARGMAX = "argmax"
+
+
+@dataclass(frozen=True)
+class Growing(EditCanvas):
+    """cut: (B,) whether the last pass wanted more placeholders than there was room for."""
+
+    cut: Bool[Tensor, " B"]
+
+
+@dataclass(frozen=True)
+class Work(Rows):
+    """What decoding reads beside its canvas. limits: (B,) the longest canvas. random: where tokens are sampled."""
+
+    memory: Memory
+    limits: Int[Tensor, " B"]
+    random: RowRandom | None
+
+
+class Levenshtein(TranslationModel):
+    """Three policies on one canvas: delete tokens, insert placeholders, fill them.
+
+    Trained by imitation of the shortest edit to the target (section 3.2), each policy on what the others leave to it.
+    A gap of more than max_placeholders is learnt as max_placeholders, filled with its first tokens, and counted in
+    `wide_gaps`; decoding needs another pass for it. A pass of decoding is up to three decoder calls.
+    """
+
+    unlearnable = "an empty side, or a canvas longer than positions.max_length"
+    edits = frozenset({"draft", "phrases"})
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ParallelConfig):
+        share_decoders: Sharing = option(
+            Sharing.ALL, "classifiers on one decoder: all, a pair with the token classifier, none"
+        )
+        exits: Exits = field(default_factory=Exits)
+        max_placeholders: int = option(255, "placeholders in one gap in one pass, K_max", minimum=1)
+        alpha: float = option(
+            0.5, "training: share of pairs whose deletion starts from the initial sequence", minimum=0, maximum=1
+        )
+        beta: float = option(
+            0.5, "training: share of pairs whose insertion starts from the initial sequence", minimum=0, maximum=1
+        )
+        drafts: float = option(
+            0.5, "training: share of pairs whose initial sequence is a draft; of the others it is empty", minimum=0,
+            maximum=1,
+        )  # fmt: skip
+        draft_noise: float | None = option(
+            None,
+            f"a draft: the most of its words, of each pair anew, that are dropped or replaced; null: {DEFAULT_NOISE}",
+            above=0,
+            maximum=1,
+        )
+        roll_in: RollIn = option(RollIn.SAMPLE, "training: the model's own actions are samples, or the most probable")
+        label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
+        placeholder_smoothing: float = option(0.01, "the same over all other counts", minimum=0, below=1)
+
+        def __post_init__(self) -> None:
+            self.exits.check(all_layers=self.decoder.num_layers, sharing=self.share_decoders)
+            if self.draft_noise is not None and self.drafts == 0:
+                raise ConfigError(f"draft_noise={self.draft_noise}: has no effect with drafts=0")
+
+    @dataclass(frozen=True)
+    class Decoding(EditOptions):
+        placeholder_penalty: float = option(
+            0.0, "subtracted from the log-probability of 0 placeholders: more gives longer translations", minimum=0
+        )
+
+    def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
+        super().__init__(vocabularies)
+        self.config = config
+        self.net = Seq2Seq(config, vocabularies=vocabularies, symbols=(Symbol.UNK,), decoder=config.attentions())
+        self.heads = EditHeads(
+            config, sharing=config.share_decoders, exits=config.exits, max_placeholders=config.max_placeholders
+        )
+
+    # --- training: what each policy starts from (section 3.2) -------------------------------------------
+
+    def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
+        batch = batch.compact()
+        source, target = batch.source, batch.target
+        memory = self.net.encode(source)
+        random = RowRandom.of((source.tokens, source.valid), (target.tokens, target.valid), seed=update)
+        initial = self.initial(target, random.fork(0))
+        ready = self.insertion_roll_in(initial, target, memory, random.fork(1))
+        terms, inserted = self.insertion_loss(ready, target, memory, random.fork(2))
+        edited = either(random.fork(3).uniform() < self.config.alpha, initial, inserted)
+        return terms | {"deletion": self.deletion_loss(edited, target, memory)}
+
+    def initial(self, target: Target, random: RowRandom) -> Tokens:
+        """y^0: nothing, as where one translates, or a draft, as where one corrects."""
+        noise = DEFAULT_NOISE if self.config.draft_noise is None else self.config.draft_noise
+        alphabet = (NUM_SYMBOLS, self.vocabularies.target_size)
+        draft = damaged(target, random.fork(0), most=noise, alphabet=alphabet)
+        return kept(draft, draft.valid & (random.uniform() < self.config.drafts)[:, None])
+
+    def insertion_roll_in(self, initial: Tokens, target: Target, memory: Memory, random: RowRandom) -> Tokens:
+        """y_ins: with probability beta the initial sequence after deletion, else the target after random deletion.
+
+        Departs from the paper, where the expert deletes from y^0: here the model does, as it will when it decodes, and
+        what it fails to delete stays. From nothing, y^0 of the paper's translations, both delete nothing.
+        """
+        own = random.uniform() < self.config.beta
+        deleted = self.own_deletions(initial, own, memory, random.fork(0))
+        return either(own, kept(initial, initial.valid & ~deleted), dropped(target, random.fork(1)))
+
+    @torch.no_grad()
+    def own_deletions(
+        self, sequence: Tokens, asked: Bool[Tensor, " B"], memory: Memory, random: RowRandom
+    ) -> Bool[Tensor, "B L"]:
+        """What the model deletes from the rows that are asked for."""
+        deleted = torch.zeros_like(sequence.valid)
+        rows = (asked & sequence.valid.any(dim=1)).nonzero().squeeze(1)
+        if not len(rows):
+            return deleted
+        log_probs = self.heads.deletion(self.net, *self._of(sequence.select(rows)), memory.select(rows))
+        chosen = self.act(log_probs, random.select(rows)) == 1
+        return deleted.index_copy(0, rows, chosen) & sequence.valid
+
+    def act(self, log_probs: Float[Tensor, "B L C"], random: RowRandom) -> Int[Tensor, "B L"]:
+        """The model's own choice of classes."""
+        return log_probs.argmax(dim=-1) if self.config.roll_in is RollIn.ARGMAX else random.sample(log_probs)
+
+    # --- training: what it learns there -----------------------------------------------------------------
+
+    def insertion_loss(
+        self, ready: Tokens, target: Target, memory: Memory, random: RowRandom
+    ) -> tuple[dict[str, LossTerm], Tokens]:
+        """Placeholders in y_ins and tokens in y'_ins, y_ins with the expert's placeholders; and y'_ins as the model
+        itself fills it."""
+        wanted = best_edits(*self._of(ready), *self._of(target))
+        edits = wanted.limited(self.config.max_placeholders)
+        counts = self.heads.placeholders(self.net, *self._of(ready), memory)
+        total, _, count = log_prob_cross_entropy(
+            counts, edits.placeholders, gaps(ready.valid), label_smoothing=self.config.placeholder_smoothing
+        )
+        canvas, new = completed(ready, edits, target)
+        log_probs = self.heads.tokens(self.net, canvas.tokens.masked_fill(new, PLH), canvas.valid, memory)
+        token_total, nll, num_new = log_prob_cross_entropy(
+            log_probs,
+            canvas.tokens,
+            new,
+            label_smoothing=self.config.label_smoothing,
+            forbidden=self.net.output.forbidden,
+        )
+        own = self.act(log_probs.detach(), random)
+        wide = (wanted.placeholders > self.config.max_placeholders).sum()
+        terms = {
+            "placeholder": LossTerm(total, count),
+            "token": LossTerm(token_total, num_new),
+            "nll": LossTerm(nll, num_new, weight=0.0),
+            "wide_gaps": LossTerm(wide, count, weight=0.0),
+        }
+        return terms, Tokens(own.where(new, canvas.tokens), canvas.valid)
+
+    def deletion_loss(self, edited: Tokens, target: Target, memory: Memory) -> LossTerm:
+        """What the expert deletes from y_del."""
+        edits = best_edits(*self._of(edited), *self._of(target))
+        log_probs = self.heads.deletion(self.net, *self._of(edited), memory)
+        total, _, count = log_prob_cross_entropy(log_probs, edits.deleted.long(), edited.valid)
+        return LossTerm(total, count)
+
+    @staticmethod
+    def _of(sequence: Tokens) -> tuple[Tensor, Tensor]:
+        return sequence.tokens, sequence.valid
+
+    # --- decoding (section 3.3) ---------------------------------------------------------------------------
+
+    def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
+        assert isinstance(decoding, Levenshtein.Decoding)
+        source = source.compact()
+        copies = decoding.num_copies(source)
+        limits = decoding.limits(source, positions=self.max_target_length)
+        memory = self.net.encode(source).repeat_rows(copies)
+        begun = start(source, copies=copies)
+        refined = refine(
+            self.stepper(decoding),
+            Growing(**{f.name: getattr(begun, f.name) for f in fields(begun)}, cut=torch.zeros_like(begun.sealed)),
+            Work(memory, limits.repeat_interleave(copies), decoding.random(source)),
+            max_passes=decoding.max_passes,
+            finished=unchanged,
+            history=decoding.history,
+        )
+        canvas, shape = refined.canvas, (-1, copies)
+        return Translation.best_of(
+            *(t.unflatten(0, shape) for t in (canvas.tokens, canvas.valid, canvas.scores)),
+            count=decoding.num_candidates,
+            ordered=decoding.temperature is not None,
+            passes=refined.passes.unflatten(0, shape),
+            truncated=(canvas.cut | ~refined.finished).unflatten(0, shape),
+            history=refined.history,
+        )
+
+    def stepper(self, decoding: Decoding) -> Step[Growing, Work]:
+        """Delete, insert placeholders, fill them: up to three decoder calls, those that have nothing to decide are
+        left out. With a temperature the first pass samples tokens, and the later ones refine the sample."""
+
+        def step(canvas: Growing, work: Work, number: int) -> Growing:
+            canvas = self.delete(canvas, work)
+            canvas = self.make_room(canvas, work, penalty=decoding.placeholder_penalty)
+            new = canvas.fate == Fate.INSERTED
+            if not bool(new.any()):
+                return canvas
+            log_probs = self.heads.tokens(self.net, canvas.tokens, canvas.valid, work.memory)
+            written = decoding.pick(log_probs, work.random if number == 1 else None)
+            scores = log_probs.gather(2, written[:, :, None]).squeeze(2)
+            tokens = written.where(new, canvas.tokens)
+            return replace(canvas, tokens=tokens, scores=scores.where(new, canvas.scores.to(scores)))
+
+        return step
+
+    def delete(self, canvas: Growing, work: Work) -> Growing:
+        """Without the tokens that are more probably deleted than kept; fixed ones stay (Susanto et al. 2020)."""
+        free = canvas.valid & ~canvas.fixed
+        if not bool(free.any()):
+            return canvas
+        log_probs = self.heads.deletion(self.net, canvas.tokens, canvas.valid, work.memory)
+        return canvas.without(free & (log_probs.argmax(dim=-1) == 1))
+
+    def make_room(self, canvas: Growing, work: Work, *, penalty: float) -> Growing:
+        """With the most probable number of placeholders in each open gap; an empty canvas gets at least one, for a
+        translation has words. What exceeds the row's limit is cut from the last gaps on."""
+        log_probs = self.heads.placeholders(self.net, canvas.tokens, canvas.valid, work.memory)
+        none = (log_probs[:, :, :1] - penalty).masked_fill((canvas.lengths == 0)[:, None, None], -torch.inf)
+        wanted = torch.cat((none, log_probs[:, :, 1:]), dim=2).argmax(dim=2).masked_fill(~canvas.open_gaps, 0)
+        room = (work.limits - canvas.lengths).clamp(min=0)
+        counts = wanted.cumsum(dim=1).minimum(room[:, None]).diff(dim=1, prepend=torch.zeros_like(wanted[:, :1]))
+        return replace(canvas.inserted(counts, token=PLH), cut=(counts < wanted).any(dim=1))
+
+    # --- lengths --------------------------------------------------------------------------------------
+
+    def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
+        return target_length + 2
+
+    @property
+    def max_source_length(self) -> int | None:
+        return self.net.max_length
+
+    @property
+    def max_target_length(self) -> int | None:
+        """The longest canvas: positions count BOS and EOS too."""
+        return None if self.net.max_length is None else max(0, self.net.max_length - 2)
+
+    def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
+        sources, targets = batch.source.lengths, batch.target.lengths
+        fits = (sources >= 1) & (targets >= 1)
+        if self.net.max_length is None or self.max_target_length is None:
+            return fits
+        # a draft of which nothing is deleted, and all of the target beside it
+        canvas = targets * (2 if self.config.drafts > 0 and self.config.beta > 0 else 1)
+        return fits & (sources <= self.net.max_length) & (canvas <= self.max_target_length)
