@@ -216,6 +216,7 @@ FIELD = {  # target tokens an update, dropout, label smoothing, beta2, clip (the
     "ctc_glancing": (65536, 0.1, 0.0, 0.999, 2.0),
     "ctc_deep": (131072, 0.1, 0.0, 0.98, 2.0),
     "imputer": (65536, 0.1, 0.0, 0.98, 1.0),
+    "levenshtein": (65536, 0.3, 0.1, 0.98, 1.0),
 }
 
 

@@ -6,7 +6,7 @@ import sys
 
 from nat.cli.main import run_command
 
-HELP = """nat-bench: what a part of nat costs beside the same done by torch, on this machine.
+HELP = """nat-bench: what a part of nat costs beside the same done by torch, or beside the whole, on this machine.
 
 usage: nat-bench BENCHMARK OVERRIDES
 
@@ -14,6 +14,7 @@ usage: nat-bench BENCHMARK OVERRIDES
   nat-bench alignments alignments.vocabulary_size=32000 repeats=5 output=alignments.json
 
 alignments  the Imputer's constrained marginal and the best alignment, beside torch's CTC loss
+edits       the Levenshtein Transformer's expert, beside a training step of experiment=small/levenshtein
 
 Everything takes turns in one process; medians and ratios are printed, and written to `output` as JSON.
   --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop

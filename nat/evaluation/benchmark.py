@@ -16,14 +16,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nat.config import option, to_plain
+from nat.config import Component, compose, option, parse, to_plain
+from nat.data.batch import Batch, Source, Target
+from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies
 from nat.errors import ConfigError
 from nat.evaluation.inputs import Device, check_outputs
 from nat.evaluation.speed import device_name, synchronize, threads
 from nat.files import write_json
+from nat.models.levenshtein import Levenshtein
+from nat.nn.rng import RowRandom
+from nat.nn.roll_in import damaged, dropped
 from nat.ops.ctc import best_alignment
+from nat.ops.edit_distance import best_edits
 from nat.ops.imputer import constrained_loss
 from nat.training.distributed import choose_device
+from nat.training.objective import objective
 
 WARM_UP = 2  # rounds before the clock counts
 
@@ -48,6 +55,14 @@ class AlignmentSizes:
 
 
 @dataclass(frozen=True)
+class EditSizes:
+    batch_size: int = option(48, "rows B", minimum=1)
+    source_length: int = option(20, "source tokens S", minimum=1)
+    target_length: int = option(20, "target tokens T", minimum=1)
+    vocabulary_size: int = option(4000, "vocabulary V", minimum=NUM_SYMBOLS + 1)
+
+
+@dataclass(frozen=True)
 class BenchmarkConfig:
     """Everything that `configs/bench.yaml` holds."""
 
@@ -56,6 +71,7 @@ class BenchmarkConfig:
     device: Device = option(Device.CPU, "cpu, cuda or auto")
     num_threads: int = option(1, "CPU threads of torch", minimum=1)
     alignments: AlignmentSizes = field(default_factory=AlignmentSizes)
+    edits: EditSizes = field(default_factory=EditSizes)
 
 
 @dataclass(frozen=True)
@@ -180,6 +196,53 @@ def alignments(config: BenchmarkConfig, device: torch.device) -> tuple[dict[str,
     ]
 
 
+# --- edits --------------------------------------------------------------------------------------------
+
+
+def edits(config: BenchmarkConfig, device: torch.device) -> tuple[dict[str, int], list[Contender]]:
+    """Forward and backward of the Levenshtein Transformer of experiment=small/levenshtein, and the expert's part in it:
+    the edits of the two sequences that the policies start from."""
+    sizes = config.edits
+    model, batch = levenshtein(sizes).to(device).train(), random_pairs(sizes).to(device)
+    target, alphabet = batch.target, (NUM_SYMBOLS, sizes.vocabulary_size)
+    random = RowRandom.of((target.tokens, target.valid), seed=1)
+    starts = dropped(target, random), damaged(target, random.fork(0), most=1.0, alphabet=alphabet)
+
+    def step() -> None:
+        model.zero_grad()
+        objective(model.loss(batch, update=1), target.tokens.numel()).backward()
+
+    def expert() -> None:
+        for start in starts:
+            best_edits(start.tokens, start.valid, target.tokens, target.valid)
+
+    return to_plain(sizes), [
+        Contender("training step of small/levenshtein, forward and backward", step),
+        Contender("best_edits, as often as a step calls it", expert, limit=0.05),
+    ]
+
+
+def levenshtein(sizes: EditSizes) -> Levenshtein:
+    plain = compose("train", ["experiment=small/levenshtein", "run_dir=unused"])
+    vocabularies = Vocabularies(sizes.vocabulary_size, sizes.vocabulary_size, shared=True)
+    torch.manual_seed(1)
+    built: Levenshtein = parse(Component, plain["model"], "model").build(vocabularies=vocabularies)
+    return built
+
+
+def random_pairs(sizes: EditSizes) -> Batch:
+    """Ordinary tokens, no padding."""
+    generator = torch.Generator().manual_seed(2)
+
+    def side(length: int) -> tuple[Tensor, Tensor]:
+        shape = (sizes.batch_size, length)
+        tokens = torch.randint(NUM_SYMBOLS, sizes.vocabulary_size, shape, generator=generator)
+        return tokens, torch.ones(shape, dtype=torch.bool)
+
+    return Batch(Source(*side(sizes.source_length)), Target(*side(sizes.target_length)))
+
+
 BENCHMARKS: dict[str, Callable[[BenchmarkConfig, torch.device], tuple[dict[str, int], list[Contender]]]] = {
     "alignments": alignments,
+    "edits": edits,
 }

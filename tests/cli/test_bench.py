@@ -11,7 +11,16 @@ import torch
 
 from nat.cli.bench import main
 from nat.config import parse
-from nat.evaluation.benchmark import AlignmentProblem, AlignmentSizes, BenchmarkConfig, Contender, compare
+from nat.data.vocabulary import NUM_SYMBOLS
+from nat.evaluation.benchmark import (
+    AlignmentProblem,
+    AlignmentSizes,
+    BenchmarkConfig,
+    Contender,
+    EditSizes,
+    compare,
+    random_pairs,
+)
 from nat.ops.ctc import ctc_loss
 
 TINY = [f"alignments.{size}" for size in ("batch_size=2", "source_length=3", "target_length=4", "vocabulary_size=9")]
@@ -44,6 +53,24 @@ def test_alignments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert torch.get_num_threads() == threads
 
 
+def test_edits(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = [f"edits.{size}" for size in ("batch_size=2", "source_length=3", "target_length=4", "vocabulary_size=9")]
+    assert run("edits", *sizes, "repeats=1") == 0
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[2].startswith("| training step of small/levenshtein") and "| 1.000 |" in lines[2]
+    assert lines[3].startswith("| best_edits") and lines[3].endswith("| 0.05 |")
+    assert "target_length=4, vocabulary_size=9" in lines[5]
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_the_pairs_of_edits_are_ordinary_tokens(rows: int) -> None:
+    sizes = EditSizes(batch_size=rows, source_length=2, target_length=9, vocabulary_size=NUM_SYMBOLS + 2)
+    batch = random_pairs(sizes)
+    assert (batch.source.tokens.shape, batch.target.tokens.shape) == ((rows, 2), (rows, 9))
+    assert set(batch.target.tokens.flatten().tolist()) == {NUM_SYMBOLS, NUM_SYMBOLS + 1}
+    assert batch.target.valid.all()
+
+
 def test_contenders_take_turns_and_the_median_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, log = [0.0], []
     monkeypatch.setattr("nat.evaluation.benchmark.time.perf_counter", lambda: clock[0])
@@ -72,9 +99,9 @@ def test_every_row_of_the_problem_can_be_aligned(slots: int) -> None:
 
 
 REFUSALS: dict[str, tuple[list[str], list[str]]] = {
-    "no name": ([], ["no benchmark", "known: alignments"]),
-    "no name but options": (["repeats=2"], ["no benchmark", "known: alignments"]),
-    "unknown name": (["alignment"], ["alignment: ", "known: alignments"]),
+    "no name": ([], ["no benchmark", "known: alignments, edits"]),
+    "no name but options": (["repeats=2"], ["no benchmark", "known: alignments, edits"]),
+    "unknown name": (["alignment"], ["alignment: ", "known: alignments, edits"]),
     "unknown option": (["alignments", "alignments.size=2"], ["alignments.size", "no such option"]),
     "too long": (
         ["alignments", "alignments.target_length=91"],
@@ -121,3 +148,11 @@ def test_alignments_cost_what_they_may() -> None:
 
     measured, _ = run_benchmark("alignments", BenchmarkConfig(repeats=5))
     assert all(row.limit is None or row.ratio <= row.limit for row in measured)
+
+
+@pytest.mark.slow
+def test_the_expert_costs_what_it_may() -> None:
+    from nat.evaluation.benchmark import run_benchmark
+
+    measured, _ = run_benchmark("edits", BenchmarkConfig(repeats=5))
+    assert measured[1].ratio <= 0.05
