@@ -65,7 +65,7 @@ class Levenshtein(TranslationModel):
     """
 
     unlearnable = "an empty side, or a canvas longer than positions.max_length"
-    edits = frozenset({"draft", "phrases"})
+    edits = frozenset({"draft", "known", "constraints"})
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ParallelConfig):
