@@ -29,6 +29,7 @@ LAYERS: list[set[str]] = [  # from the bottom; a module may import from its own 
         "nat.decoding.beam",
         "nat.decoding.refine",
         "nat.decoding.editing",
+        "nat.decoding.insertion",
         "nat.decoding.arpa",
         "nat.decoding.language_model",
     },

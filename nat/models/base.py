@@ -20,7 +20,8 @@ from nat.config import option
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.decoding.editing import num_orders
-from nat.decoding.refine import History
+from nat.decoding.insertion import Finalisation, InsertionCanvas, InsertionRule, best_first
+from nat.decoding.refine import History, Refined
 from nat.errors import ConfigError
 from nat.nn.rng import RowRandom
 from nat.rows import Rows
@@ -57,6 +58,25 @@ class Translation(Rows):
     history: tuple[History, ...] = ()
 
     @classmethod
+    def of_insertions(
+        cls, refined: Refined[InsertionCanvas], *, copies: int, count: int, ordered: bool = False
+    ) -> Translation:
+        """The `count` of the `copies` canvases of each row, side by side in `refined`, whose decisions have the
+        highest mean log-probability, the best first; the first `count` as they come if `ordered`."""
+        if not ordered:
+            refined = best_first(refined, copies=copies)
+        canvas, shape = refined.canvas, (-1, copies)
+        return cls.best_of(
+            *(t.unflatten(0, shape) for t in (canvas.tokens, canvas.valid, canvas.scores)),
+            extra_scores=canvas.end_scores.unflatten(0, shape),
+            count=count,
+            ordered=True,
+            passes=refined.passes.unflatten(0, shape),
+            truncated=(canvas.cut | ~refined.finished).unflatten(0, shape),
+            history=refined.history,
+        )
+
+    @classmethod
     def best_of(
         cls,
         tokens: Int[Tensor, "B K L"],
@@ -73,10 +93,10 @@ class Translation(Rows):
         """The `count` candidates of highest mean log-probability of a token (Ghazvininejad et al. 2019, section 3.3),
         the best first; the first `count` as they come if `ordered`.
 
-        tokens: right-padded canvases of one token a position, at least one valid. extra_scores: what else belongs to
-        the score, for example of the length; it does not enter the mean. passes: decoder calls of each candidate, of
-        which a sentence has as many as its slowest; None: one. truncated: of each candidate, a sentence is where one
-        of those chosen is; None: none. history: of (B * K) rows.
+        tokens: right-padded canvases of one token a position; an empty one has the mean 0. extra_scores: what else
+        belongs to the score, for example of the length; it does not enter the mean. passes: decoder calls of each
+        candidate, of which a sentence has as many as its slowest; None: one. truncated: of each candidate, a sentence
+        is where one of those chosen is; None: none. history: of (B * K) rows.
         """
         kept = token_scores.masked_fill(~valid, 0.0).sum(dim=2)  # (B, K)
         extra = torch.zeros_like(kept) if extra_scores is None else extra_scores
@@ -221,6 +241,28 @@ class EditOptions(DecodingOptions):
         """The longest canvas of each row, in tokens. positions: the most that the model takes, if there is a limit."""
         limits = (source.lengths * self.max_length_factor).long() + self.max_length_offset
         return limits if positions is None else limits.clamp(max=positions)
+
+
+@dataclass(frozen=True)
+class InsertionOptions(EditOptions):
+    """Of decoders that insert one token into each slot, see `nat.decoding.insertion`."""
+
+    max_passes: int = option(
+        1000, "passes at most; in parallel about log2 of the length, else one for each token; and a last one", minimum=1
+    )
+    parallel: bool | None = option(
+        None, "insert into all slots at once, or one token at a time; null: at once wherever the model can"
+    )
+    end_penalty: float = option(0.0, "subtracted from the log-probability of the end; more of it: longer", minimum=0)
+
+    def rule(self, finalisation: Finalisation, *, end: int) -> InsertionRule:
+        """The rule of a model with this finalisation, whose end is the symbol `end`. Raises ConfigError for
+        parallel=true where one insertion ends all: slots do not end one by one (Stern et al. 2019, section 5.2)."""
+        whole = finalisation is Finalisation.SEQUENCE
+        if whole and self.parallel:
+            raise ConfigError("parallel=true: needs a model of finalisation=slot, this one has finalisation=sequence")
+        parallel = not whole if self.parallel is None else self.parallel
+        return InsertionRule(parallel, finalisation, end, self.end_penalty, self.temperature)
 
 
 class TranslationModel(nn.Module, ABC):

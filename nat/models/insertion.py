@@ -1,0 +1,182 @@
+"""The Insertion Transformer: every pass inserts tokens anywhere in what there is so far.
+
+Stern et al. 2019, https://arxiv.org/abs/1902.03249.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from nat.config import option
+from nat.data.batch import Batch, Source
+from nat.data.vocabulary import Symbol, Vocabularies
+from nat.decoding.editing import start
+from nat.decoding.insertion import Finalisation, insert_until_complete
+from nat.errors import ConfigError
+from nat.models.base import DecodingOptions, InsertionOptions, LossTerm, Translation, TranslationModel
+from nat.nn.rng import RowRandom
+from nat.nn.seq2seq import ParallelConfig, Seq2Seq
+from nat.nn.transformer import Memory, initialise
+from nat.ops import insertion
+from nat.ops.editing import bracket, gaps, rearrange
+
+BOS, EOS, PAD = int(Symbol.BOS), int(Symbol.EOS), int(Symbol.PAD)
+NUM_ENDS = 2  # positions of BOS and EOS around the canvas
+DEFAULT_TEMPERATURE = 1.0
+
+
+class Distribution(Enum):
+    JOINT = "joint"
+    FACTORED = "factored"
+
+
+class SpanLoss(Enum):
+    UNIFORM = "uniform"
+    TREE = "tree"
+
+
+class InsertionTransformer(TranslationModel):
+    """p(c, l | x, y_partial): which token comes next, and into which slot. Trained on random parts of the target, whose
+    slots have the missing spans as targets; EOS is the end of a slot, or of the sequence."""
+
+    edits: ClassVar[frozenset[str]] = frozenset({"draft", "known", "constraints"})
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ParallelConfig):
+        distribution: Distribution = option(
+            Distribution.JOINT, "one softmax over tokens of all slots, or one over slots times one over tokens"
+        )
+        loss: SpanLoss = option(
+            SpanLoss.TREE,
+            "weights of the tokens missing in a slot: the middle first, as in a balanced tree, or uniform",
+        )
+        tree_temperature: float | None = option(
+            None, f"loss=tree: the lower, the more of the weight is in the middle; null: {DEFAULT_TEMPERATURE}", above=0
+        )
+        finalisation: Finalisation = option(
+            Finalisation.SLOT, "each slot ends by itself, or one insertion ends all (then no parallel decoding)"
+        )
+        label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
+
+        def __post_init__(self) -> None:
+            if self.tree_temperature is not None and self.loss is not SpanLoss.TREE:
+                raise ConfigError(f"tree_temperature={self.tree_temperature}: has no effect without loss=tree")
+
+    @dataclass(frozen=True)
+    class Decoding(InsertionOptions):
+        pass
+
+    def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
+        super().__init__(vocabularies)
+        self.config = config
+        dim = config.size.dim
+        self.net = Seq2Seq(
+            config, vocabularies=vocabularies, symbols=(Symbol.UNK, Symbol.EOS), decoder=config.attentions()
+        )
+        self.slot = nn.Linear(2 * dim, dim)
+        initialise(self.slot, config.size.initial)
+        self.where = nn.Parameter(torch.randn(dim) * 0.02) if config.distribution is Distribution.FACTORED else None
+
+    def log_probs(
+        self, tokens: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"], memory: Memory
+    ) -> Float[Tensor, "B G V"]:
+        """log p(c, l) of every content in every slot of partial translations; -inf where there is no slot. A slot is
+        the states on its two sides (section 3.1), mapped to D for the tied output."""
+        marked, real = bracket(tokens, valid, first=BOS, last=EOS)
+        states = self.net.decoder(self.net.place(self.net.embed(marked)), real, memory)
+        sides = torch.cat((states[:, :-1], states[:, 1:]), dim=2)  # (B, G, 2 D)
+        slots = self.slot(sides)
+        logits = self.net.logits(slots)
+        if self.where is None:
+            return insertion.joint_log_probs(logits, gaps(valid))
+        return insertion.factored_log_probs(logits, slots @ self.where, gaps(valid))
+
+    # --- training -------------------------------------------------------------------------------------
+
+    def partial(self, batch: Batch, update: int) -> insertion.Partial:
+        """What is shown of each target: k tokens, uniform in 0..T, anywhere (section 4.2)."""
+        source, target = batch.source, batch.target
+        random = RowRandom.of((source.tokens, source.valid), (target.tokens, target.valid), seed=update)
+        noise = random.fork(1).uniform(target.valid.size(1))
+        return insertion.shortened(insertion.kept_at_random(target.valid, random.uniform(), noise), target.valid)
+
+    def weights(self, partial: insertion.Partial, dtype: torch.dtype) -> Float[Tensor, "B T"]:
+        if self.config.loss is SpanLoss.UNIFORM:
+            return insertion.uniform_weights(partial, dtype=dtype)
+        temperature = self.config.tree_temperature or DEFAULT_TEMPERATURE
+        return insertion.tree_weights(partial, temperature=temperature, dtype=dtype)
+
+    def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
+        """The paper's loss of one random state is a mean over slots. Departs from it: a pair counts T + 1 times, once
+        for each number of tokens that can be shown, so that long pairs weigh as much as in other methods."""
+        batch = batch.compact()
+        target, partial = batch.target, self.partial(batch, update)
+        memory = self.net.encode(batch.source)
+        shown = rearrange(target.tokens, partial.origin).masked_fill(~partial.valid, PAD)
+        log_probs = self.log_probs(shown, partial.valid, memory)
+        whole = self.config.finalisation is Finalisation.SEQUENCE
+        ends = (insertion.sequence_ends if whole else insertion.slot_ends)(partial, partial.slots)
+        losses, plain = insertion.insertion_losses(
+            log_probs,
+            target.tokens,
+            self.weights(partial, log_probs.dtype),
+            partial,
+            ends,
+            end=EOS,
+            label_smoothing=self.config.label_smoothing,
+            forbidden=self.net.output.forbidden,
+        )
+        states = target.lengths + 1
+        count = states.sum()
+        return {
+            "insertion": LossTerm((losses * states).sum(), count),
+            "nll": LossTerm((plain * states).sum(), count, weight=0.0),
+        }
+
+    # --- decoding -------------------------------------------------------------------------------------
+
+    def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
+        """Scores are sums of log p(c | l), the token given its slot, of all that was inserted and of the ends."""
+        assert isinstance(decoding, InsertionOptions)
+        rule = decoding.rule(self.config.finalisation, end=EOS)
+        source = source.compact()
+        copies = decoding.num_copies(source)
+        refined = insert_until_complete(
+            lambda canvas, memory: self.log_probs(canvas.tokens, canvas.valid, memory),
+            start(source, copies=copies),
+            self.net.encode(source).repeat_rows(copies),
+            rule=rule,
+            limits=decoding.limits(source, positions=self.max_target_length).repeat_interleave(copies),
+            random=decoding.random(source),
+            max_passes=decoding.max_passes,
+            history=decoding.history,
+        )
+        ordered = decoding.temperature is not None  # samples come as they are drawn
+        return Translation.of_insertions(refined, copies=copies, count=decoding.num_candidates, ordered=ordered)
+
+    # --- lengths --------------------------------------------------------------------------------------
+
+    def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
+        return target_length + NUM_ENDS
+
+    @property
+    def max_source_length(self) -> int | None:
+        return self.net.max_length
+
+    @property
+    def max_target_length(self) -> int | None:
+        return None if self.net.max_length is None else self.net.max_length - NUM_ENDS
+
+    def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
+        fits = batch.source.valid.any(dim=1)
+        if self.net.max_length is not None:
+            longest = torch.maximum(batch.source.lengths, batch.target.lengths + NUM_ENDS)
+            fits = fits & (longest <= self.net.max_length)
+        return fits
