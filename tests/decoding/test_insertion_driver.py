@@ -319,7 +319,7 @@ def test_the_best_of_the_copies_is_first_by_the_mean_over_decisions() -> None:
 
 
 def test_drawn_numbers_are_the_rows_own() -> None:
-    counts = Counter()
+    counts: Counter[tuple[int, ...]] = Counter()
     random = RowRandom(torch.arange(50)).fork(1)
     rule = replace(PARALLEL, temperature=1.0)
     canvas = InsertionCanvas.of(one_token()).repeat_rows(50)
