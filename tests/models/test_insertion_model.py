@@ -116,13 +116,13 @@ def test_the_loss_is_the_papers_over_loops(options: dict[str, str]) -> None:
                     slots.append(sum(weight(i, span, temperature) * log_probs[g, target[i]] for i in span))
                 elif options["finalisation"] == "slot" or len(kept) == len(target):
                     slots.append(log_probs[g, EOS])
-            total -= (len(target) + 1) * sum(slots) / len(slots)
+            total -= (len(target) + 1) * float(sum(slots)) / len(slots)
             count += len(target) + 1
             seen.add(len(target) - len(kept))
         terms = model.loss(batch, update=update)
-        assert terms["insertion"].total.item() == pytest.approx(float(total), abs=1e-9)
+        assert terms["insertion"].total.item() == pytest.approx(total, abs=1e-9)
         assert terms["insertion"].count == terms["nll"].count == count
-        assert terms["nll"].total.item() == pytest.approx(float(total), abs=1e-9)
+        assert terms["nll"].total.item() == pytest.approx(total, abs=1e-9)
     assert {0, 1, 2, 4} <= seen
 
 
@@ -148,7 +148,8 @@ def by_hand(
     model: InsertionTransformer, ids: list[int], *, parallel: bool, whole: bool, penalty: float, limit: int
 ) -> tuple[list[int], float, int, bool]:
     """Over lists: tokens, score, passes, whether the limit cut it."""
-    memory, tokens, score = model.net.encode(Source.from_lists([ids])), [], 0.0
+    memory, score = model.net.encode(Source.from_lists([ids])), 0.0
+    tokens: list[int] = []
     for passes in itertools.count(1):
         canvas = Source.from_lists([tokens])
         joint = model.log_probs(canvas.tokens, canvas.valid, memory)[0, : len(tokens) + 1]
