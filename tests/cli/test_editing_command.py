@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(300)
 SENTENCES = ["Click OK.", "Opens the dialog.", "", "Choose the menu item to insert a new table."]
 TERMS = ["Klicken\tOK", "Dialog", "", "eine neue Tabelle\tMenü"]
 DRAFTS = ["Klicken Sie auf OK.", "", "", "Wählen Sie den Befehl."]
-EDITORS = ["insertion", "mask_predict"]
+EDITORS = ["insertion", "levenshtein", "mask_predict"]
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +164,18 @@ def test_a_run_is_examined_as_an_editor(
 def test_a_run_that_cannot_edit_is_refused(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert study(f"run_dir={runs['ctc']}", f"teacher={runs['ctc']}") == 2
     assert capsys.readouterr().err.endswith("a CTC checkpoint cannot edit\n")
+
+
+@pytest.mark.parametrize("model", ["insertion", "levenshtein"])
+def test_known_words_stay_and_only_gaps_are_filled(
+    model: str, runs: dict[str, Path], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = ["Klicken Sie auf ___.", "___ das Dialogfeld ___", "", "___"]
+    (folder / "known").write_text("\n".join(known) + "\n", encoding="utf-8")
+    assert decode(runs[model], folder, f"known={folder / 'known'}", f"output={folder / 'out'}") == 0
+    lines, report = results_of(folder)
+    assert lines[0].startswith("Klicken Sie auf")
+    assert lines[0].endswith(".")
+    assert "das Dialogfeld" in lines[1]
+    assert (report["num_known"], report["num_known_kept"]) == (3, 3)
+    assert "known words kept: 100 % (3 of 3)" in capsys.readouterr().out
