@@ -99,7 +99,7 @@ def fix_phrase(
     canvas: EditCanvas, tokens: Int[Tensor, "B N"], valid: Bool[Tensor, "B N"]
 ) -> tuple[EditCanvas, Bool[Tensor, " B"]]:
     """Fix the first occurrence of a phrase that is not part of another one. Returns the canvas and which rows have
-    one; a row without a phrase has."""
+    one."""
     length, width = canvas.tokens.size(1), tokens.size(1)
     here = torch.arange(length, device=tokens.device)[:, None] + torch.arange(width, device=tokens.device)  # (L, N)
     wide = F.pad(canvas.tokens.masked_fill(~canvas.valid | canvas.fixed, -1), (0, width), value=-1)
@@ -109,7 +109,7 @@ def fix_phrase(
     offset = torch.arange(length, device=tokens.device) - first[:, None]
     inside = (offset >= 0) & (offset < valid.sum(dim=1, keepdim=True)) & found[:, None]
     fixed, joined = canvas.fixed | inside, canvas.joined | (inside & (offset > 0))
-    return replace(canvas, fixed=fixed, joined=joined), found | ~valid[:, 0]
+    return replace(canvas, fixed=fixed, joined=joined), found
 
 
 def appended(canvas: EditCanvas, phrases: Phrases) -> EditCanvas:
