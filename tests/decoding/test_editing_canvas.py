@@ -97,7 +97,9 @@ def test_orders_begin_with_the_given_one_and_differ(number: int, count: int) -> 
 
 
 def test_the_start_of_a_row_does_not_depend_on_its_batch() -> None:
-    together = start(source(3, phrases=phrases_of(PHRASES)), copies=2)
-    for i, row in enumerate(PHRASES):
-        alone = start(source(1, phrases=phrases_of([row])), copies=2)
-        assert lists(alone) == lists(together)[2 * i : 2 * i + 2]
+    rows = [*PHRASES, [[14], [15], [16]], [[17], [18]]]
+    for copies in (2, 3, 6):
+        together = start(source(5, phrases=phrases_of(rows)), copies=copies)
+        for i, row in enumerate(rows):
+            alone = start(source(1, phrases=phrases_of([row])), copies=copies)
+            assert lists(alone) == lists(together)[copies * i : copies * (i + 1)]
