@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import json
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -270,8 +271,10 @@ def compose(name: str, overrides: Sequence[str], *, extra_directory: Path | None
         prepared.append(f"hydra.searchpath=[file://{extra_directory.resolve()}]")
     try:
         with initialize_config_dir(str(directory.resolve()), version_base="1.3"):
-            composed = hydra_compose(name, prepared)
-            plain = OmegaConf.to_container(composed, resolve=True)
+            plain = OmegaConf.to_container(hydra_compose(name, prepared), resolve=True)
+            recipe = _where_known(plain)
+            if recipe:  # before the command line, whose overrides come last
+                plain = OmegaConf.to_container(hydra_compose(name, [*recipe, *prepared]), resolve=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_one_line(error)) from None
     assert isinstance(plain, dict)
@@ -279,12 +282,33 @@ def compose(name: str, overrides: Sequence[str], *, extra_directory: Path | None
 
 
 def _without_missing(node: Mapping[Any, Any]) -> dict[str, Any]:
-    """The mapping and those inside it, without the keys whose value the user must give."""
+    """The mapping and those inside it, without the keys whose value the user must give, and those of `_where_known`."""
     return {
         str(key): _without_missing(value) if isinstance(value, Mapping) else value
         for key, value in node.items()
-        if value != MISSING
+        if value != MISSING and not str(key).endswith("?")
     }
+
+
+def _where_known(node: Any, path: str = "") -> list[str]:
+    """The overrides that `name?: value` in a recipe means: `name: value` where what the recipe is for has `name`. So
+    one recipe serves methods with a decoder and without."""
+    found = []
+    for key, value in node.items() if isinstance(node, Mapping) else ():
+        name = _join(path, str(key))
+        if not name.endswith("?"):
+            found += _where_known(value, name)
+        elif str(key)[:-1] in node:
+            found += [f"++{leaf}={json.dumps(plain)}" for leaf, plain in _leaves(value, name[:-1])]
+    return found
+
+
+def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(node, Mapping):
+        yield path, node
+        return
+    for key, value in node.items():
+        yield from _leaves(value, _join(path, str(key)))
 
 
 # What Hydra's grammar takes without quotes.

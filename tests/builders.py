@@ -39,8 +39,12 @@ def make_model(
 ) -> TranslationModel:
     """configs/model/NAME.yaml, tiny, without dropout, in evaluation mode. overrides: model options, such as
     label_smoothing=0.0 or `size={"norm": "post"}`."""
-    plain = compose("train", ["run_dir=unused", f"model={name}", *(f"{key}={value}" for key, value in SMALL.items())])
-    model = _merge(plain["model"], overrides)
+    model = compose("train", ["run_dir=unused", f"model={name}"])["model"]
+    for key, value in SMALL.items():
+        part, _, option = key.removeprefix("model.").partition(".")
+        if part in model:  # not every method has a decoder
+            model = _merge(model, {part: {option: value}})
+    model = _merge(model, overrides)
     torch.manual_seed(seed)
     built: TranslationModel = parse(Component, model, "model").build(vocabularies=vocabularies)
     return built.to(dtype).eval()

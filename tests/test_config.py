@@ -216,7 +216,9 @@ FIELD = {  # target tokens an update, dropout, label smoothing, beta2, clip (the
     "ctc_glancing": (65536, 0.1, 0.0, 0.999, 2.0),
     "ctc_deep": (131072, 0.1, 0.0, 0.98, 2.0),
     "imputer": (65536, 0.1, 0.0, 0.98, 1.0),
+    "insertion": (65536, 0.3, 0.1, 0.98, 1.0),
     "levenshtein": (65536, 0.3, 0.1, 0.98, 1.0),
+    "kermit": (65536, 0.3, 0.1, 0.98, 1.0),
 }
 
 
@@ -228,7 +230,8 @@ def test_base_recipes_have_the_figures_of_the_field(recipe: str) -> None:
     model, trainer, optimizer = plain["model"], plain["trainer"], plain["optimizer"]
     found = (trainer["tokens_per_update"], model["size"]["dropout"], model["label_smoothing"])
     assert (*found, optimizer["beta2"], trainer["clip_norm"]) == FIELD[recipe]
-    assert (model["size"]["dim"], model["decoder"]["num_layers"], plain["encoder"]["num_layers"]) == (512, 6, 6)
+    layers = [plain["encoder"]["num_layers"], *([model["decoder"]["num_layers"]] if "decoder" in model else [])]
+    assert (model["size"]["dim"], layers) == (512, [6, 6] if "decoder" in model else [12])
     assert trainer["max_updates"] == 300_000
     assert optimizer["beta1"] == 0.9
 
@@ -295,6 +298,29 @@ def test_own_yaml_files_are_found(tmp_path: Path) -> None:
     assert compose("train", ["run_dir=x", "experiment=mine"], extra_directory=tmp_path)["seed"] == 77
     with pytest.raises(ConfigError, match="there is no such folder"):
         compose("train", ["run_dir=x"], extra_directory=tmp_path / "no")
+
+
+def test_a_recipe_sets_what_only_some_methods_have(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    recipe = tmp_path / "experiment" / "mine.yaml"
+    recipe.write_text("# @package _global_\nmodel:\n  decoder?: {num_layers: 3}\n  length?: {summary: token}\n")
+
+    def model(*words: str) -> dict[str, Any]:
+        plain = compose("train", ["run_dir=x", "experiment=mine", *words], extra_directory=tmp_path)
+        parse(RunConfig, plain)
+        found: dict[str, Any] = plain["model"]
+        return found
+
+    assert model("model=mask_predict")["decoder"] == {"num_layers": 3}
+    assert model("model=mask_predict")["length"]["summary"] == "token"
+    assert model("model=mask_predict", "model.decoder.num_layers=4")["decoder"] == {"num_layers": 4}
+    assert model("model=ctc")["decoder"] == {"num_layers": 3} and "length" not in model("model=ctc")
+    assert "decoder" not in model("model=kermit")
+    with pytest.raises(ConfigError, match=r"model\.decoder: no such option"):
+        model("model=kermit", "model.decoder.num_layers=4")
+    recipe.write_text("# @package _global_\nmodel:\n  decoder: {num_layers: 3}\n")
+    with pytest.raises(ConfigError, match=r"model\.decoder: no such option"):
+        model("model=kermit")
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -30,6 +30,7 @@ LAYERS: list[set[str]] = [  # from the bottom; a module may import from its own 
         "nat.decoding.refine",
         "nat.decoding.editing",
         "nat.decoding.insertion",
+        "nat.decoding.pair",
         "nat.decoding.arpa",
         "nat.decoding.language_model",
     },

@@ -1,7 +1,8 @@
 """Decoding by insertion: every pass puts tokens into the slots of a canvas, until nothing more is to be inserted.
 
 Stern et al. 2019, https://arxiv.org/abs/1902.03249, section 5. Of a model it knows the log-probabilities of contents
-and slots alone, so that every model that inserts shares it.
+and slots alone, so that every model that inserts shares it. A canvas may hold several texts, with a SEPARATOR
+between two.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ from enum import Enum
 from typing import Generic, TypeVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nat.data.vocabulary import Symbol
 from nat.decoding.editing import EditCanvas
 from nat.decoding.refine import Fate, Refined, refine
 from nat.nn.rng import RowRandom
 from nat.ops.editing import gaps
 from nat.ops.selection import lowest
 from nat.rows import Rows
+
+SEPARATOR = int(Symbol.EOS)  # a position like others on a canvas of several texts; no text holds it
 
 
 class Finalisation(Enum):
@@ -131,17 +136,27 @@ LogProbs = Callable[[InsertionCanvas, M], Tensor]  # canvas (B, L), memory -> lo
 
 @dataclass(frozen=True)
 class Work(Rows, Generic[M]):
-    """What the passes read beside the canvas. limits: (B,) longest canvas, in tokens."""
+    """What the passes read beside the canvas. limits: (B, N) the most tokens of each text."""
 
     memory: M
     random: RowRandom | None
-    limits: Int[Tensor, " B"]
+    limits: Int[Tensor, "B N"]
 
 
-def grown(canvas: InsertionCanvas, choice: Choice, limits: Int[Tensor, " B"]) -> InsertionCanvas:
-    """The canvas with what was chosen; where that is more than the limit allows, with the most probable of it."""
-    room = (limits - canvas.lengths).clamp(min=0)
-    insert = lowest(-choice.ranks, room, choice.insert)
+def within(canvas: InsertionCanvas, choice: Choice, limits: Int[Tensor, "B N"]) -> Bool[Tensor, "B G"]:
+    """Of what was chosen for each text, the most probable that it has room for."""
+    text = F.pad((canvas.tokens == SEPARATOR).long().cumsum(dim=1), (1, 0))  # (B, G)
+    found = torch.zeros_like(choice.insert)
+    for number in range(limits.size(1)):
+        here = gaps(canvas.valid) & (text == number)
+        room = (limits[:, number] + 1 - here.sum(dim=1)).clamp(min=0)  # a text has a gap more than tokens
+        found = found | lowest(-choice.ranks, room, choice.insert & here)
+    return found
+
+
+def grown(canvas: InsertionCanvas, choice: Choice, limits: Int[Tensor, "B N"]) -> InsertionCanvas:
+    """The canvas with what was chosen; where that is more than the limits allow, with the most probable of it."""
+    insert = within(canvas, choice, limits)
     after = canvas.inserted(insert.long(), token=0)
     is_new = after.fate == Fate.INSERTED
     is_old = (after.valid & ~is_new).long()
@@ -167,13 +182,13 @@ def insert_until_complete(
     memory: M,
     *,
     rule: InsertionRule,
-    limits: Int[Tensor, " B"],
+    limits: Int[Tensor, "B *N"],
     random: RowRandom | None,
     max_passes: int,
     history: bool = False,
 ) -> Refined[InsertionCanvas]:
-    """Passes over canvases until nothing more is inserted. limits: (B,) tokens that a canvas may have; one that begins
-    longer stays so. random: the rows' own numbers, for samples."""
+    """Passes over canvases until nothing more is inserted. limits: (B,) tokens that a canvas may have, (B, N) that
+    each of its N texts may have; one that begins longer stays so. random: the rows' own numbers, for samples."""
 
     def step(canvas: InsertionCanvas, work: Work[M], number: int) -> InsertionCanvas:
         numbers = None if work.random is None else work.random.fork(number)
@@ -182,7 +197,7 @@ def insert_until_complete(
     return refine(
         step,
         InsertionCanvas.of(canvas),
-        Work(memory, random, limits),
+        Work(memory, random, limits.view(len(limits), -1)),
         max_passes=max_passes,
         finished=complete,
         history=history,

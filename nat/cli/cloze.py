@@ -1,0 +1,40 @@
+"""nat-cloze: both directions and filled gaps of one KERMIT checkpoint."""
+
+from __future__ import annotations
+
+import sys
+
+from nat.cli.main import run_command
+
+HELP = """nat-cloze: what one KERMIT checkpoint can do: translate both ways, and fill words into gaps.
+
+usage: nat-cloze run_dir=RUN_DIR [split=test] [output=FILE.json] OVERRIDES
+
+  nat-cloze run_dir=runs/kermit
+  nat-cloze run_dir=runs/kermit split=valid max_sentences=200 output=cloze.json decoding.end_penalty=1
+
+Prints BLEU and chrF of both directions, and how often the model gives back a word that was taken out of one side of a
+held-out pair (zero-shot: all the rest of both sides is given), beside always saying the most frequent word of that
+side of the training text. FILE.json holds every gap and answer.
+  --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    words = sys.argv[1:] if arguments is None else arguments
+
+    def work(config: dict[str, object]) -> int:
+        from nat.config import parse
+        from nat.evaluation.cloze import ClozeConfig, cloze, describe
+        from nat.evaluation.inputs import refuse_tokenizer
+
+        refuse_tokenizer(words)
+        settings = parse(ClozeConfig, {key: value for key, value in config.items() if value != "???"})
+        print(describe(cloze(settings), examples=settings.examples))
+        return 0
+
+    run_command("cloze", HELP, work, words)
+
+
+if __name__ == "__main__":
+    main()

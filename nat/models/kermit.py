@@ -1,0 +1,338 @@
+"""KERMIT: one insertion model of two languages, of their pairs, and of either language given the other.
+
+Chan et al. 2019, https://arxiv.org/abs/1906.01604. Departs from the paper: the state of a slot comes from both its
+neighbours, as in the Insertion Transformer (Stern et al. 2019, https://arxiv.org/abs/1902.03249).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum, IntEnum
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nat.config import option
+from nat.data.batch import Batch, Draft, Source, Tokens
+from nat.data.vocabulary import Symbol, Vocabularies
+from nat.decoding.editing import EditCanvas, from_draft, start
+from nat.decoding.insertion import Finalisation, InsertionCanvas, best_first, insert_until_complete
+from nat.decoding.pair import by_gap, history_of, paired, slots_of, text_of
+from nat.decoding.refine import Refined
+from nat.errors import ConfigError
+from nat.models.base import DecodingOptions, InsertionOptions, LossTerm, Translation, TranslationModel
+from nat.nn.joint import JointConfig, JointNet, Segment, Side
+from nat.nn.rng import RowRandom
+from nat.ops import insertion
+from nat.ops.editing import positions_below, rearrange
+from nat.rows import Rows
+
+EOS, PAD = int(Symbol.EOS), int(Symbol.PAD)
+DEFAULT_TEMPERATURE = 1.0
+
+
+class Task(IntEnum):
+    """What a row teaches: p(x, y), p(y | x), p(x | y), p(x) or p(y)."""
+
+    JOINT = 0
+    FORWARD = 1
+    BACKWARD = 2
+    SOURCE = 3
+    TARGET = 4
+
+
+# By task and side. A side that is not written but present is given whole; one that is not present is not on the canvas.
+WRITTEN = ((True, True), (False, True), (True, False), (True, False), (False, True))
+PRESENT = ((True, True), (True, True), (True, True), (True, False), (False, True))
+
+
+@dataclass(frozen=True)
+class TaskShares:
+    """How often each task is drawn, relative to the others (section 3.1)."""
+
+    joint: float = option(1.0, "share of rows that teach p(x, y): both sides are shown in parts", minimum=0)
+    forward: float = option(1.0, "of p(y | x): the source is shown whole, and nothing is learnt of it", minimum=0)
+    backward: float = option(1.0, "of p(x | y): the target is shown whole, and nothing is learnt of it", minimum=0)
+    source: float = option(1.0, "of p(x): there is no target", minimum=0)
+    target: float = option(1.0, "of p(y): there is no source", minimum=0)
+
+    def __post_init__(self) -> None:
+        if sum(self.weights) == 0:
+            names = ", ".join(f.name for f in dataclasses.fields(self))
+            raise ConfigError(f"joint=0.0: at least one share must be more than 0, of {names}")
+
+    @property
+    def weights(self) -> list[float]:
+        """In the order of `Task`."""
+        return [self.joint, self.forward, self.backward, self.source, self.target]
+
+    def draw(self, random: RowRandom) -> Int[Tensor, " B"]:
+        """The task of each row."""
+        log_shares = torch.tensor(self.weights, device=random.device).log()
+        return random.sample(log_shares.expand(len(random), 1, -1)).squeeze(1)
+
+
+class SpanLoss(Enum):
+    UNIFORM = "uniform"
+    TREE = "tree"
+
+
+class Direction(Enum):
+    FORWARD = "forward"
+    BACKWARD = "backward"
+
+
+@dataclass(frozen=True)
+class Lesson(Rows):
+    """What is shown of a batch's pairs, and what is learnt. shown: both sides. partials: what of each is missing.
+    ends: slots that learn their end. states: (B,) how many tokens can be missing, and none: what a row counts."""
+
+    shown: tuple[Segment, Segment]
+    partials: tuple[insertion.Partial, insertion.Partial]
+    ends: tuple[Bool[Tensor, "B G"], Bool[Tensor, "B H"]]
+    states: Int[Tensor, " B"]
+
+
+class Kermit(TranslationModel):
+    """One stack over [BOS x EOS BOS y EOS]; every slot of either side learns what is missing there, or its end.
+
+    One model gives p(x, y), p(y | x), p(x | y), p(x) and p(y). Tokens and ends of a side are of its own vocabulary, by
+    its own embeddings. A slot has a distribution of its own, so that slots of a given side take no probability.
+    """
+
+    unlearnable = "longer than positions.max_length, which counts the two end marks of a side"
+    edits: ClassVar[frozenset[str]] = frozenset({"draft", "phrases"})
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(JointConfig):
+        tasks: TaskShares = field(default_factory=TaskShares)
+        loss: SpanLoss = option(
+            SpanLoss.TREE,
+            "weights of the tokens missing in a slot: the middle first, as in a balanced tree, or uniform",
+        )
+        tree_temperature: float | None = option(
+            None, f"loss=tree: the lower, the more of the weight is in the middle; null: {DEFAULT_TEMPERATURE}", above=0
+        )
+        label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
+
+        def __post_init__(self) -> None:
+            if self.tree_temperature is not None and self.loss is not SpanLoss.TREE:
+                raise ConfigError(f"tree_temperature={self.tree_temperature}: has no effect without loss=tree")
+
+    @dataclass(frozen=True)
+    class Decoding(InsertionOptions):
+        direction: Direction = option(
+            Direction.FORWARD, "forward: from the source to the target language; backward: the other way"
+        )
+
+        @property
+        def reverse(self) -> bool:
+            return self.direction is Direction.BACKWARD
+
+    def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
+        super().__init__(vocabularies)
+        self.config = config
+        self.net = JointNet(config, vocabularies=vocabularies, symbols=(Symbol.UNK, Symbol.EOS))
+
+    # --- training -------------------------------------------------------------------------------------
+
+    def lesson(self, batch: Batch, tasks: Int[Tensor, " B"], random: RowRandom) -> Lesson:
+        """Of the n tokens of all sides that a task writes k are shown, uniform in 0..n, anywhere (section 3). A given
+        side is shown whole, and its slots learn nothing. batch: right-padded."""
+        sides = (batch.source, batch.target)
+        present, written = (torch.tensor(table, device=tasks.device)[tasks] for table in (PRESENT, WRITTEN))
+        valid = torch.cat([side.valid for side in sides], dim=1)  # (B, S + T)
+        removable = valid & torch.cat([written[:, i : i + 1].expand_as(sides[i].valid) for i in Side], dim=1)
+        noise = torch.cat([random.fork(i).uniform(sides[i].valid.size(1)) for i in Side], dim=1)
+        kept = insertion.kept_at_random(valid, random.uniform(), noise, removable=removable)
+        kept_of = kept.split([side.valid.size(1) for side in sides], dim=1)
+        partials = [insertion.shortened(kept_of[i], sides[i].valid) for i in Side]
+        shown = [self.part_of(sides[i], partials[i], present[:, i]) for i in Side]
+        ends = [insertion.slot_ends(partials[i], partials[i].slots & written[:, i : i + 1]) for i in Side]
+        return Lesson((shown[0], shown[1]), (partials[0], partials[1]), (ends[0], ends[1]), removable.sum(dim=1) + 1)
+
+    def part_of(self, side: Tokens, partial: insertion.Partial, present: Bool[Tensor, " B"]) -> Segment:
+        tokens = rearrange(side.tokens, partial.origin).masked_fill(~partial.valid, PAD)
+        return Segment(tokens, partial.valid, present)
+
+    def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
+        """The mean over all slots that learn, of both sides. As in the Insertion Transformer a row counts once for each
+        number of tokens that can be shown, so that long pairs weigh as much as in other methods."""
+        batch = batch.compact()
+        source, target = batch.source, batch.target
+        random = RowRandom.of((source.tokens, source.valid), (target.tokens, target.valid), seed=update)
+        lesson = self.lesson(batch, self.config.tasks.draw(random.fork(0)), random.fork(1))
+        slots = self.net(*lesson.shown)
+        sums, counts = [], []
+        for side, tokens in zip(Side, (source.tokens, target.tokens), strict=True):
+            partial, ends = lesson.partials[side], lesson.ends[side]
+            counts.append((partial.filled | ends).sum(dim=1))
+            losses = self.side_losses(self.net.log_probs(slots[side], side), tokens, partial, ends)
+            sums.append(torch.stack(losses) * counts[-1])
+        smoothed, plain = torch.stack(sums).sum(dim=0) / torch.stack(counts).sum(dim=0) * lesson.states
+        count = lesson.states.sum()
+        return {
+            "insertion": LossTerm(smoothed.sum(), count),
+            "nll": LossTerm(plain.sum().detach(), count, weight=0.0),
+        }
+
+    def side_losses(
+        self,
+        log_probs: Float[Tensor, "B G V"],
+        tokens: Int[Tensor, "B L"],
+        partial: insertion.Partial,
+        ends: Bool[Tensor, "B G"],
+    ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """See `insertion_losses`."""
+        if self.config.loss is SpanLoss.UNIFORM:
+            weights = insertion.uniform_weights(partial, dtype=log_probs.dtype)
+        else:
+            temperature = self.config.tree_temperature or DEFAULT_TEMPERATURE
+            weights = insertion.tree_weights(partial, temperature=temperature, dtype=log_probs.dtype)
+        return insertion.insertion_losses(
+            log_probs,
+            tokens,
+            weights,
+            partial,
+            ends,
+            end=EOS,
+            label_smoothing=self.config.label_smoothing,
+            forbidden=self.net.forbidden,
+        )
+
+    # --- decoding -------------------------------------------------------------------------------------
+
+    def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
+        """As `fill`, with one side given whole. Backward, `source` is in the target's language and vocabulary, and the
+        translation in the source's."""
+        assert isinstance(decoding, Kermit.Decoding)
+        source = source.compact()
+        copies = decoding.num_copies(source)
+        given, written = from_draft(whole(source)).repeat_rows(copies), start(source, copies=copies)
+        canvas = paired(written, given) if decoding.reverse else paired(given, written)
+        limits = decoding.limits(source, positions=self.net.max_length)[:, None].expand(-1, 2)
+        refined = self.refined(canvas, limits.repeat_interleave(copies, dim=0), decoding, decoding.random(source))
+        if decoding.temperature is None:  # samples come as they are drawn
+            refined = best_first(refined, copies=copies)
+        return translation(refined, Side.SOURCE if decoding.reverse else Side.TARGET, copies, decoding)
+
+    def fill(
+        self, source: Draft, target: Draft, *, decoding: DecodingOptions, nonempty: bool = False
+    ) -> tuple[Translation, Translation]:
+        """Insert into the open gaps of both sides: pairs from nothing (two empty drafts, at a temperature, better with
+        parallel=false: slots of one pass do not know of each other), answers in a gap, or texts with parts known.
+
+        Candidate k of one side belongs to candidate k of the other; both have the score of the pair. Rows of equal
+        drafts become equal pairs: more come by num_candidates. A side may have max_length_factor times the tokens of
+        the longer draft and max_length_offset more. nonempty: an open gap between fixed tokens or ends gets one token
+        at least. Raises ConfigError for a direction.
+        """
+        assert isinstance(decoding, Kermit.Decoding)
+        if decoding.reverse:
+            raise ConfigError("direction=backward: has no effect on fill, which writes wherever a gap is open")
+        copies = decoding.num_candidates
+        longer = positions_below(torch.maximum(source.lengths, target.lengths))
+        limits = decoding.limits(Source(longer.long(), longer), positions=self.net.max_length)[:, None].expand(-1, 2)
+        random = None
+        if decoding.temperature is not None:
+            parts = (source.tokens, source.valid), (target.tokens, target.valid)
+            random = RowRandom.of(*parts, seed=decoding.seed).copies(copies)
+        canvas = paired(from_draft(source), from_draft(target)).repeat_rows(copies)
+        refined = self.refined(canvas, limits.repeat_interleave(copies, dim=0), decoding, random, nonempty=nonempty)
+        score = (refined.canvas.scores.sum(dim=1) + refined.canvas.end_scores).unflatten(0, (-1, copies))
+        first, second = (replace(translation(refined, side, copies, decoding), scores=score) for side in Side)
+        return first, second
+
+    def refined(
+        self,
+        canvas: EditCanvas,
+        limits: Int[Tensor, "B 2"],
+        decoding: Decoding,
+        random: RowRandom | None,
+        *,
+        nonempty: bool = False,
+    ) -> Refined[InsertionCanvas]:
+        """Passes over canvases of pairs. limits: tokens that each side may have."""
+
+        def log_probs(canvas: InsertionCanvas, _: Rows) -> Tensor:
+            found = self.log_probs(canvas)
+            if nonempty:
+                found[:, :, EOS] = found[:, :, EOS].masked_fill(between_fixed(canvas), -torch.inf)
+            return found
+
+        return insert_until_complete(
+            log_probs,
+            canvas,
+            Rows(),
+            rule=decoding.rule(Finalisation.SLOT, end=EOS),
+            limits=limits,
+            random=random,
+            max_passes=decoding.max_passes,
+            history=decoding.history,
+        )
+
+    def log_probs(self, canvas: EditCanvas) -> Float[Tensor, "B A V"]:
+        """Of what may be inserted into each gap of canvases of pairs, -inf beyond the vocabulary of its side; 0 on a
+        side where no row has an open gap."""
+        present = torch.ones_like(canvas.sealed)
+        texts = [text_of(canvas, side) for side in Side]
+        slots = self.net(*(Segment(text.tokens, text.valid, present) for text in texts))
+        width = max(self.vocabularies.source_size, self.vocabularies.target_size)
+        found = slots[0].new_zeros((*canvas.open_gaps.shape, width))
+        for side in Side:
+            here = slots_of(canvas, side)
+            if bool((here & canvas.open_gaps).any()):
+                own = self.net.log_probs(slots[side], side)
+                own = F.pad(own, (0, width - own.size(2)), value=-torch.inf)
+                found = by_gap(canvas, side, own).where(here[:, :, None], found)
+        return found
+
+    # --- lengths --------------------------------------------------------------------------------------
+
+    def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
+        return source_length + target_length + 4  # BOS and EOS of both
+
+    @property
+    def max_source_length(self) -> int | None:
+        return self.net.max_length
+
+    def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
+        fits = batch.source.valid.any(dim=1)
+        if self.net.max_length is not None:
+            fits = fits & (torch.maximum(batch.source.lengths, batch.target.lengths) <= self.net.max_length)
+        return fits
+
+
+def whole(side: Tokens) -> Draft:
+    """A side that is given: nothing is inserted into it. side: right-padded."""
+    closed = torch.ones((len(side), side.valid.size(1) + 1), dtype=torch.bool, device=side.device)
+    return Draft(side.tokens, side.valid, side.valid, closed)
+
+
+def gapped(rows: Sequence[Sequence[int]], open_gaps: Sequence[Collection[int]]) -> Draft:
+    """Sides of which all tokens are given, and something is inserted into these gaps alone: gap g stands before token
+    g, the last one after all. ([[]], [[0]]) is a side of which nothing is known."""
+    side = Tokens.from_lists(rows)
+    closed = torch.ones((len(side), side.valid.size(1) + 1), dtype=torch.bool)
+    for row, chosen in enumerate(open_gaps):
+        closed[row, list(chosen)] = False
+    return Draft(side.tokens, side.valid, side.valid, closed)
+
+
+def between_fixed(canvas: EditCanvas) -> Bool[Tensor, "B A"]:
+    """Gaps next to no token but fixed ones: nothing has been inserted there."""
+    fixed = canvas.fixed | ~canvas.valid
+    return F.pad(fixed, (1, 0), value=True) & F.pad(fixed, (0, 1), value=True)
+
+
+def translation(refined: Refined[InsertionCanvas], side: Side, copies: int, decoding: Kermit.Decoding) -> Translation:
+    """One side of the pairs, in the order of the copies."""
+    history = None if refined.history is None else history_of(refined.history, side)
+    text = replace(refined, canvas=text_of(refined.canvas, side), history=history)
+    return Translation.of_insertions(text, copies=copies, count=decoding.num_candidates, ordered=True)
