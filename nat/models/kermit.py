@@ -107,7 +107,7 @@ class Kermit(TranslationModel):
     """
 
     unlearnable = "longer than positions.max_length, which counts the two end marks of a side"
-    edits: ClassVar[frozenset[str]] = frozenset({"draft", "phrases"})
+    edits: ClassVar[frozenset[str]] = frozenset({"draft", "known", "constraints"})
 
     @dataclass(frozen=True, kw_only=True)
     class Config(JointConfig):
