@@ -157,14 +157,14 @@ def test_all_candidates_of_a_sentence_fit_into_one_batch_of_the_teacher() -> Non
 def test_what_the_teacher_cannot_score_is_none_and_chosen_last() -> None:
     teacher = Table(impossible=lambda target: "a" in target)
     found = choose(
-        [candidates("a", "b"), candidates("a", "a a"), candidates("b"), EMPTY],
-        ["s", "s", " ", ""],  # the teacher's tokenizer finds nothing in the third
+        [candidates("a", "b"), candidates("a", "a a"), candidates("b"), EMPTY, EMPTY],
+        ["s", "s", " ", "", "s"],  # the teacher's tokenizer finds nothing in the third, the student's in the last
         choice=Choice.TEACHER,
         teacher=teacher,
     )
-    assert [item.chosen for item in found] == [1, 0, 0, 0]
+    assert [item.chosen for item in found] == [1, 0, 0, 0, 0]
     assert found[0].teacher_scores == [None, teacher.log_prob("s", "b")]
-    assert [item.teacher_scores for item in found[1:]] == [[None, None], [None], [None]]
+    assert [item.teacher_scores for item in found[1:]] == [[None, None], [None], [None], [None]]
 
 
 def test_a_source_too_long_for_the_teacher() -> None:

@@ -86,7 +86,7 @@ def test_ten_passes_are_ten_calls() -> None:
     assert refine(step, *start([99, 99]), max_passes=10).passes.tolist() == [10, 10]
     assert len(step.seen) == 10
     with pytest.raises(AssertionError):
-        refine(step, *start([1]), max_passes=0)
+        refine(Count(), *start([1]), max_passes=0)
 
 
 def test_the_method_says_when_a_row_is_finished() -> None:

@@ -396,6 +396,7 @@ class Looking(TranslationModel):
         return (batch.source.lengths > 0) & (batch.source.lengths <= 6)
 
     def cross_attention(self, batch: Batch, *, layer: int | None = None) -> Float[Tensor, "B T S"]:
+        assert len(batch) > 0
         assert bool(self.learnable(batch).all())
         assert layer == 3
         same = (batch.target.tokens[:, :, None] == batch.source.tokens[:, None, :]).float()
@@ -437,10 +438,33 @@ def test_the_teachers_attention_is_asked_for_its_own_layer(tiny_runs: dict[str, 
     assert [sum(row) for row in both[0]] == [2, 4]
 
 
+def test_the_layer_asked_for_is_the_one_that_is_read(
+    tiny_runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+    honest = Autoregressive.cross_attention
+
+    def watched(self: Autoregressive, batch: Batch, *, layer: int | None = None) -> Tensor:
+        asked.append(layer)
+        return honest(self, batch, layer=layer)
+
+    monkeypatch.setattr(Autoregressive, "cross_attention", watched)
+    options = ["data.limit=8", "shard_size=4", "fertilities=attention", "attention_layer=1"]
+    assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={tmp_path / 'd'}", *options) == 0
+    assert asked == [1, 1, 1]  # once to see whether there is one, then for each shard
+
+
 def test_matrices_of_links_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = [Pair([7] * n, [8] * (n + 1)) for n in range(1, 9)]
     links = [np.array([(n, n + 1) for n in range(len(pair.source))]) for pair in pairs]
     expected = [[2] + [1] * (len(pair.source) - 1) for pair in pairs]
-    for size in (1, 3, 64):
+    sizes: list[int] = []
+    honest = fertilities.from_links
+    monkeypatch.setattr(
+        fertilities, "from_links", lambda matrix, *valid: sizes.append(len(matrix)) or honest(matrix, *valid)
+    )
+    for size, together in ((1, [1] * 8), (3, [3, 3, 2]), (64, [8])):
         monkeypatch.setattr(fertilities, "BATCH_SIZE", size)
         assert link_fertilities(pairs, links) == expected
+        assert sizes == together
+        sizes.clear()

@@ -11,6 +11,8 @@ from nat.config import parse
 from nat.decoding.refine import History
 from nat.errors import ConfigError
 from nat.models.base import DecodingOptions, LengthBeamOptions, Translation
+from nat.models.mask_predict import MaskPredict
+from nat.models.vanilla import Vanilla
 
 TOKENS = torch.tensor([[[8, 9, 9], [8, 7, 0], [9, 7, 0]], [[8, 0, 0], [9, 9, 9], [7, 7, 0]]])
 VALID = TOKENS > 0
@@ -82,6 +84,8 @@ def test_options_that_cannot_be_are_refused(options: dict[str, Any], line: str) 
 def test_a_sentence_has_a_canvas_for_each_length_or_each_sample() -> None:
     assert LengthBeamOptions(length_beam=4, num_candidates=2).num_copies == 4
     assert LengthBeamOptions(temperature=1.0, num_candidates=7).num_copies == 7
+    assert MaskPredict.Decoding().num_copies == 5  # its paper's
+    assert Vanilla.Decoding().num_copies == MaskPredict.Decoding(length_beam=1).num_copies == 1
 
 
 def test_without_a_temperature_the_most_probable_token_is_picked() -> None:

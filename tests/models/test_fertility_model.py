@@ -306,6 +306,18 @@ def test_deep_supervision_trains_every_layer_on_the_mean_of_its_losses() -> None
     assert terms["cross_entropy"].total.item() != pytest.approx(terms["nll"].total.item())  # nll: the last layer's
 
 
+def test_shares_of_glancing_and_of_gold_are_those_asked_for() -> None:
+    batch = make_batch(LENGTHS)
+
+    def learnt(update: int, **options: Any) -> int:
+        return int(fertility(**options).train().loss(batch, update=update)["cross_entropy"].count)
+
+    counts = [learnt(update, glancing={"start": 1.0, "end": 0.0, "updates": 10}) for update in (0, 5, 10)]
+    assert counts[0] < counts[1] < counts[2] == batch.num_target_tokens
+    counts = [learnt(1, deep_supervision={"enabled": True, "gold": gold}) for gold in (1.0, 0.5, 0.0)]
+    assert 0 == counts[0] < counts[1] < counts[2] == batch.num_target_tokens
+
+
 def test_pairs_that_cannot_be_learnt() -> None:
     batch = make_batch([(3, 3), (3, 3), (6, 4), (4, 6)])
     numbers = torch.tensor([[1, 1, 1, 0, 0, 0], [3, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0], [2, 2, 2, 0, 0, 0]])

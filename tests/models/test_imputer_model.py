@@ -329,12 +329,12 @@ def oracle(model: Imputer, answers: dict[int, list[int]], *, in_order: bool) -> 
 ANSWERS = {2: [A, BLANK], 4: [A, A, BLANK, A], 6: [BLANK, A, B, B, BLANK, B], 8: [BLANK] * 8}
 
 
-@pytest.mark.parametrize("given", SCHEDULES)
+@pytest.mark.parametrize("given", [given for given in SCHEDULES if "temperature" not in given])
 def test_an_oracle_is_followed_under_every_schedule(given: dict[str, Any]) -> None:
     model = imputer()
     oracle(model, ANSWERS, in_order=False)
     source = make_batch([(1, 1), (3, 1), (4, 1), (2, 1)]).source
-    found = decoded(model, source, **{key: value for key, value in given.items() if key in ("max_passes", "schedule")})
+    found = decoded(model, source, **given)
     assert texts(found) == [[[A]], [[A, B, B]], [[]], [[A, A]]]
 
 

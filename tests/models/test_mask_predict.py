@@ -175,6 +175,21 @@ def test_samples_are_of_every_pass() -> None:
     assert not torch.equal(three.tokens[:, 0], three.tokens[:, 1])
     other = decode(model, source, num_candidates=2, seed=9, **several)
     assert not torch.equal(other.tokens, two.tokens)
+    random = MaskPredict.Decoding(num_candidates=3, temperature=1.0, length_beam=1).random(source)
+    assert random is not None
+    with torch.no_grad():
+        memory, _ = model.length.encode(model.net, source)
+    for k, history in enumerate(three.history):
+        own = random.select(torch.arange(2) * 3 + k)
+        valid = history.fate[:, 0] != Fate.NONE
+        before, hidden = torch.zeros_like(history.tokens[:, 0]), valid
+        for p in range(history.tokens.size(1)):
+            with torch.no_grad():
+                log_probs = model.log_probs(before.masked_fill(hidden, MASK), valid, memory)
+            drawn = own.fork(p + 1).sample(log_probs)
+            assert torch.equal(history.tokens[:, p][hidden], drawn[hidden])
+            before, hidden = history.tokens[:, p], history.fate[:, p] == Fate.MASKED
+        assert p == 3
 
 
 # --- oracles ----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies
 from nat.errors import ConfigError
 from nat.models.vanilla import Vanilla
+from nat.ops.copying import soft_copy
 
 A, B = NUM_SYMBOLS, NUM_SYMBOLS + 1
 TINY = Vocabularies(NUM_SYMBOLS + 2, NUM_SYMBOLS + 2, True)  # UNK and two tokens
@@ -66,6 +67,15 @@ def test_scores_of_all_targets_of_a_length_sum_to_its_probability(copy: str) -> 
     assert scores.exp().sum().item() == pytest.approx(lengths[0, 256 + 1].exp().item())
 
 
+def test_soft_copies_look_as_far_as_tau_says() -> None:
+    source, lengths = BATCH.source, BATCH.target.lengths
+    for tau in (0.2, 2.0):
+        model = vanilla(copy="soft", copy_tau=tau)
+        weights, _ = soft_copy(source.lengths, lengths, source_width=source.tokens.size(1), tau=tau)
+        x, _ = model.copied(source, lengths)
+        assert torch.allclose(x, weights @ model.net.embeddings.source(source.tokens))
+
+
 def test_the_score_of_a_length_out_of_reach_is_minus_infinity() -> None:
     model = vanilla(length={"max_offset": 2})
     batch = make_batch([(5, 2), (5, 3)])
@@ -98,7 +108,7 @@ def test_the_length_beam_keeps_the_highest_mean_log_probability() -> None:
 
 
 def test_samples_follow_the_distribution_at_the_temperature() -> None:
-    model, number, temperature = sharper(vanilla(vocabularies=TINY, length={"max_offset": 1})), 4000, 0.7
+    model, number, temperature = sharper(vanilla(vocabularies=TINY, length={"max_offset": 1})), 4000, 8.0
     source = [A, B]
     with torch.no_grad():
         decoding = Vanilla.Decoding(temperature=temperature, num_candidates=number, seed=3)
@@ -107,9 +117,15 @@ def test_samples_follow_the_distribution_at_the_temperature() -> None:
     log_probs = log_probs_of(model, source, int(lengths[0].argmax()) + 1)
     heights = (log_probs / temperature).softmax(dim=1)
     drawn = [tuple(row) for row in found.tokens[0].tolist()]
-    for target in itertools.product([1, A, B], repeat=len(heights)):
-        wanted = math.prod(heights[t, token].item() for t, token in enumerate(target))
-        assert drawn.count(target) / number == pytest.approx(wanted, abs=0.03)
+
+    def chance(shares: Tensor, target: tuple[int, ...]) -> float:
+        return math.prod(shares[t, token].item() for t, token in enumerate(target))
+
+    targets = list(itertools.product([1, A, B], repeat=len(heights)))
+    for target in targets:
+        assert drawn.count(target) / number == pytest.approx(chance(heights, target), abs=0.03)
+    changes = [abs(chance(heights, target) - chance(log_probs.exp(), target)) for target in targets]
+    assert max(changes) > 0.1  # so that samples at another temperature would be seen
     own = log_probs.gather(1, found.tokens[0].T).sum(dim=0) + lengths.max()  # at temperature 1
     assert torch.allclose(found.scores[0], own)
 

@@ -142,3 +142,13 @@ def test_a_beam_wider_than_the_classifier_decodes(name: str, beam: int) -> None:
         found = model.decode(source, decoding=type(model).Decoding(length_beam=beam, num_candidates=beam))
     assert (found.scores > -torch.inf).sum(dim=1).tolist() == [2, 3]
     assert found.valid.sum(dim=2)[1, :3].sort().values.tolist() == [3, 4, 5]
+
+
+@pytest.mark.parametrize("name", ["vanilla", "mask_predict", "refinement"])
+def test_no_length_beyond_the_positions_is_tried(name: str) -> None:
+    model = make_model(name, positions={"kind": "learned", "max_length": 6})
+    source = make_batch([(6, 1), (4, 1)]).source
+    with torch.no_grad():
+        found = model.decode(source, decoding=type(model).Decoding(length_beam=9, num_candidates=9))
+    assert found.valid.sum(dim=2).amax(dim=1).tolist() == [6, 6]
+    assert (found.scores > -torch.inf).sum(dim=1).tolist() == [6, 6]

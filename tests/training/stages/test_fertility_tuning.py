@@ -241,6 +241,9 @@ def test_terms_are_sums_over_rows_whatever_the_padding(make: Make, samples: int)
         assert term.total.item() == pytest.approx(sum(row[key].total.item() for row in alone), abs=1e-8), key
         assert term.count.item() == sum(row[key].count.item() for row in alone), key
     assert stage.loss(batch, update=4)["rl"].total.item() != together["rl"].total.item()
+    whole, *rows = (gradient(terms["rl"].total + terms["bp"].total, stage) for terms in (together, *alone))
+    for name, value in whole.items():  # the value of rl says nothing of its gradient
+        assert torch.allclose(value, torch.stack([row[name] for row in rows]).sum(dim=0), rtol=0, atol=1e-8), name
 
 
 @pytest.mark.slow
