@@ -115,9 +115,7 @@ class CTC(TranslationModel):
         batch = batch.compact()
         memory = self.net.encode(batch.source)
         slots = self.split(memory)
-        random = RowRandom.of(
-            (batch.source.tokens, batch.source.valid), (batch.target.tokens, batch.target.valid), seed=update
-        )
+        random = RowRandom.of_pairs(batch, seed=update)
         states = slots.states
         ratio = self.config.glancing(update) if self.training else 0.0
         if ratio > 0:

@@ -141,7 +141,7 @@ class Fertility(TranslationModel):
         x, valid = self.canvas(batch.source, batch.fertilities)
         target = Target(batch.target.tokens[:, : valid.size(1)], batch.target.valid[:, : valid.size(1)])
         hidden, guide = valid, None
-        random = RowRandom.of((batch.source.tokens, batch.source.valid), (target.tokens, target.valid), seed=update)
+        random = RowRandom.of_pairs(batch, seed=update)
         ratio = self.config.glancing(update) if self.training else 0.0
         if ratio > 0:
             x, hidden = glance_at_target(self.net, x, target, memory, random, ratio=ratio)

@@ -153,7 +153,7 @@ class Imputer(TranslationModel):
         source, target = batch.source, batch.target
         memory = self.net.encode(source)
         slots = self.split(memory)
-        random = RowRandom.of((source.tokens, source.valid), (target.tokens, target.valid), seed=update)
+        random = RowRandom.of_pairs(batch, seed=update)
         alignable = ctc.alignable(target.tokens, target.lengths, slots.lengths)
         alignment = self.expert(slots, memory, target, random.fork(0))
         masked = self.masks(slots, random.fork(1), random.fork(2)) & alignable[:, None]

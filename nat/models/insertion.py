@@ -102,8 +102,8 @@ class InsertionTransformer(TranslationModel):
 
     def partial(self, batch: Batch, update: int) -> insertion.Partial:
         """What is shown of each target: k tokens, uniform in 0..T, anywhere (section 4.2)."""
-        source, target = batch.source, batch.target
-        random = RowRandom.of((source.tokens, source.valid), (target.tokens, target.valid), seed=update)
+        target = batch.target
+        random = RowRandom.of_pairs(batch, seed=update)
         noise = random.fork(1).uniform(target.valid.size(1))
         return insertion.shortened(insertion.kept_at_random(target.valid, random.uniform(), noise), target.valid)
 

@@ -166,7 +166,7 @@ class Kermit(TranslationModel):
         number of tokens that can be shown, so that long pairs weigh as much as in other methods."""
         batch = batch.compact()
         source, target = batch.source, batch.target
-        random = RowRandom.of((source.tokens, source.valid), (target.tokens, target.valid), seed=update)
+        random = RowRandom.of_pairs(batch, seed=update)
         lesson = self.lesson(batch, self.config.tasks.draw(random.fork(0)), random.fork(1))
         slots = self.net(*lesson.shown)
         sums, counts = [], []

@@ -119,7 +119,7 @@ class Levenshtein(TranslationModel):
         batch = batch.compact()
         source, target = batch.source, batch.target
         memory = self.net.encode(source)
-        random = RowRandom.of((source.tokens, source.valid), (target.tokens, target.valid), seed=update)
+        random = RowRandom.of_pairs(batch, seed=update)
         initial = self.initial(target, random.fork(0))
         ready = self.insertion_roll_in(initial, target, memory, random.fork(1))
         terms, inserted = self.insertion_loss(ready, target, memory, random.fork(2))

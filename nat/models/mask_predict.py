@@ -66,8 +66,8 @@ class MaskPredict(TranslationModel):
 
     def hidden(self, batch: Batch, update: int) -> Bool[Tensor, "B T"]:
         """The positions to predict: of each row a number uniform in 1..T, anywhere (section 3.2)."""
-        source, target = batch.source, batch.target
-        random = RowRandom.of((source.tokens, source.valid), (target.tokens, target.valid), seed=update)
+        target = batch.target
+        random = RowRandom.of_pairs(batch, seed=update)
         counts = (random.uniform() * target.lengths).long() + 1
         noise = random.fork(1).uniform(target.valid.size(1))
         return lowest(noise, counts.clamp(max=target.lengths), target.valid)

@@ -89,7 +89,7 @@ class Refinement(TranslationModel):
         batch = batch.compact()
         target = batch.target
         memory, length_log_probs = self.length.encode(self.net, batch.source)
-        random = RowRandom.of((batch.source.tokens, batch.source.valid), (target.tokens, target.valid), seed=update)
+        random = RowRandom.of_pairs(batch, seed=update)
         first, valid = self.copied(batch.source, target.lengths, width=target.tokens.size(1))
         denoise = random.uniform() < self.config.denoising  # (B)
         log_probs = self.log_probs(first, valid, memory)

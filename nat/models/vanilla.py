@@ -87,7 +87,7 @@ class Vanilla(TranslationModel):
         source, target = batch.source, batch.target
         memory, length_log_probs = self.length.encode(self.net, source)
         x, valid = self.copied(source, target.lengths, width=target.tokens.size(1))
-        random = RowRandom.of((source.tokens, source.valid), (target.tokens, target.valid), seed=update)
+        random = RowRandom.of_pairs(batch, seed=update)
         hidden, guide = valid, None
         ratio = self.config.glancing(update) if self.training else 0.0
         if ratio > 0:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nat.data.batch import Batch
 from nat.rows import Rows
 
 
@@ -47,6 +48,12 @@ class RowRandom(Rows):
             positions = torch.arange(tokens.size(1), device=tokens.device)
             keys = _mix(keys) + _mix(_mix(tokens.long() + 1) + positions).masked_fill(~valid, 0).sum(dim=1)
         return cls(_mix(keys))
+
+    @classmethod
+    def of_pairs(cls, batch: Batch, *, seed: int) -> RowRandom:
+        """Of both sides of right-padded pairs."""
+        source, target = batch.source, batch.target
+        return cls.of((source.tokens, source.valid), (target.tokens, target.valid), seed=seed)
 
     def fork(self, number: int) -> RowRandom:
         """An independent stream, for another purpose, pass or candidate."""

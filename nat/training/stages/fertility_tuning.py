@@ -95,9 +95,7 @@ class FertilityTuning(Stage):
         with torch.no_grad():
             teacher_memory = self.teacher.net.encode(batch.source)
         share, tokens = self.config.weight, batch.num_target_tokens
-        random = RowRandom.of(
-            (batch.source.tokens, batch.source.valid), (batch.target.tokens, batch.target.valid), seed=update
-        ).fork(0)
+        random = RowRandom.of_pairs(batch, seed=update).fork(0)
         rl, reward = self.reinforced(batch.source, memory, teacher_memory, random)
         return {
             "kd": LossTerm(kd, tokens, weight=1 - share),
