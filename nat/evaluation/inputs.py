@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from nat.config import parse
 from nat.data.corpus import DataConfig
@@ -83,8 +82,6 @@ def check_outputs(paths: Mapping[str, Path], *, inputs: Iterable[str | None] = (
 
 def open_run(run_dir: str, *, device: Device, weights: str | None = None) -> Translator:
     """A run's translator. Raises ConfigError where there is no GPU to use, DataError where the run is damaged."""
-    if device is Device.CUDA and not torch.cuda.is_available():
-        raise ConfigError("device=cuda: torch sees no GPU here; use cpu or auto")
     translator = load(run_dir, device=device.value, weights=weights)
     run_summary(translator)  # damaged? better known now than after an hour
     return translator

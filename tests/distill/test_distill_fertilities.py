@@ -22,6 +22,7 @@ import nat
 from nat.cli.distill import main
 from nat.data.batch import Batch
 from nat.data.batching import Pair
+from nat.data.tokenizer import Tokenizers
 from nat.distill import fertilities
 from nat.distill.fertilities import AlignmentFile, WordAligner, attention_fertilities, link_fertilities
 from nat.errors import DataError
@@ -151,6 +152,20 @@ def test_killed_and_resumed_gives_the_same_lines(
     assert 0 < len(list(folder.glob("parts/shard-*"))) < 25
     assert distil(*arguments) == 0
     assert without_scores(folder) == without_scores(made("fertilities=attention", "targets=teacher"))
+
+
+def test_the_aligner_has_learnt_from_the_whole_corpus(
+    made: Callable[..., Path], tiny_runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.loads(line) for line in (made("fertilities=aligner", "targets=corpus") / "train.jsonl").open()]
+    tokenizers = Tokenizers.load(tiny_runs["autoregressive"] / "tokenizer")
+    sources = tokenizers.source.encode([line["en"] for line in lines])
+    targets = tokenizers.target.encode([line["de"] for line in lines])
+    pairs = [Pair(*ids) for ids in zip(sources, targets, strict=True)]
+    expected = link_fertilities(pairs, aligned(pairs))
+    assert [line["fertilities"] for line in lines] == expected
+    monkeypatch.setattr(WordAligner, "learn", lambda self: None)
+    assert link_fertilities(pairs, aligned(pairs)) != expected
 
 
 def test_killed_while_aligning(
