@@ -364,3 +364,11 @@ def test_a_phrase_goes_where_it_costs_least_and_stays_where_a_draft_has_it() -> 
     assert in_order.tokens.tolist() == [[MASK, MASK, 9, 10]]
     drafted = replace(canvas, tokens=torch.tensor([[9, 8, 8, 8]]))
     assert with_phrases(drafted, phrases, log_probs, orders=2).tokens.tolist() == [[9, 10, 8, 8]]
+
+
+def test_the_calls_that_look_at_a_draft_are_counted() -> None:
+    model = mask_predict()
+    source = asking([[9, 10, 11], [9, 10, 11]], [[12, 13, 14], []])
+    with torch.no_grad():
+        found = model.decode(source, decoding=MaskPredict.Decoding(max_passes=1))
+    assert found.passes.tolist() == [3, 1]
