@@ -236,8 +236,13 @@ def test_half_precision_is_near_the_full_one(
     if smooth:
         monkeypatch.setattr(FeedForward, "forward", smooth_feed_forward)
     _, expected = gradients(make_model(name), make_pairs())
-    result, found = gradients(make_model(name), make_pairs(), precision=precision)
-    assert not result.skipped
+    model = make_model(name)
+    step = make_step(model, precision=precision)
+    results = [step(make_pairs(), update=1, learning_rate=0.0) for _ in range(2)]
+    # fp16: the first scale of the loss, 2^16, may be too high for it; then the update is skipped and the scale halved
+    assert not results[-1].skipped
+    assert precision is Precision.FP16 or not results[0].skipped
+    found = {key: parameter.grad for key, parameter in model.named_parameters() if parameter.grad is not None}
     assert all(gradient.dtype == torch.float32 for gradient in found.values())
     for key, gradient in expected.items() if smooth else ():
         assert (found[key] - gradient).norm() <= 0.05 * gradient.norm() + 1e-3, key
