@@ -366,9 +366,10 @@ def test_a_phrase_goes_where_it_costs_least_and_stays_where_a_draft_has_it() -> 
     assert with_phrases(drafted, phrases, log_probs, orders=2).tokens.tolist() == [[9, 10, 8, 8]]
 
 
-def test_the_calls_that_look_at_a_draft_are_counted() -> None:
+@pytest.mark.parametrize("asked", [{"drafts": [[12, 13, 14], []]}, {"phrases": [[[12]], []]}])
+def test_the_calls_that_look_at_what_is_asked_are_counted(asked: dict[str, Any]) -> None:
     model = mask_predict()
-    source = asking([[9, 10, 11], [9, 10, 11]], [[12, 13, 14], []])
+    source = asking([[9, 10, 11], [9, 10, 11]], **asked)
     with torch.no_grad():
         found = model.decode(source, decoding=MaskPredict.Decoding(max_passes=1))
     assert found.passes.tolist() == [3, 1]
