@@ -18,16 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from nat.config import option, parse, to_plain
+from nat.config import option, to_plain
 from nat.data.batch import Draft
 from nat.data.batching import length_sorted_batches
-from nat.data.corpus import DataConfig
-from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizer
 from nat.data.vocabulary import Symbol
 from nat.decoding.candidates import one_line
 from nat.errors import ConfigError, DataError
-from nat.evaluation.inputs import Device, Split, check_outputs, decoding_options, merge, open_run, run_summary
+from nat.evaluation.inputs import Device, Split, check_outputs, decoding_options, open_run, read_corpus, run_summary
 from nat.evaluation.scores import score_corpus
 from nat.evaluation.speed import spread_indices
 from nat.files import write_json
@@ -235,10 +233,7 @@ class Pairs:
 
 def read_pairs(translator: Translator, split: Split, changes: dict[str, Any]) -> Pairs:
     """A split of the run's corpus, with `changes` of its data options. Raises ConfigError or DataError."""
-    stored = merge(translator.config.get("data", {}), changes)
-    data = dataclasses.replace(parse(DataConfig, stored, "data"), streaming=False)
-    corpus = prepare(data, split.value, translator.tokenizers, filtered=split is Split.TRAIN)
-    assert isinstance(corpus, TokenizedCorpus)
+    corpus = read_corpus(translator, split, changes)
     every = np.arange(len(corpus))
     pairs = corpus.pairs(every)
     rows = [pair.source for pair in pairs], [pair.target for pair in pairs]

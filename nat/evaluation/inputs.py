@@ -132,14 +132,20 @@ def read_standard_input() -> list[str]:
 def read_split(translator: Translator, split: Split, changes: Mapping[str, Any]) -> Text:
     """A split of the run's own corpus, with `changes` of its data options. The tokenizer is the run's, whatever they
     say. Raises ConfigError or DataError."""
+    corpus = read_corpus(translator, split, changes)
+    sources, references = corpus.texts(np.arange(len(corpus)))
+    return Text(f"split {split.value}", sources, references, corpus.lines.tolist(), corpus.report.to_plain())
+
+
+def read_corpus(translator: Translator, split: Split, changes: Mapping[str, Any]) -> TokenizedCorpus:
+    """A split of the run's own corpus, see `read_split`, with its tokens."""
     stored = translator.config.get("data")
     if not isinstance(stored, Mapping):
         raise DataError(f"{translator.folder}/config.yaml: has no data options; give source=FILE")
     data = dataclasses.replace(parse(DataConfig, merge(stored, changes), "data"), streaming=False)
     corpus = prepare(data, split.value, translator.tokenizers, filtered=split is Split.TRAIN)
     assert isinstance(corpus, TokenizedCorpus)
-    sources, references = corpus.texts(np.arange(len(corpus)))
-    return Text(f"split {split.value}", sources, references, corpus.lines.tolist(), corpus.report.to_plain())
+    return corpus
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -218,7 +218,17 @@ class LengthBeamOptions(DecodingOptions):
 
 
 @dataclass(frozen=True)
-class EditOptions(DecodingOptions):
+class SampleOptions(DecodingOptions):
+    """Of decoders whose several candidates are samples."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_candidates > 1 and self.temperature is None:
+            raise ConfigError(f"num_candidates={self.num_candidates}: needs temperature (samples)")
+
+
+@dataclass(frozen=True)
+class EditOptions(SampleOptions):
     """Of decoders that insert into a canvas: it begins with nothing, with a draft, or with phrases that must stay, see
     `nat.decoding.editing`."""
 
@@ -227,11 +237,6 @@ class EditOptions(DecodingOptions):
     max_length_factor: float = option(2.0, "a translation has at most factor * S + offset tokens", minimum=0)
     max_length_offset: int = option(20, "see max_length_factor", minimum=1)
     history: bool = option(False, "keep token, confidence and fate of every position at every pass")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_candidates > 1 and self.temperature is None:
-            raise ConfigError(f"num_candidates={self.num_candidates}: needs temperature (samples)")
 
     def num_copies(self, source: Source) -> int:
         """Canvases of each sentence: its samples, or the orders of its phrases."""

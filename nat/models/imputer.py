@@ -21,7 +21,7 @@ from nat.data.vocabulary import Symbol, Vocabularies
 from nat.decoding.refine import Canvas, Fate, refine
 from nat.errors import ConfigError
 from nat.losses import log_prob_cross_entropy, uniform_cross_entropy
-from nat.models.base import DecodingOptions, LossTerm, Translation, TranslationModel
+from nat.models.base import DecodingOptions, LossTerm, SampleOptions, Translation, TranslationModel
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import ParallelConfig, Seq2Seq
 from nat.nn.slots import Slots, SlotSplit
@@ -98,7 +98,7 @@ class Imputer(TranslationModel):
                 raise ConfigError(f"mask_block={self.mask_block}: has no effect without masking=block")
 
     @dataclass(frozen=True)
-    class Decoding(DecodingOptions):
+    class Decoding(SampleOptions):
         schedule: Schedule = option(
             Schedule.TOP_K, "each pass commits an equal share of the canvas, or one slot of every block"
         )
@@ -116,8 +116,6 @@ class Imputer(TranslationModel):
                 raise ConfigError(
                     f"max_passes={self.max_passes}: has no effect with schedule=block, where block_size sets the passes"
                 )
-            if self.num_candidates > 1 and self.temperature is None:
-                raise ConfigError(f"num_candidates={self.num_candidates}: needs temperature (samples)")
 
         @property
         def passes(self) -> int:

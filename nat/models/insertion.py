@@ -19,27 +19,21 @@ from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.decoding.editing import start
 from nat.decoding.insertion import Finalisation, insert_until_complete
-from nat.errors import ConfigError
 from nat.models.base import DecodingOptions, InsertionOptions, LossTerm, Translation, TranslationModel
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import ParallelConfig, Seq2Seq
+from nat.nn.spans import SpanConfig
 from nat.nn.transformer import Memory, initialise
 from nat.ops import insertion
 from nat.ops.editing import bracket, gaps, rearrange
 
 BOS, EOS, PAD = int(Symbol.BOS), int(Symbol.EOS), int(Symbol.PAD)
 NUM_ENDS = 2  # positions of BOS and EOS around the canvas
-DEFAULT_TEMPERATURE = 1.0
 
 
 class Distribution(Enum):
     JOINT = "joint"
     FACTORED = "factored"
-
-
-class SpanLoss(Enum):
-    UNIFORM = "uniform"
-    TREE = "tree"
 
 
 class InsertionTransformer(TranslationModel):
@@ -49,25 +43,14 @@ class InsertionTransformer(TranslationModel):
     edits: ClassVar[frozenset[str]] = frozenset({"draft", "known", "constraints"})
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(ParallelConfig):
+    class Config(SpanConfig, ParallelConfig):
         distribution: Distribution = option(
             Distribution.JOINT, "one softmax over tokens of all slots, or one over slots times one over tokens"
-        )
-        loss: SpanLoss = option(
-            SpanLoss.TREE,
-            "weights of the tokens missing in a slot: the middle first, as in a balanced tree, or uniform",
-        )
-        tree_temperature: float | None = option(
-            None, f"loss=tree: the lower, the more of the weight is in the middle; null: {DEFAULT_TEMPERATURE}", above=0
         )
         finalisation: Finalisation = option(
             Finalisation.SLOT, "each slot ends by itself, or one insertion ends all (then no parallel decoding)"
         )
         label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
-
-        def __post_init__(self) -> None:
-            if self.tree_temperature is not None and self.loss is not SpanLoss.TREE:
-                raise ConfigError(f"tree_temperature={self.tree_temperature}: has no effect without loss=tree")
 
     @dataclass(frozen=True)
     class Decoding(InsertionOptions):
@@ -107,12 +90,6 @@ class InsertionTransformer(TranslationModel):
         noise = random.fork(1).uniform(target.valid.size(1))
         return insertion.shortened(insertion.kept_at_random(target.valid, random.uniform(), noise), target.valid)
 
-    def weights(self, partial: insertion.Partial, dtype: torch.dtype) -> Float[Tensor, "B T"]:
-        if self.config.loss is SpanLoss.UNIFORM:
-            return insertion.uniform_weights(partial, dtype=dtype)
-        temperature = self.config.tree_temperature or DEFAULT_TEMPERATURE
-        return insertion.tree_weights(partial, temperature=temperature, dtype=dtype)
-
     def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
         """The paper's loss of one random state is a mean over slots. Departs from it: a pair counts T + 1 times, once
         for each number of tokens that can be shown, so that long pairs weigh as much as in other methods."""
@@ -126,7 +103,7 @@ class InsertionTransformer(TranslationModel):
         losses, plain = insertion.insertion_losses(
             log_probs,
             target.tokens,
-            self.weights(partial, log_probs.dtype),
+            self.config.weights(partial, dtype=log_probs.dtype),
             partial,
             ends,
             end=EOS,

@@ -29,12 +29,12 @@ from nat.errors import ConfigError
 from nat.models.base import DecodingOptions, InsertionOptions, LossTerm, Translation, TranslationModel
 from nat.nn.joint import JointConfig, JointNet, Segment, Side
 from nat.nn.rng import RowRandom
+from nat.nn.spans import SpanConfig
 from nat.ops import insertion
 from nat.ops.editing import positions_below, rearrange
 from nat.rows import Rows
 
 EOS, PAD = int(Symbol.EOS), int(Symbol.PAD)
-DEFAULT_TEMPERATURE = 1.0
 
 
 class Task(IntEnum):
@@ -78,11 +78,6 @@ class TaskShares:
         return random.sample(log_shares.expand(len(random), 1, -1)).squeeze(1)
 
 
-class SpanLoss(Enum):
-    UNIFORM = "uniform"
-    TREE = "tree"
-
-
 class Direction(Enum):
     FORWARD = "forward"
     BACKWARD = "backward"
@@ -110,20 +105,9 @@ class Kermit(TranslationModel):
     edits: ClassVar[frozenset[str]] = frozenset({"draft", "known", "constraints"})
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(JointConfig):
+    class Config(SpanConfig, JointConfig):
         tasks: TaskShares = field(default_factory=TaskShares)
-        loss: SpanLoss = option(
-            SpanLoss.TREE,
-            "weights of the tokens missing in a slot: the middle first, as in a balanced tree, or uniform",
-        )
-        tree_temperature: float | None = option(
-            None, f"loss=tree: the lower, the more of the weight is in the middle; null: {DEFAULT_TEMPERATURE}", above=0
-        )
         label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
-
-        def __post_init__(self) -> None:
-            if self.tree_temperature is not None and self.loss is not SpanLoss.TREE:
-                raise ConfigError(f"tree_temperature={self.tree_temperature}: has no effect without loss=tree")
 
     @dataclass(frozen=True)
     class Decoding(InsertionOptions):
@@ -190,15 +174,10 @@ class Kermit(TranslationModel):
         ends: Bool[Tensor, "B G"],
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
         """See `insertion_losses`."""
-        if self.config.loss is SpanLoss.UNIFORM:
-            weights = insertion.uniform_weights(partial, dtype=log_probs.dtype)
-        else:
-            temperature = self.config.tree_temperature or DEFAULT_TEMPERATURE
-            weights = insertion.tree_weights(partial, temperature=temperature, dtype=log_probs.dtype)
         return insertion.insertion_losses(
             log_probs,
             tokens,
-            weights,
+            self.config.weights(partial, dtype=log_probs.dtype),
             partial,
             ends,
             end=EOS,

@@ -19,7 +19,7 @@ from nat.config import Component, option
 from nat.data.batch import Tokens
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions, TokenEmbedding
-from nat.nn.transformer import Size
+from nat.nn.transformer import Size, initialise
 from nat.ops.editing import bracket, deletion, rearrange
 from nat.ops.precision import at_least_float32
 
@@ -65,8 +65,7 @@ class JointNet(nn.Module):
         self.segments = nn.Parameter(torch.randn(2, dim))  # of the size of scaled token embeddings
         self.dropout = nn.Dropout(config.size.dropout)
         self.slot = nn.Linear(2 * dim, dim)
-        nn.init.xavier_uniform_(self.slot.weight)
-        nn.init.zeros_(self.slot.bias)
+        initialise(self.slot, config.size.initial)
         self.source_output = OutputLayer(vocabularies.source_size, symbols=symbols)
         self.target_output = OutputLayer(vocabularies.target_size, symbols=symbols)
 

@@ -14,16 +14,14 @@ from nat.data.vocabulary import Symbol
 from nat.nn.rng import RowRandom
 from nat.ops.edit_distance import Edits
 from nat.ops.editing import NEW, deletion, insertion, rearrange
-from nat.ops.selection import lowest
+from nat.ops.selection import random_subset
 
 
 def dropped(target: Target, random: RowRandom) -> Tokens:
     """The target after random deletion: of T tokens a number uniform in 0 .. T, anywhere; so all states that insertion
     from nothing goes through, the finished one too."""
-    lengths = target.lengths
-    counts = (random.uniform() * (lengths + 1)).long().clamp(max=lengths)
     noise = random.fork(0).uniform(target.tokens.size(1))
-    return kept(target, target.valid & ~lowest(noise, counts, target.valid))
+    return kept(target, target.valid & ~random_subset(target.valid, random.uniform(), noise))
 
 
 def damaged(target: Target, random: RowRandom, *, most: float, alphabet: tuple[int, int]) -> Tokens:

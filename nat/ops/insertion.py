@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nat.ops.editing import deletion, gaps
 from nat.ops.precision import at_least_float32
-from nat.ops.selection import lowest
+from nat.ops.selection import random_subset
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,7 @@ def kept_at_random(
     """Of the n removable positions of each row keep a subset of k, both uniform, k in 0..n (section 4.2); all others
     are kept. share, noise: uniform in (0, 1). removable: among the valid ones; None: all of them."""
     removable = valid if removable is None else removable & valid
-    size = removable.sum(dim=1)  # n
-    counts = (share * (size + 1)).long().minimum(size)
-    return (valid & ~removable) | lowest(noise, counts, removable)
+    return (valid & ~removable) | random_subset(removable, share, noise)
 
 
 def shortened(kept: Bool[Tensor, "B L"], valid: Bool[Tensor, "B L"]) -> Partial:

@@ -14,3 +14,11 @@ def lowest(keys: Float[Tensor, "B L"], counts: Int[Tensor, " B"], valid: Bool[Te
     ascending = torch.arange(order.size(1), device=order.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, ascending)
     return (rank < counts[:, None]) & valid
+
+
+def random_subset(
+    valid: Bool[Tensor, "B L"], share: Float[Tensor, " B"], noise: Float[Tensor, "B L"]
+) -> Bool[Tensor, "B L"]:
+    """k of the n valid positions of each row, anywhere; k is uniform in 0 .. n. share, noise: uniform in (0, 1)."""
+    size = valid.sum(dim=1)
+    return lowest(noise, (share * (size + 1)).long().minimum(size), valid)
