@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nat.config import Component, compose, config_directory, parse
-from nat.data.batch import Batch
+from nat.data.batch import Batch, Draft, Phrases, Target
 from nat.data.batching import Pair, collate
 from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies
 from nat.models.base import TranslationModel
@@ -84,6 +84,24 @@ def pair_batch(sources: list[list[int]], targets: list[list[int]]) -> Batch:
     """A batch of given pairs, with even fertilities."""
     pairs = zip(sources, targets, strict=True)
     return collate([Pair(source, target, even_fertilities(len(source), len(target))) for source, target in pairs])
+
+
+def phrases_of(rows: list[list[list[int]]]) -> Phrases:
+    """Phrases of each row, in ids above 0."""
+    number = max(1, *(len(row) for row in rows))
+    width = max([1, *(len(phrase) for row in rows for phrase in row)])
+    tokens = torch.zeros((len(rows), number, width), dtype=torch.long)
+    for i, row in enumerate(rows):
+        for c, phrase in enumerate(row):
+            tokens[i, c, : len(phrase)] = torch.tensor(phrase)
+    return Phrases(tokens, tokens > 0)
+
+
+def draft_of(rows: list[list[int]]) -> Draft:
+    """Drafts of which nothing is fixed or closed."""
+    target = Target.from_lists(rows)
+    closed = torch.zeros(len(rows), target.tokens.size(1) + 1, dtype=torch.bool)
+    return Draft(target.tokens, target.valid, torch.zeros_like(target.valid), closed)
 
 
 def command(*arguments: str) -> int:

@@ -6,30 +6,15 @@ import itertools
 from dataclasses import replace
 
 import torch
+from builders import draft_of, phrases_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nat.data.batch import Draft, Phrases, Source, Target
+from nat.data.batch import Source
 from nat.decoding.editing import EditCanvas, num_orders, orders, start
 from nat.decoding.refine import Fate
 
 PHRASES = [[[10, 11], [12]], [], [[13]]]
-
-
-def phrases_of(rows: list[list[list[int]]]) -> Phrases:
-    number = max(1, *(len(row) for row in rows))
-    width = max([1, *(len(phrase) for row in rows for phrase in row)])
-    tokens = torch.zeros((len(rows), number, width), dtype=torch.long)
-    for i, row in enumerate(rows):
-        for c, phrase in enumerate(row):
-            tokens[i, c, : len(phrase)] = torch.tensor(phrase)
-    return Phrases(tokens, tokens > 0)
-
-
-def draft_of(rows: list[list[int]]) -> Draft:
-    target = Target.from_lists(rows)
-    closed = torch.zeros(len(rows), target.tokens.size(1) + 1, dtype=torch.bool)
-    return Draft(target.tokens, target.valid, torch.zeros_like(target.valid), closed)
 
 
 def source(rows: int, **given: object) -> Source:

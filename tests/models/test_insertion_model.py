@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from builders import formula_rows, make_batch, make_model, pair_batch
+from builders import draft_of, formula_rows, make_batch, make_model, pair_batch, phrases_of
 from torch import Tensor
 
 from nat.config import Component, compose, parse
-from nat.data.batch import Draft, Phrases, Source
+from nat.data.batch import Draft, Source
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol
 from nat.decoding.refine import Fate
 from nat.errors import ConfigError, DataError
@@ -230,20 +230,6 @@ def test_too_few_passes_are_reported() -> None:
 
 
 # --- drafts and phrases -----------------------------------------------------------------------------
-
-
-def phrases_of(rows: list[list[list[int]]]) -> Phrases:
-    tokens = torch.zeros(len(rows), 3, 3, dtype=torch.long)
-    for i, row in enumerate(rows):
-        for c, phrase in enumerate(row):
-            tokens[i, c, : len(phrase)] = torch.tensor(phrase)
-    return Phrases(tokens, tokens > 0)
-
-
-def draft_of(rows: list[list[int]]) -> Draft:
-    source = Source.from_lists(rows)
-    closed = torch.zeros(len(rows), source.tokens.size(1) + 1, dtype=torch.bool)
-    return Draft(source.tokens, source.valid, torch.zeros_like(source.valid), closed)
 
 
 def holds(tokens: list[int], phrase: list[int]) -> bool:
