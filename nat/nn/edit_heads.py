@@ -124,7 +124,4 @@ class EditHeads(nn.Module):
 
 
 def _decoder(config: ParallelConfig, num_layers: int) -> Decoder:
-    attentions = [
-        config.attention.build(dim=config.size.dim, num_heads=config.size.num_heads) for _ in range(num_layers)
-    ]
-    return Decoder(attentions, size=config.size)
+    return Decoder(config.attentions(num_layers), size=config.size)

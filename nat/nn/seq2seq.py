@@ -6,7 +6,7 @@ A model holds one of these as `net`, so that the weights of the same part have t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +18,7 @@ from nat.config import Component, option
 from nat.data.batch import Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
-from nat.nn.attention.base import Attention
+from nat.nn.attention.base import Attention, attention_stack
 from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions
 from nat.nn.rng import RowRandom
 from nat.nn.transformer import Decoder, DecoderConfig, Memory, Size
@@ -44,10 +44,12 @@ class ParallelConfig(Seq2SeqConfig):
 
     attention: Component = option(help="the decoder's self-attention kind, from the group `attention`")
 
-    def attentions(self) -> Iterator[Attention]:
-        """The self-attention of each decoder layer."""
-        for _ in range(self.decoder.num_layers):
-            yield self.attention.build(dim=self.size.dim, num_heads=self.size.num_heads)
+    def attentions(self, num_layers: int | None = None) -> list[Attention]:
+        """The self-attention of each decoder layer; num_layers: None is the decoder's own number."""
+        size = self.size
+        return attention_stack(
+            self.attention, num_layers=num_layers or self.decoder.num_layers, dim=size.dim, num_heads=size.num_heads
+        )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nat.config import Component, option
-from nat.nn.attention.base import Attention
+from nat.nn.attention.base import Attention, attention_stack
 from nat.nn.attention.full import FullAttention
 from nat.rows import Rows
 
@@ -138,10 +138,8 @@ class Encoder(nn.Module):
 
     def __init__(self, config: Config, *, size: Size) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            Layer(size, config.attention.build(dim=size.dim, num_heads=size.num_heads), None)
-            for _ in range(config.num_layers)
-        )
+        kinds = attention_stack(config.attention, num_layers=config.num_layers, dim=size.dim, num_heads=size.num_heads)
+        self.layers = nn.ModuleList(Layer(size, attention, None) for attention in kinds)
         self.norm = nn.LayerNorm(size.dim) if size.norm is Norm.PRE else nn.Identity()
         initialise(self, size.initial)
 

@@ -8,49 +8,42 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from nat.config import option
-from nat.nn.attention.base import Attention, check_heads
+from nat.nn.attention.base import HeadAttention
 from nat.ops.precision import at_least_float32
 
 
-class FullAttention(Attention):
-    """Multi-head attention through `scaled_dot_product_attention`. E is the width of a head, D / H."""
+class FullAttention(HeadAttention):
+    """Multi-head attention through `scaled_dot_product_attention`."""
 
     @dataclass(frozen=True)
     class Config:
         dropout: float = option(0.0, "dropout on the attention weights", minimum=0, below=1)
 
-    def __init__(self, config: Config, *, dim: int, num_heads: int) -> None:
-        super().__init__()
-        check_heads(dim, num_heads)
-        self.num_heads = num_heads
+    def __init__(self, config: Config, *, dim: int, num_heads: int, head_dim: int | None = None) -> None:
+        super().__init__(dim=dim, num_heads=num_heads, head_dim=head_dim)
         self.dropout = config.dropout
-        self.project_in = nn.Linear(dim, 3 * dim)  # queries, keys, values
-        self.project_out = nn.Linear(dim, dim)
 
     def forward(
         self, x: Float[Tensor, "B L D"], context: Float[Tensor, "B N D"], valid: Bool[Tensor, "B N"] | None
     ) -> Float[Tensor, "B L D"]:
         if context is x:
-            queries, keys, values = (self.split(part) for part in self.project_in(x).chunk(3, dim=-1))
+            queries, keys, values = self.project(x)
         else:
             queries = self.queries(x)
             keys, values = self.keys_values(context)
         return self.attend(queries, keys, values, valid)
 
-    def split(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B H L E"]:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
     def queries(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B H L E"]:
-        dim = x.size(-1)
-        return self.split(F.linear(x, self.project_in.weight[:dim], self.project_in.bias[:dim]))
+        inner = self.num_heads * self.head_dim
+        return self.split(F.linear(x, self.project_in.weight[:inner], self.project_in.bias[:inner]))
 
     def keys_values(self, context: Float[Tensor, "B N D"]) -> tuple[Float[Tensor, "B H N E"], Float[Tensor, "B H N E"]]:
         """Keys and values of a context: decoders that take many steps compute them once."""
-        dim = context.size(-1)
-        both = F.linear(context, self.project_in.weight[dim:], self.project_in.bias[dim:])
+        inner = self.num_heads * self.head_dim
+        both = F.linear(context, self.project_in.weight[inner:], self.project_in.bias[inner:])
         keys, values = both.chunk(2, dim=-1)
         return self.split(keys), self.split(values)
 
@@ -97,10 +90,6 @@ class FullAttention(Attention):
             scores = scores.masked_fill(~valid[:, None, None, :], -torch.inf)
         return scores.softmax(dim=-1)
 
-    def merge(self, mixed: Float[Tensor, "B H L E"]) -> Float[Tensor, "B L D"]:
-        """Heads side by side, and the output projection."""
-        return self.project_out(mixed.transpose(1, 2).flatten(2))
-
 
 class CausalAttention(FullAttention):
     """Self-attention in which a position sees itself and what stands before it.
@@ -112,14 +101,14 @@ class CausalAttention(FullAttention):
         self, x: Float[Tensor, "B L D"], context: Float[Tensor, "B N D"], valid: Bool[Tensor, "B N"] | None
     ) -> Float[Tensor, "B L D"]:
         assert context is x, "causal attention is self-attention"
-        queries, keys, values = (self.split(part) for part in self.project_in(x).chunk(3, dim=-1))
+        queries, keys, values = self.project(x)
         return self.attend(queries, keys, values, None, causal=True)
 
     def step(
         self, x: Float[Tensor, "B 1 D"], past_keys: Tensor, past_values: Tensor
     ) -> tuple[Float[Tensor, "B 1 D"], Tensor, Tensor]:
         """One new position after `past` (B, H, L, D/H): its output and the lengthened past."""
-        query, key, value = (self.split(part) for part in self.project_in(x).chunk(3, dim=-1))
+        query, key, value = self.project(x)
         keys = torch.cat((past_keys, key), dim=2)
         values = torch.cat((past_values, value), dim=2)
         return self.attend(query, keys, values, None), keys, values

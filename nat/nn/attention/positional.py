@@ -48,7 +48,7 @@ class OthersAttention(FullAttention):
         self, x: Float[Tensor, "B L D"], context: Float[Tensor, "B N D"], valid: Bool[Tensor, "B N"] | None
     ) -> Float[Tensor, "B L D"]:
         assert context is x, "attention to the others is self-attention"
-        queries, keys, values = (self.split(part) for part in self.project_in(x).chunk(3, dim=-1))
+        queries, keys, values = self.project(x)
         others = ~torch.eye(x.size(1), dtype=torch.bool, device=x.device)[None]  # (1, L, L)
         if valid is not None:
             others = others & valid[:, None, :]
