@@ -97,6 +97,7 @@ for text in raw distilled; do
   row insertion_uniform "end_penalty=2&parallel=false&" "insertion uniform penalty 2 greedy"
   row levenshtein "" Levenshtein
   row kermit "" KERMIT
+  row kermit "end_penalty=2&" "KERMIT penalty 2"
   claim "insertion tree $text" "insertion uniform $text"
   claim "insertion tree penalty 2 $text" "insertion uniform penalty 2 $text"
 done
@@ -105,6 +106,7 @@ for system in "insertion tree penalty 2" "insertion uniform penalty 2" Levenshte
 done
 text=raw
 row kermit_long "" "KERMIT 9000 updates"
+row kermit_long "end_penalty=2&" "KERMIT 9000 updates penalty 2"
 nat-report "run_dirs=[$rows]" "claims=[$claims]" output="$runs/report_editing" data.max_words=12 speed_sentences=50 samples=5 plots=true
 # drafts of which 20 % of the words were dropped or replaced; random and right constraints
 for recipe in levenshtein insertion kermit mask_predict; do
