@@ -18,6 +18,7 @@ from nat.training.objective import objective
 from nat.training.step import Precision, StepResult, UpdateStep
 
 MODELS = sorted(path.stem for path in (config_directory() / "model").glob("*.yaml"))
+ATTENTIONS = sorted(path.stem for path in (config_directory() / "attention").glob("*.yaml"))
 VOCABULARIES = Vocabularies(NUM_SYMBOLS + 13, NUM_SYMBOLS + 13, shared=True)
 SMALL = {
     "model.size.dim": 16,
@@ -32,14 +33,15 @@ SMALL = {
 def make_model(
     name: str,
     *,
+    attention: str = "full",
     vocabularies: Vocabularies = VOCABULARIES,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     **overrides: Any,
 ) -> TranslationModel:
-    """configs/model/NAME.yaml, tiny, without dropout, in evaluation mode. overrides: model options, such as
-    label_smoothing=0.0 or `size={"norm": "post"}`."""
-    model = compose("train", ["run_dir=unused", f"model={name}"])["model"]
+    """configs/model/NAME.yaml with configs/attention/ATTENTION.yaml, tiny, without dropout, in evaluation mode.
+    overrides: model options, such as label_smoothing=0.0 or `size={"norm": "post"}`."""
+    model = compose("train", ["run_dir=unused", f"model={name}", f"attention={attention}"])["model"]
     for key, value in SMALL.items():
         part, _, option = key.removeprefix("model.").partition(".")
         if part in model:  # not every method has a decoder

@@ -6,9 +6,11 @@ C W K instead of N N, where K is the number of keys that a block sees.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nat.ops.precision import at_least_float32
@@ -27,14 +29,19 @@ def from_blocks(blocks: Float[Tensor, "B H C W E"], length: int) -> Float[Tensor
     return blocks.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :length].transpose(1, 2)
 
 
-def neighbourhoods(blocks: Float[Tensor, "B H C W E"], reach: int) -> Float[Tensor, "B H C K E"]:
-    """For each block, it with `reach` blocks to each side, K = (2 reach + 1) W; zeros beyond either end."""
+def side_by_side(parts: Sequence[Float[Tensor, "B H C _ E"]]) -> Float[Tensor, "B H C K E"]:
+    """For each block, all the keys that the parts give it."""
+    return torch.cat([part.permute(0, 2, 3, 1, 4) for part in parts], dim=2).permute(0, 3, 1, 2, 4)
+
+
+def neighbourhoods(blocks: Float[Tensor, "B H C W E"], reach: int) -> list[Float[Tensor, "B H C W E"]]:
+    """For each block, those `reach` blocks before it to `reach` blocks after it; zeros beyond either end."""
     if not reach:
-        return blocks
+        return [blocks]
     count = blocks.size(2)
     lying = F.pad(blocks.permute(0, 2, 3, 1, 4), (0, 0, 0, 0, 0, 0, reach, reach))  # (B, C + 2 reach, W, H, E)
-    beside = [lying[:, start : start + count] for start in range(2 * reach + 1)]
-    return torch.cat(beside, dim=2).permute(0, 3, 1, 2, 4)
+    padded = lying.permute(0, 3, 1, 2, 4)
+    return [padded[:, :, start : start + count] for start in range(2 * reach + 1)]
 
 
 def attend(
@@ -62,7 +69,18 @@ def attend_blocks(
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H C W E"]:
     """`attend` from each block's queries to that block's keys; every query must see one key at least."""
-    batch, _, count = queries.shape[:3]
-    q, k, v = (part.transpose(1, 2).flatten(0, 1) for part in (queries, keys, values))  # (B C, H, ...)
-    mask = seen.expand(batch, *seen.shape[1:]).transpose(1, 2).flatten(0, 1)
+    batch, heads, count = queries.shape[:3]
+    seen = seen.expand(batch, *seen.shape[1:])
+    if seen.size(1) > 1:  # every head has its own: the blocks stand where heads stood, and no mask is repeated
+        q, k, v, mask = (part.flatten(0, 1) for part in (queries, keys, values, seen))
+        return attend(q, k, v, mask, dropout=dropout).unflatten(0, (batch, heads))
+    q, k, v, mask = (part.transpose(1, 2).flatten(0, 1) for part in (queries, keys, values, seen))  # (B C, H, ...)
     return attend(q, k, v, mask, dropout=dropout).unflatten(0, (batch, count)).transpose(1, 2)
+
+
+def row_lengths(x: Float[Tensor, "B H N E"], valid: Bool[Tensor, "B N"] | None) -> Int[Tensor, " B"]:
+    """Tokens of each row, which stand first; of a row without one, the first column counts, so that there is something
+    to look at."""
+    if valid is None:
+        return torch.full((x.size(0),), x.size(2), device=x.device)
+    return valid.sum(dim=1).clamp(min=1)

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nat.ops.blocks import attend, attend_blocks, from_blocks, neighbourhoods, to_blocks
+from nat.ops.blocks import (
+    attend,
+    attend_blocks,
+    from_blocks,
+    neighbourhoods,
+    row_lengths,
+    side_by_side,
+    to_blocks,
+)
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -39,7 +47,7 @@ def test_blocks_of_a_projection_are_no_copy() -> None:
 @given(count=st.integers(1, 5), reach=st.integers(0, 3))
 def test_neighbourhoods_are_slices_with_zeros_beyond_the_ends(count: int, reach: int) -> None:
     blocks = numbers(2, 3, count, 2, 4)
-    found = neighbourhoods(blocks, reach)
+    found = side_by_side(neighbourhoods(blocks, reach))
     assert found.shape == (2, 3, count, (2 * reach + 1) * 2, 4)
     for c in range(count):
         for offset in range(-reach, reach + 1):
@@ -49,7 +57,7 @@ def test_neighbourhoods_are_slices_with_zeros_beyond_the_ends(count: int, reach:
             assert torch.equal(found[:, :, c, start : start + 2], expected)
 
 
-@pytest.mark.parametrize("masks", [(2, 1, 3), (1, 1, 3), (2, 3, 1)])
+@pytest.mark.parametrize("masks", [(2, 1, 3), (1, 1, 3), (2, 3, 1), (1, 3, 3)])
 def test_attention_of_blocks_is_a_masked_softmax(masks: tuple[int, int, int]) -> None:
     queries, keys, values = numbers(2, 3, 5, 3, 4), numbers(2, 3, 5, 6, 4, seed=1), numbers(2, 3, 5, 6, 4, seed=2)
     rows, heads, width = masks
@@ -81,3 +89,9 @@ def test_dropout_is_on_the_weights() -> None:
     torch.manual_seed(0)
     found = attend(numbers(1, 1, 200, 4), numbers(1, 1, 1, 4), torch.ones(1, 1, 1, 4).double(), dropout=0.5)
     assert {round(value, 6) for value in found[0, 0, :, 0].tolist()} == {0.0, 2.0}
+
+
+def test_a_row_has_the_length_of_its_tokens_and_never_none() -> None:
+    valid = torch.arange(4) < torch.tensor([4, 2, 0])[:, None]
+    assert row_lengths(numbers(3, 1, 4, 2), valid).tolist() == [4, 2, 1]
+    assert row_lengths(numbers(3, 1, 4, 2), None).tolist() == [4, 4, 4]
