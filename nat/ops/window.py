@@ -35,15 +35,16 @@ class Pattern:
     shared: int = 0
 
     def mask_function(self) -> Sees:
-        """For FlexAttention."""
-
-        def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            position = key - self.shared
-            apart = query - position
-            near = (apart.abs() <= self.window * self.dilation) & (apart % self.dilation == 0)
-            return (key < self.shared) | (near & (position >= self.skip))
-
-        return sees
+        """For FlexAttention, which takes plain functions of numbers."""
+        reach, dilation, skip, shared = self.window * self.dilation, self.dilation, self.skip, self.shared
+        return lambda row, head, query, key: (
+            (key < shared)
+            | (
+                ((query - key + shared).abs() <= reach)
+                & ((query - key + shared) % dilation == 0)
+                & (key - shared >= skip)
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,17 @@ class Shared:
     keys: Float[Tensor, "B H G E"]
     values: Float[Tensor, "B H G E"]
     seen: Bool[Tensor, "B G"]
+
+    def before(self, other: Shared) -> Shared:
+        """Both, these first."""
+        return Shared(
+            torch.cat((self.keys, other.keys), dim=2),
+            torch.cat((self.values, other.values), dim=2),
+            torch.cat((self.seen, other.seen), dim=1),
+        )
+
+    def of_heads(self, heads: slice) -> Shared:
+        return Shared(self.keys[:, heads], self.values[:, heads], self.seen)
 
 
 def window_attention(
@@ -202,11 +214,15 @@ def flexible(
     inside = torch.arange(length + extra, device=lengths.device) < lengths[:, None]
     real = torch.cat((shared.seen, inside), dim=1)  # (B, G + N)
 
-    def within(score: Tensor, row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return torch.where(real[row, key] | (key - count == query), score, -torch.inf)
-
-    blocks = block_mask(pattern, length + extra, queries.device)
-    found = _flex(queries.device.type)(queries, keys, values, score_mod=within, block_mask=blocks)
+    found = _flex(queries.device.type)(
+        queries,
+        keys,
+        values,
+        score_mod=lambda score, row, head, query, key: torch.where(
+            real[row, key] | (key - count == query), score, -torch.inf
+        ),
+        block_mask=block_mask(pattern, length + extra, queries.device),
+    )
     return found[:, :, :length]
 
 
