@@ -207,10 +207,12 @@ def test_every_model_trains_and_decodes_with_every_kind(name: str, attention: st
     model = small_model(name, attention).train()
     batch = make_batch([(5, 4), (2, 3)])
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(3):  # with the same noise at every step, so that the loss must fall
+    losses: list[float] = []
+    while True:  # with the same noise at every step, so that the loss must fall
         loss = objective(model.loss(batch, update=1), int(batch.num_target_tokens))
         losses.append(loss.item())
+        if len(losses) == 3:
+            break
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -219,7 +221,6 @@ def test_every_model_trains_and_decodes_with_every_kind(name: str, attention: st
     decoding = type(model).Decoding(**short(model))
     with torch.no_grad():
         together = model.decode(batch.source, decoding=decoding)
-        for number, row in enumerate(rows_of(batch)):
-            alone = model.decode(row.source, decoding=decoding)
-            assert alone.tokens[alone.valid].tolist() == together.tokens[number][together.valid[number]].tolist()
-            close(alone.scores[0], together.scores[number])
+        alone = model.decode(rows_of(batch)[1].source, decoding=decoding)  # of the shorter one, without its padding
+    assert alone.tokens[alone.valid].tolist() == together.tokens[1][together.valid[1]].tolist()
+    close(alone.scores[0], together.scores[1])

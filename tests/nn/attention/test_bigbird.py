@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from nat.nn.attention.base import Attention
 from nat.nn.attention.bigbird import BigBirdAttention
 from nat.nn.attention.full import FullAttention
 from nat.ops.random_blocks import random_blocks
+from nat.training.checkpoint import load_tensors
 
 LENGTHS = torch.tensor([45, 20, 1])
 VALID = torch.arange(45) < LENGTHS[:, None]
@@ -89,6 +92,18 @@ def test_random_blocks_follow_the_seed_and_differ_between_layers_and_heads() -> 
 def test_the_numbers_of_a_block_do_not_depend_on_how_many_there_are() -> None:
     attention = make()
     assert torch.equal(attention.uniform(9)[:, :4], attention.uniform(4))
+
+
+def test_a_moving_average_of_weights_keeps_the_random_blocks(
+    nat_train: Callable[..., int], small: list[str], tmp_path: Path
+) -> None:
+    budget = ["trainer.max_updates=3", "trainer.save_every=3", "trainer.moving_average=0.5", "validation.every=3"]
+    options = ["model=ctc", "attention=bigbird", "encoder.num_layers=1", "model.decoder.num_layers=1"]
+    assert nat_train(*small, *options, *budget, f"run_dir={tmp_path / 'run'}") == 0
+    (average,) = (tmp_path / "run").rglob("average.safetensors")
+    kept = load_tensors(average, "cpu")["net.encoder.layers.0.self_attention.keys"]
+    expected = BigBirdAttention(BigBirdAttention.Config(), dim=16, num_heads=2).keys
+    assert torch.equal(kept, expected)
 
 
 def test_dropout_is_for_training() -> None:
