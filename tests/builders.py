@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nat.config import Component, compose, config_directory, parse
+from nat.config import Component, compose, config_directory, load_yaml, parse
 from nat.data.batch import Batch, Draft, Phrases, Target
 from nat.data.batching import Pair, collate
 from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies
@@ -18,6 +20,7 @@ from nat.training.objective import objective
 from nat.training.step import Precision, StepResult, UpdateStep
 
 MODELS = sorted(path.stem for path in (config_directory() / "model").glob("*.yaml"))
+ATTENTIONS = sorted(path.stem for path in (config_directory() / "attention").glob("*.yaml"))
 VOCABULARIES = Vocabularies(NUM_SYMBOLS + 13, NUM_SYMBOLS + 13, shared=True)
 SMALL = {
     "model.size.dim": 16,
@@ -32,14 +35,20 @@ SMALL = {
 def make_model(
     name: str,
     *,
+    attention: str = "full",
     vocabularies: Vocabularies = VOCABULARIES,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     **overrides: Any,
 ) -> TranslationModel:
-    """configs/model/NAME.yaml, tiny, without dropout, in evaluation mode. overrides: model options, such as
-    label_smoothing=0.0 or `size={"norm": "post"}`."""
-    model = compose("train", ["run_dir=unused", f"model={name}"])["model"]
+    """configs/model/NAME.yaml with configs/attention/ATTENTION.yaml, tiny, without dropout, in evaluation mode.
+    overrides: model options, such as label_smoothing=0.0 or `size={"norm": "post"}`."""
+    model = _composed(name)
+    if attention != "full":
+        kind = load_yaml(config_directory() / "attention" / f"{attention}.yaml")
+        model["encoder"]["attention"] = kind
+        if "attention" in model:  # of a decoder without a causal mask
+            model["attention"] = kind
     for key, value in SMALL.items():
         part, _, option = key.removeprefix("model.").partition(".")
         if part in model:  # not every method has a decoder
@@ -48,6 +57,16 @@ def make_model(
     torch.manual_seed(seed)
     built: TranslationModel = parse(Component, model, "model").build(vocabularies=vocabularies)
     return built.to(dtype).eval()
+
+
+def _composed(name: str) -> dict[str, Any]:
+    return copy.deepcopy(_composed_once(name))
+
+
+@functools.cache
+def _composed_once(name: str) -> dict[str, Any]:
+    model: dict[str, Any] = compose("train", ["run_dir=unused", f"model={name}"])["model"]
+    return model
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -174,3 +174,24 @@ def pairs_of(batch: Batch) -> list[Pair]:
 def rows_of(batch: Batch) -> list[Batch]:
     """Each pair as a batch of its own, without padding."""
     return [collate([pair]) for pair in pairs_of(batch)]
+
+
+def masked_attention(queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
+    """Softmax attention (B, H, N, E) with all scores at once; seen: (B, H, N, K), or one head. 0 where none is."""
+    scores = (queries @ keys.transpose(2, 3) / math.sqrt(queries.size(-1))).masked_fill(~seen, -1e30)
+    return scores.softmax(dim=-1).masked_fill(~seen, 0.0) @ values
+
+
+def random_states(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed), requires_grad=True)
+
+
+def assert_same_where_valid(found: Tensor, expected: Tensor, lengths: Tensor, inputs: Sequence[Tensor]) -> None:
+    """Values (B, H, N, E) at the positions before each length, and gradients of a weighted sum of them."""
+    valid = (torch.arange(found.size(2)) < lengths[:, None])[:, None, :, None]
+    weight = torch.sin(torch.arange(found.numel(), dtype=found.dtype)).view_as(found) * valid
+    torch.testing.assert_close(found * valid, expected * valid)
+    ours = torch.autograd.grad((found * weight).sum(), inputs, retain_graph=True)
+    theirs = torch.autograd.grad((expected * weight).sum(), inputs, retain_graph=True)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)

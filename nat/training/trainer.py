@@ -216,7 +216,10 @@ class Trainer:
         if self.average is None:
             self.average = {name: value.clone() for name, value in weights.items()}
         for name, value in weights.items():
-            self.average[name].lerp_(value, 1.0 - self.config.moving_average)
+            if value.is_floating_point():
+                self.average[name].lerp_(value, 1.0 - self.config.moving_average)
+            else:  # a part's fixed numbers, such as seeds
+                self.average[name].copy_(value)
 
     def _log(self, result: StepResult) -> None:
         seconds = time.monotonic() - self.window_start
