@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 import workers
-from builders import make_batch, make_step
+from builders import command, make_batch, make_model, make_step
 from oracles import pairs_of
-from running import MeanOfStates, buffers, rank_buffers, watched_model
+from running import MeanOfStates, buffers, rank_buffers, watched_model, with_attention
 from torch import Tensor
 
 from nat.data.batch import Batch
 from nat.data.batching import Pair, collate
 from nat.models.base import LossTerm, TranslationModel
+from nat.nn.attention.routing import RoutingAttention
 from nat.nn.running import Running
+from nat.training.checkpoint import latest_checkpoint, load_tensors
 
 LENGTHS = [(5, 4), (2, 1), (7, 5), (3, 3), (4, 2), (6, 6), (5, 2)]
 
@@ -131,3 +133,40 @@ def test_settling_applies_the_sums_once() -> None:
     assert not any(total.any() for total in part.sums)
     part.settle()  # of nothing: this statistic goes towards 0, another stays
     assert torch.allclose(part.get_buffer("mean"), torch.full((2,), 0.09))
+
+
+# --- the centroids of the Routing Transformer -------------------------------------------------------
+
+
+def routing_model() -> TranslationModel:
+    config = RoutingAttention.Config(num_clusters=4, cluster_size=1, decay=0.5)
+    return with_attention(make_model("ctc").train(), RoutingAttention(config, dim=16, num_heads=2))
+
+
+def test_centroids_do_not_depend_on_how_updates_are_cut(tmp_path: Path) -> None:
+    expected = buffers(routing_model(), UPDATES)
+    before = routing_model().state_dict()
+    (name,) = expected
+    assert not torch.equal(expected[name], before[name])
+    assert same(buffers(routing_model(), UPDATES, max_tokens=14), expected)
+    port = workers.free_port()
+    cases = [(UPDATES, 14)]
+    processes = [workers.start(rank_buffers, rank, port, routing_model, cases, str(tmp_path)) for rank in range(2)]
+    for rank, process in enumerate(processes):
+        assert workers.finish(process) == 0, (tmp_path / f"{rank}.log").read_text()
+        assert same(torch.load(tmp_path / f"{rank}.pt")[0], expected)
+
+
+def test_a_run_that_stops_and_goes_on_has_the_same_centroids(small: list[str], tmp_path: Path) -> None:
+    """Preflight, validations and resuming leave no trace."""
+    kind = ["attention=routing", "attention.num_clusters=4", "attention.cluster_size=1", "attention.decay=0.5"]
+    still = [*small, "model=ctc", *kind, "schedule.shape=constant", "schedule.warmup=3"]
+    halves, whole = f"run_dir={tmp_path / 'halves'}", f"run_dir={tmp_path / 'whole'}"
+    assert command(*still, halves, "trainer.max_updates=6") == 0
+    assert command(*still, halves) == 0
+    assert command(*still, whole, "validation.every=12") == 0
+    paths = [latest_checkpoint(tmp_path / name) for name in ("halves", "whole")]
+    first, second = (load_tensors(path / "model.safetensors") for path in paths if path is not None)
+    assert any("centroids" in name for name in first)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
