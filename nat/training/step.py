@@ -16,6 +16,7 @@ from nat.data.batching import Pair, collate, micro_batches
 from nat.errors import ConfigError
 from nat.models.base import LossTerm, TranslationModel
 from nat.nn.rng import set_seed
+from nat.nn.running import Running
 from nat.training.distributed import Ranks
 from nat.training.objective import Totals, objective
 
@@ -53,6 +54,7 @@ class UpdateStep:
 
     The gradient is that of the token-weighted mean over the whole update, whatever the number of ranks and
     micro-batches. Dropout is seeded per (seed, update, rank, micro-batch), so a repeated update is the same.
+    Running statistics are settled with the update that they are of, from the same sums.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class UpdateStep:
         self.loss: Loss = torch.compile(self.plain_loss, dynamic=True) if compiled else self.plain_loss
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is Precision.FP16)
         self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
+        self.running = [part for part in model.modules() if isinstance(part, Running)]
 
     def __call__(self, pairs: Sequence[Pair], *, update: int, learning_rate: float) -> StepResult:
         """Learn from `pairs`, the whole update, of which this rank takes its share."""
@@ -84,7 +87,7 @@ class UpdateStep:
         if not totals.tensors() and self.ranks.num_ranks > 1:
             totals.add(self._empty_terms(update, with_fertilities=pairs[0].fertilities is not None))
         self.ranks.sum_gradients(self.parameters)
-        self.ranks.sum_tensors(totals.tensors())
+        self.ranks.sum_tensors([*totals.tensors(), *(total for part in self.running for total in part.sums)])
         self.scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.clip_norm or math.inf))
         finite = math.isfinite(norm)
@@ -92,6 +95,8 @@ class UpdateStep:
             group["lr"] = learning_rate
         if finite:
             self.scaler.step(self.optimizer)
+            for part in self.running:
+                part.settle()
         self.scaler.update(None if finite else self.scaler.get_scale() / 2)
         return StepResult(totals, norm, not finite, splits, num_tokens)
 
@@ -120,6 +125,8 @@ class UpdateStep:
 
     def _accumulate(self, batches: Sequence[Batch], num_tokens: int, update: int) -> Totals:
         self.optimizer.zero_grad(set_to_none=True)
+        for part in self.running:
+            part.restart()
         totals = Totals()
         for index, batch in enumerate(batches):
             set_seed(self.seed, update, self.ranks.rank, index)
