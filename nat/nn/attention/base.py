@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nat.config import Component
-from nat.errors import ConfigError
+from nat.errors import ConfigError, DataError
 
 
 class Attention(nn.Module, ABC):
@@ -103,3 +103,18 @@ def check_heads(dim: int, num_heads: int) -> None:
     """Raises ConfigError where heads do not divide the width."""
     if dim % num_heads:
         raise ConfigError(f"num_heads={num_heads}: must divide dim={dim}")
+
+
+def within(
+    x: Float[Tensor, "B N D"], valid: Bool[Tensor, "B N"] | None, max_length: int
+) -> tuple[Float[Tensor, "B M D"], Bool[Tensor, "B M"] | None]:
+    """The first `max_length` columns; what is cut must be padding. Raises DataError where it is not."""
+    if x.size(1) <= max_length:
+        return x, valid
+    if valid is None or bool(valid[:, max_length:].any()):
+        longest = x.size(1) if valid is None else int(valid.sum(dim=1).max())
+        raise DataError(
+            f"a sequence of {longest} positions exceeds attention.max_length={max_length} of this model; shorten the "
+            "sentence or use another kind of attention"
+        )
+    return x[:, :max_length], valid[:, :max_length]
