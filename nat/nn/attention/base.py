@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from jaxtyping import Bool, Float
@@ -103,6 +104,11 @@ def check_heads(dim: int, num_heads: int) -> None:
     """Raises ConfigError where heads do not divide the width."""
     if dim % num_heads:
         raise ConfigError(f"num_heads={num_heads}: must divide dim={dim}")
+
+
+def tightest(limits: Iterable[int | None]) -> int | None:
+    """The smallest limit; None where there is none."""
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def within(
