@@ -175,7 +175,7 @@ class Translator:
             )
         if not asked:
             return None
-        found, limit = [], self.model.max_target_length
+        found, limit, total = [], self.model.max_target_length, self.model.max_total_length
         for line, sentence in enumerate(sentences, start=1):
             where = f"{name}, line {line}"
             found.append(encode_request(sentence, self.sides(decoding)[1], where))
@@ -183,8 +183,15 @@ class Translator:
             if limit is not None and number > limit:
                 raise DataError(
                     f"{where}: draft, known words and constraints have {number} tokens, but {self.folder} writes at "
-                    f"most {limit}"
+                    f"most {limit} ({self.model.limiting})"
                 )
+            if total is not None:
+                both = number + len(self.sides(decoding)[0].encode([source_of(sentence)])[0])
+                if both > total:
+                    raise DataError(
+                        f"{where}: {both} tokens with draft, known words and constraints, but {self.folder} takes at "
+                        f"most {total} of both sides ({self.model.limiting})"
+                    )
         return found
 
     def encode(
@@ -196,7 +203,10 @@ class Translator:
         limit = self.model.max_source_length
         for number, row in enumerate(rows, start=1):
             if limit is not None and len(row) > limit:
-                raise DataError(f"{name}, line {number}: {len(row)} tokens, but {self.folder} takes at most {limit}")
+                raise DataError(
+                    f"{name}, line {number}: {len(row)} tokens, but {self.folder} takes at most {limit} "
+                    f"({self.model.limiting})"
+                )
         return rows
 
     @torch.inference_mode()

@@ -15,6 +15,7 @@ from nat.data.batch import Batch, Draft, Phrases, Target
 from nat.data.batching import Pair, collate
 from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies
 from nat.models.base import TranslationModel
+from nat.nn.attention.base import Attention, attention_stack
 from nat.training.distributed import Ranks
 from nat.training.objective import objective
 from nat.training.step import Precision, StepResult, UpdateStep
@@ -176,3 +177,47 @@ def loss_curve(name: str, updates: int = 6) -> list[float]:
                 if parameter.grad is not None:
                     parameter.sub_(0.05 * parameter.grad)
     return curve
+
+
+def states(lengths: list[int], *, dim: int = 8, padding: int = 0, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """What enters an attention: random states in float64, right-padded by `padding` more columns than the longest row
+    needs, with other junk at any padding; and where they are valid."""
+    rows = [
+        torch.randn(n, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + n)) for n in lengths
+    ]
+    width = max(lengths) + padding
+    x = torch.randn(len(rows), width, dim, dtype=torch.float64)
+    for row, own in zip(x, rows, strict=True):
+        row[: len(own)] = own
+    return x, torch.arange(width) < torch.tensor(lengths)[:, None]
+
+
+def check_padding(attention: Attention, *, lengths: list[int]) -> None:
+    """A row's result and gradient are those that it has alone, without padding; padding has no gradient; a row that is
+    all padding gives finite numbers."""
+    x, valid = states([*lengths, 0], padding=2)
+    x.requires_grad_()
+    found = attention(x, x, valid)
+    assert torch.isfinite(found).all()
+    (gradient,) = torch.autograd.grad(found.masked_fill(~valid[:, :, None], 0.0).square().sum(), x, retain_graph=True)
+    assert not gradient[~valid].any()
+    for number, length in enumerate(lengths):
+        alone = x[number : number + 1, :length].detach().requires_grad_()
+        expected = attention(alone, alone, None)
+        torch.testing.assert_close(found[number, :length], expected[0])
+        torch.testing.assert_close(gradient[number, :length], torch.autograd.grad(expected.square().sum(), alone)[0][0])
+    for gradient in torch.autograd.grad(found.sum(), [x, *attention.parameters()]):
+        assert torch.isfinite(gradient).all()
+
+
+def make_attention(name: str, *, dim: int = 8, num_heads: int = 2, layers: int = 1, **options: Any) -> list[Attention]:
+    """A stack of configs/attention/NAME.yaml in float64 and evaluation mode, with random biases."""
+    plain = load_yaml(config_directory() / "attention" / f"{name}.yaml") | options
+    torch.manual_seed(0)
+    found = attention_stack(parse(Component, plain, "attention"), num_layers=layers, dim=dim, num_heads=num_heads)
+    for attention in found:
+        attention.double().eval()
+        for key, parameter in attention.named_parameters():
+            if key.endswith("bias"):
+                torch.nn.init.normal_(parameter)
+    return found

@@ -221,14 +221,17 @@ class Pairs:
         return Pairs(self.name, texts, rows, self.lines[:count], self.num_dropped)  # type: ignore[arg-type]
 
     def check_lengths(self, translator: Translator) -> None:
-        """Raises DataError naming the line of a side that the model has no positions for."""
-        limit = translator.model.max_source_length
+        """Raises DataError naming the line of a side or pair that is too long for the model."""
+        model = translator.model
         for line, *sides in zip(self.lines, *self.rows, strict=True):
-            longest = max(map(len, sides))
-            if limit is not None and longest > limit:
-                raise DataError(
-                    f"{self.name}, line {line}: {longest} tokens, but {translator.folder} takes at most {limit}"
-                )
+            lengths = [len(side) for side in sides]
+            for number, limit, what in (
+                (max(lengths), model.max_source_length, ""),
+                (sum(lengths), model.max_total_length, " of both sides"),
+            ):
+                if limit is not None and number > limit:
+                    most = f"takes at most {limit}{what} ({model.limiting})"
+                    raise DataError(f"{self.name}, line {line}: {number} tokens, but {translator.folder} {most}")
 
 
 def read_pairs(translator: Translator, split: Split, changes: dict[str, Any]) -> Pairs:

@@ -141,8 +141,8 @@ class Autoregressive(TranslationModel):
         assert isinstance(decoding, Autoregressive.Decoding)
         source = source.compact()
         limits = (source.lengths * decoding.max_length_factor).long() + decoding.max_length_offset
-        if self.max_source_length is not None:
-            limits = limits.clamp(max=self.max_source_length - 1)
+        if self.max_target_length is not None:
+            limits = limits.clamp(max=self.max_target_length)
         state = self.start(self.net.encode(source))
         random = decoding.random(source)
         if random is not None and decoding.temperature is not None:
@@ -163,14 +163,15 @@ class Autoregressive(TranslationModel):
 
     @property
     def max_source_length(self) -> int | None:
-        return self.net.max_length
+        return self.net.max_source_length
+
+    @property
+    def max_target_length(self) -> int | None:
+        """EOS, or BOS, has a position too."""
+        return None if self.net.max_target_length is None else self.net.max_target_length - 1
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
-        fits = batch.source.valid.any(dim=1)
-        if self.max_source_length is not None:
-            longest = torch.maximum(batch.source.lengths, batch.target.lengths + 1)  # EOS stands after the target
-            fits = fits & (longest <= self.max_source_length)
-        return fits
+        return batch.source.valid.any(dim=1) & self.fits(batch.source.lengths, batch.target.lengths)
 
     def start(self, memory: Memory) -> DecoderState:
         """The state before the first step: the memory's keys and values, and an empty past."""

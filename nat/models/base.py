@@ -23,6 +23,8 @@ from nat.decoding.editing import num_orders
 from nat.decoding.insertion import Finalisation, InsertionCanvas, InsertionRule, best_first
 from nat.decoding.refine import History, Refined
 from nat.errors import ConfigError
+from nat.nn.attention.base import Attention
+from nat.nn.embedding import Positions
 from nat.nn.rng import RowRandom
 from nat.rows import Rows
 
@@ -279,7 +281,7 @@ class TranslationModel(nn.Module, ABC):
 
     Config: ClassVar[type]
     Decoding: ClassVar[type[DecodingOptions]] = DecodingOptions
-    unlearnable: ClassVar[str] = "longer than positions.max_length"  # why `learnable` may be False
+    unlearnable: ClassVar[str] = "longer than {limit}"  # why `learnable` may be False; {limit}: as in `limiting`
     edits: ClassVar[frozenset[str]] = frozenset()  # of draft, known, constraints: what `decode` heeds
 
     def __init__(self, vocabularies: Vocabularies) -> None:
@@ -320,6 +322,32 @@ class TranslationModel(nn.Module, ABC):
     def max_target_length(self) -> int | None:
         """The longest canvas that the model takes, in tokens; None where there is no limit."""
         return self.max_source_length
+
+    @property
+    def max_total_length(self) -> int | None:
+        """The most tokens of a source and its canvas together; None where there is no such limit."""
+        return None
+
+    def fits(self, source_lengths: Int[Tensor, " B"], canvas_lengths: Int[Tensor, " B"]) -> Bool[Tensor, " B"]:
+        """Where neither is longer than the model takes, nor both together."""
+        fits = torch.ones_like(source_lengths, dtype=torch.bool)
+        for lengths, limit in (
+            (source_lengths, self.max_source_length),
+            (canvas_lengths, self.max_target_length),
+            (source_lengths + canvas_lengths, self.max_total_length),
+        ):
+            if limit is not None:
+                fits = fits & (lengths <= limit)
+        return fits
+
+    @property
+    def limiting(self) -> str:
+        """The options that limit lengths."""
+        parts = list(self.modules())
+        by_attention = any(isinstance(part, Attention) and part.max_length is not None for part in parts)
+        by_positions = any(isinstance(part, Positions) and part.max_length is not None for part in parts)
+        names = ["positions.max_length"] * (by_positions or not by_attention) + ["attention.max_length"] * by_attention
+        return " or ".join(names)
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
         """False where a pair cannot be learnt from at all; such pairs are counted, reported and left out."""

@@ -22,6 +22,7 @@ from nat.decoding.language_model import Fusion, check_language_model, open_langu
 from nat.errors import ConfigError
 from nat.losses import uniform_cross_entropy
 from nat.models.base import BeamOptions, DecodingOptions, LossTerm, Translation, TranslationModel
+from nat.nn.attention.base import tightest
 from nat.nn.glancing import Glancing, gold_positions, reveal, shown
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, Guide, ParallelConfig, Seq2Seq
@@ -41,7 +42,7 @@ class CTC(TranslationModel):
     T + repeats > s S has no alignment: it is counted in `unalignable` and left out of the loss.
     """
 
-    unlearnable = "more tokens and repeats than slots, model.upsampling; or longer than positions.max_length"
+    unlearnable = "more tokens and repeats than slots, model.upsampling; or longer than {limit}"
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ParallelConfig):
@@ -225,13 +226,17 @@ class CTC(TranslationModel):
 
     @property
     def max_source_length(self) -> int | None:
-        limit = self.net.max_length
-        return None if limit is None else limit // self.config.upsampling
+        canvas = self.max_target_length
+        slots = None if canvas is None else canvas // self.config.upsampling
+        return tightest((self.net.max_source_length, slots))
+
+    @property
+    def max_target_length(self) -> int | None:
+        """The most slots."""
+        return self.net.max_target_length
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
         batch = batch.compact()
         canvas = self.config.upsampling * batch.source.lengths
-        fits = batch.source.valid.any(dim=1) & ctc.alignable(batch.target.tokens, batch.target.lengths, canvas)
-        if self.max_source_length is not None:
-            fits = fits & (batch.source.lengths <= self.max_source_length)
-        return fits
+        alignable = ctc.alignable(batch.target.tokens, batch.target.lengths, canvas)
+        return batch.source.valid.any(dim=1) & alignable & self.fits(batch.source.lengths, canvas)

@@ -47,7 +47,7 @@ class Fertility(TranslationModel):
     positional attention and cross-attention (section 3.2).
     """
 
-    unlearnable = "a fertility above model.max_fertility, or longer than positions.max_length"
+    unlearnable = "a fertility above model.max_fertility, or longer than {limit}"
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Seq2SeqConfig):
@@ -167,17 +167,19 @@ class Fertility(TranslationModel):
         """Raises ConfigError where the corpus has no fertilities."""
         if batch.fertilities is None:
             raise ConfigError(MISSING)
-        fits = batch.source.valid.any(dim=1) & (batch.fertilities.amax(dim=1) <= self.config.max_fertility)
-        if self.max_source_length is not None:
-            fits = fits & (torch.maximum(batch.source.lengths, batch.target.lengths) <= self.max_source_length)
-        return fits
+        known = batch.source.valid.any(dim=1) & (batch.fertilities.amax(dim=1) <= self.config.max_fertility)
+        return known & self.fits(batch.source.lengths, batch.target.lengths)
 
     def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
         return np.maximum(target_length, 1)
 
     @property
     def max_source_length(self) -> int | None:
-        return self.net.max_length
+        return self.net.max_source_length
+
+    @property
+    def max_target_length(self) -> int | None:
+        return self.net.max_target_length
 
     # --- decoding ----------------------------------------------------------------------------------
 
@@ -216,7 +218,7 @@ class Fertility(TranslationModel):
     def limits(self, source: Source, factor: float) -> Int[Tensor, " B"]:
         """The longest canvas of each row."""
         limits = (source.lengths * factor).long().clamp(min=1)
-        return limits if self.max_source_length is None else limits.clamp(max=self.max_source_length)
+        return limits if self.max_target_length is None else limits.clamp(max=self.max_target_length)
 
 
 MISSING = (

@@ -22,6 +22,7 @@ from nat.decoding.refine import Canvas, Fate, refine
 from nat.errors import ConfigError
 from nat.losses import log_prob_cross_entropy, uniform_cross_entropy
 from nat.models.base import DecodingOptions, LossTerm, SampleOptions, Translation, TranslationModel
+from nat.nn.attention.base import tightest
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import ParallelConfig, Seq2Seq
 from nat.nn.slots import Slots, SlotSplit
@@ -73,7 +74,7 @@ class Imputer(TranslationModel):
     it is counted in `unalignable` and left out of the loss.
     """
 
-    unlearnable = "more tokens and repeats than slots, model.upsampling; or longer than positions.max_length"
+    unlearnable = "more tokens and repeats than slots, model.upsampling; or longer than {limit}"
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ParallelConfig):
@@ -292,13 +293,17 @@ class Imputer(TranslationModel):
 
     @property
     def max_source_length(self) -> int | None:
-        limit = self.net.max_length
-        return None if limit is None else limit // self.config.upsampling
+        canvas = self.max_target_length
+        slots = None if canvas is None else canvas // self.config.upsampling
+        return tightest((self.net.max_source_length, slots))
+
+    @property
+    def max_target_length(self) -> int | None:
+        """The most slots."""
+        return self.net.max_target_length
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
         batch = batch.compact()
         canvas = self.config.upsampling * batch.source.lengths
-        fits = batch.source.valid.any(dim=1) & ctc.alignable(batch.target.tokens, batch.target.lengths, canvas)
-        if self.max_source_length is not None:
-            fits = fits & (batch.source.lengths <= self.max_source_length)
-        return fits
+        alignable = ctc.alignable(batch.target.tokens, batch.target.lengths, canvas)
+        return batch.source.valid.any(dim=1) & alignable & self.fits(batch.source.lengths, canvas)

@@ -145,15 +145,11 @@ class InsertionTransformer(TranslationModel):
 
     @property
     def max_source_length(self) -> int | None:
-        return self.net.max_length
+        return self.net.max_source_length
 
     @property
     def max_target_length(self) -> int | None:
-        return None if self.net.max_length is None else self.net.max_length - NUM_ENDS
+        return None if self.net.max_target_length is None else self.net.max_target_length - NUM_ENDS
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
-        fits = batch.source.valid.any(dim=1)
-        if self.net.max_length is not None:
-            longest = torch.maximum(batch.source.lengths, batch.target.lengths + NUM_ENDS)
-            fits = fits & (longest <= self.net.max_length)
-        return fits
+        return batch.source.valid.any(dim=1) & self.fits(batch.source.lengths, batch.target.lengths)

@@ -101,7 +101,7 @@ class Kermit(TranslationModel):
     its own embeddings. A slot has a distribution of its own, so that slots of a given side take no probability.
     """
 
-    unlearnable = "longer than positions.max_length, which counts the two end marks of a side"
+    unlearnable = "longer than {limit}, which counts the end marks"
     edits: ClassVar[frozenset[str]] = frozenset({"draft", "known", "constraints"})
 
     @dataclass(frozen=True, kw_only=True)
@@ -195,7 +195,10 @@ class Kermit(TranslationModel):
         copies = decoding.num_copies(source)
         given, written = from_draft(whole(source)).repeat_rows(copies), start(source, copies=copies)
         canvas = paired(written, given) if decoding.reverse else paired(given, written)
-        limits = decoding.limits(source, positions=self.net.max_length)[:, None].expand(-1, 2)
+        limits = decoding.limits(source, positions=self.net.max_length)
+        if self.max_total_length is not None:
+            limits = limits.minimum(self.max_total_length - source.lengths)
+        limits = limits[:, None].expand(-1, 2)
         refined = self.refined(canvas, limits.repeat_interleave(copies, dim=0), decoding, decoding.random(source))
         if decoding.temperature is None:  # samples come as they are drawn
             refined = best_first(refined, copies=copies)
@@ -218,6 +221,10 @@ class Kermit(TranslationModel):
         copies = decoding.num_candidates
         longer = positions_below(torch.maximum(source.lengths, target.lengths))
         limits = decoding.limits(Source(longer.long(), longer), positions=self.net.max_length)[:, None].expand(-1, 2)
+        if self.max_total_length is not None:  # what is left is for both sides
+            given = torch.stack((source.lengths, target.lengths), dim=1)
+            room = (self.max_total_length - given.sum(dim=1, keepdim=True)).clamp(min=0)
+            limits = limits.minimum(given + room // 2)
         random = None
         if decoding.temperature is not None:
             parts = (source.tokens, source.valid), (target.tokens, target.valid)
@@ -281,11 +288,12 @@ class Kermit(TranslationModel):
     def max_source_length(self) -> int | None:
         return self.net.max_length
 
+    @property
+    def max_total_length(self) -> int | None:
+        return self.net.max_total_length
+
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
-        fits = batch.source.valid.any(dim=1)
-        if self.net.max_length is not None:
-            fits = fits & (torch.maximum(batch.source.lengths, batch.target.lengths) <= self.net.max_length)
-        return fits
+        return batch.source.valid.any(dim=1) & self.fits(batch.source.lengths, batch.target.lengths)
 
 
 def whole(side: Tokens) -> Draft:

@@ -64,7 +64,7 @@ class Levenshtein(TranslationModel):
     `wide_gaps`; decoding needs another pass for it. A pass of decoding is up to three decoder calls.
     """
 
-    unlearnable = "an empty side, or a canvas longer than positions.max_length"
+    unlearnable = "an empty side, or a canvas longer than {limit}"
     edits = frozenset({"draft", "known", "constraints"})
 
     @dataclass(frozen=True, kw_only=True)
@@ -273,18 +273,15 @@ class Levenshtein(TranslationModel):
 
     @property
     def max_source_length(self) -> int | None:
-        return self.net.max_length
+        return self.net.max_source_length
 
     @property
     def max_target_length(self) -> int | None:
         """The longest canvas: positions count BOS and EOS too."""
-        return None if self.net.max_length is None else max(0, self.net.max_length - 2)
+        return None if self.net.max_target_length is None else max(0, self.net.max_target_length - 2)
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
         sources, targets = batch.source.lengths, batch.target.lengths
-        fits = (sources >= 1) & (targets >= 1)
-        if self.net.max_length is None or self.max_target_length is None:
-            return fits
         # a draft of which nothing is deleted, and all of the target beside it
         canvas = targets * (2 if self.config.drafts > 0 and self.config.beta > 0 else 1)
-        return fits & (sources <= self.net.max_length) & (canvas <= self.max_target_length)
+        return (sources >= 1) & (targets >= 1) & self.fits(sources, canvas)

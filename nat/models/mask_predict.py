@@ -37,7 +37,7 @@ class MaskPredict(TranslationModel):
     hidden and hides again what it is least sure of."""
 
     edits = frozenset({"draft", "constraints"})
-    unlearnable = "longer than positions.max_length, or a length difference over length.max_offset"
+    unlearnable = "longer than {limit}, or a length difference over length.max_offset"
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ParallelConfig):
@@ -96,7 +96,7 @@ class MaskPredict(TranslationModel):
         memory, length_log_probs = self.length.encode(self.net, source)
         copies = decoding.num_copies
         lengths, length_scores = self.length.candidates(
-            length_log_probs, source.lengths, beam=decoding.beam, copies=copies, limit=self.net.max_length
+            length_log_probs, source.lengths, beam=decoding.beam, copies=copies, limit=self.max_target_length
         )  # (B * K), (B, K)
         given = Conditions(memory.repeat_rows(copies), decoding.random(source))
         canvas, calls = self.start(source.repeat_rows(copies), lengths, given.memory, decoding)
@@ -175,10 +175,14 @@ class MaskPredict(TranslationModel):
 
     @property
     def max_source_length(self) -> int | None:
-        return self.net.max_length
+        return self.length.max_source_length(self.net)
+
+    @property
+    def max_target_length(self) -> int | None:
+        return self.net.max_target_length
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
-        return self.length.learnable(batch, limit=self.net.max_length)
+        return self.length.learnable(batch) & self.fits(batch.source.lengths, batch.target.lengths)
 
 
 @dataclass(frozen=True)

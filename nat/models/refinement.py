@@ -40,7 +40,7 @@ class Draft(Canvas):
 class Refinement(TranslationModel):
     """The first pass translates from the copied source; every later pass translates anew from the output before it."""
 
-    unlearnable = "longer than positions.max_length, or a length difference over length.max_offset"
+    unlearnable = "longer than {limit}, or a length difference over length.max_offset"
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ParallelConfig):
@@ -136,7 +136,7 @@ class Refinement(TranslationModel):
         memory, length_log_probs = self.length.encode(self.net, source)
         copies = decoding.num_copies
         lengths, length_scores = self.length.candidates(
-            length_log_probs, source.lengths, beam=decoding.beam, copies=copies, limit=self.net.max_length
+            length_log_probs, source.lengths, beam=decoding.beam, copies=copies, limit=self.max_target_length
         )  # (B * K), (B, K)
         inputs, valid = self.copied(source.repeat_rows(copies), lengths)
         refined = refine(
@@ -180,10 +180,14 @@ class Refinement(TranslationModel):
 
     @property
     def max_source_length(self) -> int | None:
-        return self.net.max_length
+        return self.length.max_source_length(self.net)
+
+    @property
+    def max_target_length(self) -> int | None:
+        return self.net.max_target_length
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
-        return self.length.learnable(batch, limit=self.net.max_length)
+        return self.length.learnable(batch) & self.fits(batch.source.lengths, batch.target.lengths)
 
 
 def settled(before: Draft, after: Draft) -> Bool[Tensor, " B"]:

@@ -36,7 +36,7 @@ class Copy(Enum):
 class Vanilla(TranslationModel):
     """p(y|x) = p(T|x) prod_t p(y_t | x, T): every token on its own, from copied source embeddings."""
 
-    unlearnable = "longer than positions.max_length, or a length difference over length.max_offset"
+    unlearnable = "longer than {limit}, or a length difference over length.max_offset"
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ParallelConfig):
@@ -132,7 +132,7 @@ class Vanilla(TranslationModel):
         memory, length_log_probs = self.length.encode(self.net, source)
         copies = decoding.num_copies
         lengths, length_scores = self.length.candidates(
-            length_log_probs, source.lengths, beam=decoding.beam, copies=copies, limit=self.net.max_length
+            length_log_probs, source.lengths, beam=decoding.beam, copies=copies, limit=self.max_target_length
         )  # (B * K), (B, K)
         x, valid = self.copied(source.repeat_rows(copies), lengths)
         log_probs = self.net.decode(self.net.place(x), valid, memory.repeat_rows(copies))[-1]
@@ -153,7 +153,11 @@ class Vanilla(TranslationModel):
 
     @property
     def max_source_length(self) -> int | None:
-        return self.net.max_length
+        return self.length.max_source_length(self.net)
+
+    @property
+    def max_target_length(self) -> int | None:
+        return self.net.max_target_length
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
-        return self.length.learnable(batch, limit=self.net.max_length)
+        return self.length.learnable(batch) & self.fits(batch.source.lengths, batch.target.lengths)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from nat.config import Component, option
 from nat.data.batch import Tokens
 from nat.data.vocabulary import Symbol, Vocabularies
+from nat.nn.attention.base import tightest
 from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions, TokenEmbedding
 from nat.nn.transformer import Size, initialise
 from nat.ops.editing import bracket, deletion, rearrange
@@ -71,9 +72,15 @@ class JointNet(nn.Module):
 
     @property
     def max_length(self) -> int | None:
-        """The most tokens that a side may have; None where there is no limit."""
-        limit = self.source_positions.max_length
-        return None if limit is None else limit - 2
+        """The most tokens that a side may have, beside one of the other side; None where there is no limit."""
+        positions, total = self.source_positions.max_length, self.max_total_length
+        return tightest((None if positions is None else positions - 2, None if total is None else total - 1))
+
+    @property
+    def max_total_length(self) -> int | None:
+        """The most tokens that both sides may have together, for one attention reads both and the four ends; None where
+        there is no limit."""
+        return None if self.encoder.max_length is None else self.encoder.max_length - 4
 
     @property
     def forbidden(self) -> list[int]:

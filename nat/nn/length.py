@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nat.config import option
 from nat.data.batch import Batch, Source
+from nat.nn.attention.base import tightest
 from nat.nn.seq2seq import Seq2Seq
 from nat.nn.transformer import Memory
 from nat.ops.precision import at_least_float32
@@ -98,8 +99,14 @@ class LengthPredictor(nn.Module):
         known = found > -torch.inf
         return -found.masked_fill(~known, 0.0).sum(), known.sum()
 
-    def learnable(self, batch: Batch, *, limit: int | None) -> Bool[Tensor, " B"]:
-        """Pairs of two filled sides of at most `limit` tokens, with a difference that the classifier can say."""
+    def max_source_length(self, net: Seq2Seq) -> int | None:
+        """The most tokens of a source that `encode` takes: [LENGTH] needs a place in the encoder's attention."""
+        limit = net.encoder.max_length
+        if limit is not None and self.token is not None:
+            limit -= 1
+        return tightest((net.max_source_length, limit))
+
+    def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
+        """Pairs of two filled sides, with a difference that the classifier can say."""
         sources, targets = batch.source.lengths, batch.target.lengths
-        fits = (sources >= 1) & (targets >= 1) & ((targets - sources).abs() <= self.config.max_offset)
-        return fits if limit is None else fits & (torch.maximum(sources, targets) <= limit)
+        return (sources >= 1) & (targets >= 1) & ((targets - sources).abs() <= self.config.max_offset)

@@ -18,7 +18,7 @@ from nat.config import Component, option
 from nat.data.batch import Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
-from nat.nn.attention.base import Attention, attention_stack
+from nat.nn.attention.base import Attention, attention_stack, tightest
 from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions
 from nat.nn.rng import RowRandom
 from nat.nn.transformer import Decoder, DecoderConfig, Memory, Size
@@ -101,9 +101,15 @@ class Seq2Seq(nn.Module):
         )
 
     @property
-    def max_length(self) -> int | None:
-        """The longest sequence that the positions allow; None where there is no limit."""
-        return self.source_positions.max_length
+    def max_source_length(self) -> int | None:
+        """The most tokens that positions and attention of the encoder take; None where there is no limit."""
+        return tightest((self.source_positions.max_length, self.encoder.max_length))
+
+    @property
+    def max_target_length(self) -> int | None:
+        """The longest canvas that positions and attention of the decoder take, in positions; None where there is no
+        limit."""
+        return tightest((self.target_positions.max_length, self.decoder.max_length))
 
     def encode(self, source: Source, *, first: Float[Tensor, " D"] | None = None) -> Memory:
         """source: right-padded. first: the embedding of an extra position before the tokens."""

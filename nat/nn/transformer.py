@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nat.config import Component, option
-from nat.nn.attention.base import Attention, attention_stack
+from nat.nn.attention.base import Attention, attention_stack, tightest
 from nat.nn.attention.full import FullAttention
 from nat.rows import Rows
 
@@ -111,6 +111,12 @@ class Layer(nn.Module):
             x = self.cross_residual.leave(x, update)
         return self.feed(x)
 
+    @property
+    def max_length(self) -> int | None:
+        """The most positions that its attention takes; None where there is no limit."""
+        kinds = (self.self_attention, self.positional_attention)
+        return tightest(kind.max_length for kind in kinds if kind is not None)
+
     def cross_weights(
         self, x: Float[Tensor, "B L D"], valid: Bool[Tensor, "B L"] | None, memory: Memory
     ) -> Float[Tensor, "B H L S"]:
@@ -142,6 +148,11 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Layer(size, attention, None) for attention in kinds)
         self.norm = nn.LayerNorm(size.dim) if size.norm is Norm.PRE else nn.Identity()
         initialise(self, size.initial)
+
+    @property
+    def max_length(self) -> int | None:
+        """The most positions that its attention takes; None where there is no limit."""
+        return tightest(layer.max_length for layer in self.layers if isinstance(layer, Layer))
 
     def forward(self, x: Float[Tensor, "B S D"], valid: Bool[Tensor, "B S"]) -> Memory:
         for layer in self.layers:
@@ -201,6 +212,11 @@ class Decoder(nn.Module):
         for before in self.stack[:layer]:
             x = before(x, valid, memory)
         return self.stack[layer].cross_weights(x, valid, memory)
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest canvas that its attention takes, in positions; None where there is no limit."""
+        return tightest(layer.max_length for layer in self.stack)
 
     @property
     def stack(self) -> list[Layer]:

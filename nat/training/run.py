@@ -185,7 +185,8 @@ def keep_learnable(
     def wanted(pairs: Sequence[Pair]) -> np.ndarray:
         return model.learnable(collate(pairs)).numpy()
 
-    return corpus.only(wanted, f"that {type(model).__name__} cannot learn from ({model.unlearnable})")
+    reason = model.unlearnable.format(limit=model.limiting)
+    return corpus.only(wanted, f"that {type(model).__name__} cannot learn from ({reason})")
 
 
 def initialise_from(model: TranslationModel, tokenizers: Tokenizers, folder: Path) -> str:

@@ -81,6 +81,7 @@ def test_each_side_predicts_in_its_own_vocabulary() -> None:
 def test_positions_begin_again_so_that_the_limit_is_that_of_one_side() -> None:
     part = net(positions={"kind": "learned", "max_length": 6})
     assert part.max_length == 4
+    assert part.max_total_length is None
     log_probs(part, segment([[7] * 4]), segment([[8] * 4]))
     with pytest.raises(DataError, match="a sequence of 7 positions exceeds"):
         log_probs(part, segment([[7] * 5]), segment([[8]]))

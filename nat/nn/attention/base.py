@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nat.config import Component
-from nat.errors import ConfigError
+from nat.errors import ConfigError, DataError
 
 
 class Attention(nn.Module, ABC):
@@ -103,3 +104,23 @@ def check_heads(dim: int, num_heads: int) -> None:
     """Raises ConfigError where heads do not divide the width."""
     if dim % num_heads:
         raise ConfigError(f"num_heads={num_heads}: must divide dim={dim}")
+
+
+def tightest(limits: Iterable[int | None]) -> int | None:
+    """The smallest limit; None where there is none."""
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def within(
+    x: Float[Tensor, "B N D"], valid: Bool[Tensor, "B N"] | None, max_length: int
+) -> tuple[Float[Tensor, "B M D"], Bool[Tensor, "B M"] | None]:
+    """The first `max_length` columns; what is cut must be padding. Raises DataError where it is not."""
+    if x.size(1) <= max_length:
+        return x, valid
+    if valid is None or bool(valid[:, max_length:].any()):
+        longest = x.size(1) if valid is None else int(valid.sum(dim=1).max())
+        raise DataError(
+            f"a sequence of {longest} positions exceeds attention.max_length={max_length} of this model; shorten the "
+            "sentence or use another kind of attention"
+        )
+    return x[:, :max_length], valid[:, :max_length]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nat.config import Component, option
 from nat.errors import ConfigError
-from nat.nn.attention.base import Attention, attention_stack, check_heads
+from nat.nn.attention.base import Attention, attention_stack, check_heads, tightest
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class MixedAttention(Attention):
     def __init__(self, groups: list[Attention]) -> None:
         super().__init__()
         self.groups = nn.ModuleList(groups)
-        self.max_length = min((kind.max_length for kind in groups if kind.max_length is not None), default=None)
+        self.max_length = tightest(kind.max_length for kind in groups)
 
     def forward(
         self, x: Float[Tensor, "B L D"], context: Float[Tensor, "B N D"], valid: Bool[Tensor, "B N"] | None

@@ -150,8 +150,8 @@ class FertilityTuning(Stage):
     def limits(self, source: Source) -> Int[Tensor, " B"]:
         """The longest canvas of each row that student and teacher can read."""
         limits = self.model.limits(source, self.config.max_length_factor)
-        longest = self.teacher.max_source_length
-        return limits if longest is None else limits.clamp(max=longest - 1)
+        longest = self.teacher.max_target_length
+        return limits if longest is None else limits.clamp(max=longest)
 
     def divergence(
         self, log_probs: Float[Tensor, "N L V"], valid: Bool[Tensor, "N L"], teacher_memory: Memory
