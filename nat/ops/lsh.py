@@ -29,7 +29,7 @@ def hash_buckets(
     rotations: the directions of a first and of a second hash, `DIRECTIONS` each. num_chunks: of each row, `most` at
     most. A row has two buckets a chunk; with one chunk it has one.
     """
-    second = -(-num_chunks // (2 * DIRECTIONS))
+    second = (-(-num_chunks // (2 * DIRECTIONS))).clamp(min=1)
     is_double = num_chunks > DIRECTIONS
     first = torch.where(is_double, -(-num_chunks // (2 * second)), num_chunks).clamp(max=DIRECTIONS)
     width = min(most, DIRECTIONS)

@@ -109,11 +109,11 @@ def test_a_row_has_about_two_buckets_a_chunk(chunks: int) -> None:
 
 
 def test_buckets_of_a_row_do_not_depend_on_longer_ones() -> None:
-    x = vectors(3, 2, 20, 4)
-    chunks = torch.tensor([3, 1, 200])
+    x = vectors(4, 2, 20, 4)
+    chunks = torch.tensor([3, 1, 200, 0])  # the last is padding alone
     together = hash_buckets(x, rotations(), chunks, most=200)
     for row, number in enumerate(chunks.tolist()):
-        alone = hash_buckets(x[row : row + 1], rotations(), chunks[row : row + 1], most=number)
+        alone = hash_buckets(x[row : row + 1], rotations(), chunks[row : row + 1], most=max(1, number))
         assert torch.equal(alone[0], together[row])
 
 
