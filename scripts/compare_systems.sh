@@ -107,7 +107,14 @@ done
 text=raw
 row kermit_long "" "KERMIT 9000 updates"
 row kermit_long "end_penalty=2&" "KERMIT 9000 updates penalty 2"
-nat-report "run_dirs=[$rows]" "claims=[$claims]" output="$runs/report_editing" data.max_words=12 speed_sentences=50 samples=5 plots=true
+nat-report "run_dirs=[$rows]" "claims=[$claims]" output="$runs/report_editing" data.max_words=12 speed_sentences=50 samples=5
+# passes against length, of a few of them, as a picture
+rows="$teacher?name=teacher greedy" text=distilled
+row insertion "end_penalty=2&parallel=false&" "insertion tree greedy"
+row insertion_uniform "end_penalty=2&" "insertion uniform"
+row insertion "end_penalty=2&" "insertion tree"
+row levenshtein "" Levenshtein
+nat-report "run_dirs=[$rows]" output="$runs/report_passes" data.max_words=12 speed_sentences=1 samples=0 plots=true
 # drafts of which 20 % of the words were dropped or replaced; random and right constraints
 for recipe in levenshtein insertion kermit mask_predict; do
   nat-edit run_dir="$runs/$recipe-distilled" teacher="$teacher" data.max_words=12 output="$runs/report_editing/edit_$recipe.json"
