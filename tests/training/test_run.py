@@ -22,6 +22,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nat.config import compose, load_yaml, parse
+from nat.data.batching import Pair
 from nat.data.corpus import DataConfig
 from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizers
@@ -439,6 +440,22 @@ def test_memory_splits_are_counted(train: Run, monkeypatch: pytest.MonkeyPatch) 
 # --- data -------------------------------------------------------------------------------------------
 
 
+def test_what_attention_cannot_take_is_left_out_by_the_name_of_its_option() -> None:
+    kind = {"_target_": "nat.nn.attention.linformer.LinformerAttention", "max_length": 5, "num_keys": 2}
+    model = make_model("mask_predict", attention=kind)
+
+    class Corpus:
+        def only(self, wanted: Callable[[list[Pair]], np.ndarray], reason: str) -> tuple[list[bool], str]:
+            return wanted([Pair([9] * 5, [9] * 5), Pair([9] * 5, [9] * 6)]).tolist(), reason
+
+    kept, reason = keep_learnable(model, Corpus())  # type: ignore[arg-type, misc]
+    assert kept == [True, False]
+    assert reason == (
+        "that MaskPredict cannot learn from (longer than attention.max_length, or a length difference over "
+        "length.max_offset)"
+    )
+
+
 def test_pairs_that_cannot_be_learnt_are_left_out_counted_and_told(
     small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -456,7 +473,7 @@ def test_pairs_that_cannot_be_learnt_are_left_out_counted_and_told(
     ]
     assert command(*options, "model=ctc") == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train: ")]
-    assert "CTC cannot learn from" in line
+    assert "CTC cannot learn from" in line and "or longer than positions.max_length)" in line
     config = parse(RunConfig, load_yaml(folder / "config.yaml"))
     tokenizers = Tokenizers.load(folder / "tokenizer")
     corpus = prepare(config.data, "train", tokenizers, filtered=True)
