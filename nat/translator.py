@@ -12,7 +12,9 @@ import torch
 from nat.config import load_yaml, parse
 from nat.data.batch import Batch
 from nat.data.batching import Pair, collate, length_sorted_batches
-from nat.data.tokenizer import Tokenizer, Tokenizers
+from nat.data.points import BadText, beyond
+from nat.data.tokenizer import Tokenizers
+from nat.data.vocabulary import Tokenizer
 from nat.decoding.batched import Decoded, decode_in_batches
 from nat.decoding.candidates import Candidates, Choice, Teacher, choose, resolve_choice
 from nat.decoding.requests import Sentence, Wanted, encode_request, source_of
@@ -198,15 +200,20 @@ class Translator:
         self, sentences: Sequence[str], name: str, *, decoding: DecodingOptions | None = None
     ) -> list[list[int]]:
         """Token ids of sentences to translate. Raises DataError, naming the text and the line, for one that is too long
-        for the model."""
-        rows = self.sides(decoding)[0].encode(list(sentences))
-        limit = self.model.max_source_length
+        for the model, or no text of its kind."""
+        try:
+            rows = self.sides(decoding)[0].encode(list(sentences))
+        except BadText as error:
+            raise DataError(f"{name}, line {error.row + 1}: {error}") from None
+        limit, most = self.model.max_source_length, self.model.max_points
         for number, row in enumerate(rows, start=1):
             if limit is not None and len(row) > limit:
                 raise DataError(
                     f"{name}, line {number}: {len(row)} tokens, but {self.folder} takes at most {limit} "
                     f"({self.model.limiting})"
                 )
+            if most is not None and len(row) > most:
+                raise DataError(f"{name}, line {number}: {beyond(len(row), most)}")
         return rows
 
     @torch.inference_mode()
@@ -220,7 +227,10 @@ class Translator:
         if len(sources) != len(targets):
             raise DataError(f"score: {len(sources)} sources but {len(targets)} targets")
         source_rows = self.encode(sources, "score")
-        target_rows = self.tokenizers.target.encode(list(targets))
+        try:
+            target_rows = self.tokenizers.target.encode(list(targets))
+        except BadText as error:
+            raise DataError(f"score: target {error.row + 1}: {error}") from None
         for i, row in enumerate(source_rows):
             if not row:
                 raise DataError(f"score: source {i + 1} is empty")

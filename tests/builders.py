@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nat.config import Component, compose, config_directory, load_yaml, parse
+from nat.config import Component, compose, config_directory, load_yaml, locate, parse
 from nat.data.batch import Batch, Draft, Phrases, Target
 from nat.data.batching import Pair, collate
+from nat.data.points import IndexTokenizer, PointTokenizer
+from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies
 from nat.models.base import TranslationModel
 from nat.nn.attention.base import Attention, attention_stack
@@ -23,6 +25,7 @@ from nat.training.step import Precision, StepResult, UpdateStep
 MODELS = sorted(path.stem for path in (config_directory() / "model").glob("*.yaml"))
 ATTENTIONS = sorted(path.stem for path in (config_directory() / "attention").glob("*.yaml"))
 VOCABULARIES = Vocabularies(NUM_SYMBOLS + 13, NUM_SYMBOLS + 13, shared=True)
+POINTS = Tokenizers(PointTokenizer(), IndexTokenizer(13), False).vocabularies
 SMALL = {
     "model.size.dim": 16,
     "model.size.num_heads": 2,
@@ -37,13 +40,14 @@ def make_model(
     name: str,
     *,
     attention: str = "full",
-    vocabularies: Vocabularies = VOCABULARIES,
+    vocabularies: Vocabularies | None = None,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     **overrides: Any,
 ) -> TranslationModel:
     """configs/model/NAME.yaml with configs/attention/ATTENTION.yaml, tiny, without dropout, in evaluation mode.
-    overrides: model options, such as label_smoothing=0.0 or `size={"norm": "post"}`."""
+    vocabularies: None is `vocabularies_of`. overrides: model options, such as label_smoothing=0.0 or
+    `size={"norm": "post"}`."""
     model = _composed(name)
     if attention != "full":
         kind = load_yaml(config_directory() / "attention" / f"{attention}.yaml")
@@ -56,7 +60,8 @@ def make_model(
             model = _merge(model, {part: {option: value}})
     model = _merge(model, overrides)
     torch.manual_seed(seed)
-    built: TranslationModel = parse(Component, model, "model").build(vocabularies=vocabularies)
+    given = vocabularies_of(name) if vocabularies is None else vocabularies
+    built: TranslationModel = parse(Component, model, "model").build(vocabularies=given)
     return built.to(dtype).eval()
 
 
@@ -70,6 +75,12 @@ def _composed_once(name: str) -> dict[str, Any]:
     return model
 
 
+def vocabularies_of(name: str) -> Vocabularies:
+    """Small ones of what the method is for, text or points."""
+    target: Any = locate(str(_composed(name)["_target_"]))
+    return POINTS if target.points else VOCABULARIES
+
+
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
@@ -79,7 +90,7 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def make_batch(lengths: list[tuple[int, int]], *, vocabularies: Vocabularies = VOCABULARIES, seed: int = 0) -> Batch:
     """Random pairs of these (source, target) lengths, right-padded, with random fertilities. Ordinary tokens and UNK
-    (id 1)."""
+    (id 1); of points: no target names one twice, so it is at most as long as its source."""
     generator = torch.Generator().manual_seed(seed)
 
     def row(length: int, size: int) -> list[int]:
@@ -88,6 +99,11 @@ def make_batch(lengths: list[tuple[int, int]], *, vocabularies: Vocabularies = V
 
     sources = [row(s, vocabularies.source_size) for s, _ in lengths]
     targets = [row(t, vocabularies.target_size) for _, t in lengths]
+    if vocabularies.points:
+        sources = [
+            torch.randint(NUM_SYMBOLS, vocabularies.source_size, (s,), generator=generator).tolist() for s, _ in lengths
+        ]
+        targets = [(torch.randperm(s, generator=generator)[:t] + NUM_SYMBOLS).tolist() for s, t in lengths]
     fertilities = [  # each target token is given to a random source token
         torch.randint(max(1, s), (t,), generator=generator).bincount(minlength=s)[:s].tolist() for s, t in lengths
     ]
@@ -166,6 +182,14 @@ def loss_curve(name: str, updates: int = 6) -> list[float]:
             index = torch.arange(parameter.numel(), dtype=torch.float64).view_as(parameter)
             parameter.copy_(0.3 * torch.sin(index * (number + 1) * 0.7 + number))
     batch = pair_batch(formula_rows([5, 3, 4, 2], 5), formula_rows([4, 3, 2, 3], 2))
+    if model.points:
+        packed = [
+            [NUM_SYMBOLS + (7919 * token * (i + 3)) % (1 << 30) for i, token in enumerate(row)]
+            for row in batch.source.to_lists()
+        ]
+        batch = pair_batch(
+            packed, [[NUM_SYMBOLS + i for i in order] for order in ([2, 0, 4, 3], [1, 2], [0, 3, 1], [1, 0])]
+        )
     curve = []
     for _ in range(updates):  # with the same noise at every step, so that the curve must fall
         loss = objective(model.loss(batch, update=1), int(batch.num_target_tokens))

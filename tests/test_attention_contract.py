@@ -205,7 +205,7 @@ def short(model: TranslationModel) -> dict[str, Any]:
 def test_every_model_trains_and_decodes_with_every_kind(name: str, attention: str) -> None:
     """In its encoder, and in its decoder where that is not causal and has no kinds of its own."""
     model = small_model(name, attention).train()
-    batch = make_batch([(5, 4), (2, 3)])
+    batch = make_batch([(5, 4), (2, 3)], vocabularies=model.vocabularies)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses: list[float] = []
     while True:  # with the same noise at every step, so that the loss must fall

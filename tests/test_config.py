@@ -223,7 +223,12 @@ FIELD = {  # target tokens an update, dropout, label smoothing, beta2, clip (the
 
 
 @pytest.mark.parametrize(
-    "recipe", sorted(path.stem for path in (config_directory() / "experiment/base").glob("*.yaml"))
+    "recipe",
+    sorted(
+        path.stem
+        for path in (config_directory() / "experiment/base").glob("*.yaml")
+        if not path.stem.startswith("pointer")  # which is for points, not for WMT14
+    ),
 )
 def test_base_recipes_have_the_figures_of_the_field(recipe: str) -> None:
     plain = compose("train", [f"experiment=base/{recipe}", "run_dir=x"])

@@ -36,7 +36,7 @@ LAYERS: list[set[str]] = [  # from the bottom; a module may import from its own 
     },
     {"nat.models"},
     {"nat.decoding"},
-    {"nat.training", "nat.evaluation.scores"},
+    {"nat.training", "nat.evaluation.scores", "nat.evaluation.polygons"},
     {"nat.translator"},
     {"nat.evaluation", "nat.distill", "nat.lm"},
     {"nat.cli"},

@@ -19,6 +19,7 @@ from nat.config import nearest, option
 from nat.data.cache import cache_directory, digest, unwritable, writing
 from nat.data.filters import FilterConfig
 from nat.data.readers import LISTS, Format, Location, Reader, Row, embedded_directory, has_column, parse_location, pick
+from nat.data.tasks import Task
 from nat.data.tokenizer import TokenizerConfig
 from nat.errors import ConfigError, DataError
 
@@ -34,7 +35,8 @@ class DataConfig:
     """Which text, how it is cut into tokens, and which pairs are left out.
 
     A location is a .tsv, .txt (tab-separated), .jsonl or .json file (also with .gz), a .parquet file, a list of
-    two line-aligned files, hub:NAME, or embedded:CORPUS/FILE. Raises ConfigError for one that is none of these.
+    two line-aligned files, hub:NAME, embedded:CORPUS/FILE, or task:NAME?OPTIONS (`nat.data.tasks`). Raises
+    ConfigError for one that is none of these.
     """
 
     source: str = option("en", "name of the source column or language")
@@ -102,6 +104,8 @@ def read_corpus(config: DataConfig, split: str) -> Dataset | IterableDataset:
     reader: _Rows
     if location.format is Format.HUB:
         reader = _Hub(location.paths[0], SPLITS[split], config, cache)
+    elif location.format is Format.TASK:
+        reader = Task.parse(location.paths[0])
     else:
         reader = Reader(location, config.source, config.target, tuple(config.columns) if config.columns else None, name)
     if config.streaming and split == "train":

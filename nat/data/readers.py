@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nat.data.cache import digest
+from nat.data.tasks import Task
 from nat.errors import ConfigError, DataError
 
 Row = dict[str, Any]
@@ -35,6 +36,7 @@ class Format(Enum):
     JSON = "json"
     PARQUET = "parquet"
     HUB = "hub"
+    TASK = "task"
 
 
 SUFFIXES = {
@@ -49,7 +51,7 @@ LISTS = {Format.JSON, Format.PARQUET}  # the formats of which a cell may be a li
 
 @dataclass(frozen=True)
 class Location:
-    """Where a split lies: its format and its files (for HUB the one dataset name)."""
+    """Where a split lies: its format and its files (for HUB the one dataset name, for TASK the task)."""
 
     format: Format
     paths: tuple[str, ...]
@@ -70,13 +72,16 @@ def parse_location(value: str | list[str]) -> Location:
         return Location(Format.PAIR, tuple(_expand(item) for item in value))
     if value.startswith("hub:"):
         return Location(Format.HUB, (value.removeprefix("hub:"),))
+    if value.startswith("task:"):
+        Task.parse(value.removeprefix("task:"))
+        return Location(Format.TASK, (value.removeprefix("task:"),))
     path = Path(_expand(value))
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     kind = SUFFIXES.get(suffix.lower())
     if kind is None or (kind is Format.PARQUET and path.suffix == ".gz"):
         raise ConfigError(
             "cannot tell the format: give a .tsv, .txt, .jsonl or .json file (also with .gz), a .parquet file, "
-            "hub:NAME, embedded:CORPUS/FILE, or a list of two line-aligned files"
+            "hub:NAME, embedded:CORPUS/FILE, task:NAME, or a list of two line-aligned files"
         )
     return Location(kind, (str(path),))
 

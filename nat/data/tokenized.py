@@ -13,7 +13,9 @@ from nat.data.batching import Pair, plan_updates
 from nat.data.cache import cache_directory, digest, writing
 from nat.data.corpus import DataConfig, read_corpus
 from nat.data.filters import DropReport, FilterConfig, Lengths, apply_rules, drop_rules
+from nat.data.points import BadText, no_such_point
 from nat.data.tokenizer import Tokenizers
+from nat.data.vocabulary import NUM_SYMBOLS, Tokenizer
 from nat.errors import DataError
 
 VERSION = "1"  # part of the cache key: raise it when the columns below change
@@ -241,8 +243,8 @@ def _encode(batch: Mapping[str, Sequence[Any]], tokenizers: Tokenizers, name: st
 
     name: where the texts are from. Raises DataError for fertilities that count other tokens than these.
     """
-    source_ids = tokenizers.source.encode(batch["source"])
-    target_ids = tokenizers.target.encode(batch["target"])
+    source_ids = _ids(tokenizers.source, batch["source"], batch["line"], name)
+    target_ids = _ids(tokenizers.target, batch["target"], batch["line"], name)
     columns: dict[str, list[Any]] = {
         "source_ids": source_ids,
         "target_ids": target_ids,
@@ -251,10 +253,27 @@ def _encode(batch: Mapping[str, Sequence[Any]], tokenizers: Tokenizers, name: st
         "source_tokens": [len(ids) for ids in source_ids],
         "target_tokens": [len(ids) for ids in target_ids],
     }
+    if tokenizers.vocabularies.points:
+        _check_indices(columns, batch["line"], name)
     if "fertilities" in batch:
         columns["fertilities"] = list(batch["fertilities"])
         _check_fertilities(columns, batch["line"], name)
     return columns
+
+
+def _ids(tokenizer: Tokenizer, texts: Sequence[str], lines: Sequence[int], name: str) -> list[list[int]]:
+    try:
+        return tokenizer.encode(texts)
+    except BadText as error:
+        raise DataError(f"{name} line {lines[error.row]}: {error}") from None
+
+
+def _check_indices(columns: Mapping[str, Sequence[Any]], lines: Sequence[int], name: str) -> None:
+    """Targets name points of their own source."""
+    for line, count, target in zip(lines, columns["source_tokens"], columns["target_ids"], strict=True):
+        last = max(target, default=NUM_SYMBOLS) - NUM_SYMBOLS
+        if last >= max(1, count):
+            raise DataError(f"{name} line {line}: {no_such_point(last, count)}")
 
 
 def _check_fertilities(columns: Mapping[str, Sequence[Any]], lines: Sequence[int], name: str) -> None:

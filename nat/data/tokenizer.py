@@ -1,4 +1,4 @@
-"""Text to token ids and back, by SentencePiece.
+"""Text to token ids and back, by SentencePiece; points and indices of points by themselves.
 
 nat ids: the special symbols of `vocabulary.py` first, then the model's ordinary pieces in their order. A table
 translates between these and the model's own ids, so that any SentencePiece model serves and nothing in a text
@@ -22,7 +22,8 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from nat.config import option
 from nat.data.cache import cache_directory, digest, writing
-from nat.data.vocabulary import NUM_SYMBOLS, SYMBOL_TEXT, Symbol, Vocabularies
+from nat.data.points import IndexTokenizer, PointTokenizer, tokenizer_of
+from nat.data.vocabulary import NUM_SYMBOLS, SYMBOL_TEXT, Symbol, Tokenizer, Vocabularies
 from nat.errors import ConfigError, DataError
 from nat.files import read_json, write_atomically, write_json
 
@@ -40,6 +41,7 @@ TRAINER_VERSION = "1"  # part of the cache key: raise it when the training below
 class Kind(Enum):
     UNIGRAM = "unigram"
     BPE = "bpe"
+    POINTS = "points"
 
 
 class Normalization(Enum):
@@ -54,7 +56,7 @@ class Normalization(Enum):
 class TokenizerConfig:
     """How text becomes tokens: a model trained on the training pairs, or given ones."""
 
-    kind: Kind = option(Kind.UNIGRAM, "unigram or bpe")
+    kind: Kind = option(Kind.UNIGRAM, "unigram or bpe; points: of the plane, see data/convex_hull.yaml")
     vocabulary_size: int = option(8000, "ids a side, the special symbols included", minimum=NUM_SYMBOLS + 2)
     joint: bool = option(True, "one vocabulary for both languages")
     path: str | None = option(None, "a tokenizer folder of nat (RUN_DIR/tokenizer), used as it is")
@@ -73,8 +75,8 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Tokenizer:
-    """One side's tokenizer. model: the bytes of a SentencePiece model. Raises DataError if they are not one."""
+class PieceTokenizer:
+    """One side's tokenizer of text. model: the bytes of a SentencePiece model. Raises DataError if they are not one."""
 
     model: bytes
     _processor: SentencePieceProcessor = field(init=False, repr=False)
@@ -133,7 +135,8 @@ class Tokenizers:
 
     @property
     def vocabularies(self) -> Vocabularies:
-        return Vocabularies(self.source.size, self.target.size, self.shared)
+        points = isinstance(self.source, PointTokenizer)
+        return Vocabularies(self.source.size, self.target.size, self.shared, points)
 
     @property
     def fingerprint(self) -> str:
@@ -181,9 +184,10 @@ class Tokenizers:
 
 
 def load_model(path: Path) -> Tokenizer:
-    """A given SentencePiece model. Raises DataError."""
+    """A given SentencePiece model, or what stands in its place for points. Raises DataError."""
     try:
-        return Tokenizer(path.read_bytes())
+        model = path.read_bytes()
+        return tokenizer_of(model) or PieceTokenizer(model)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except DataError as error:
@@ -197,7 +201,7 @@ def _load_json(path: Path) -> dict[str, Any]:
     return about
 
 
-def _train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
+def _train(texts: Iterable[str], config: TokenizerConfig) -> PieceTokenizer:
     sentencepiece.set_min_log_level(3)  # errors come as exceptions
     model = BytesIO()
     options: dict[str, Any] = {
@@ -220,7 +224,7 @@ def _train(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
         )
     except RuntimeError as error:
         raise DataError(_training_failure(str(error), config)) from None
-    return Tokenizer(model.getvalue())
+    return PieceTokenizer(model.getvalue())
 
 
 def _training_failure(text: str, config: TokenizerConfig) -> str:
@@ -247,6 +251,8 @@ def build_tokenizers(config: DataConfig, corpus: Dataset | IterableDataset) -> T
             return Tokenizers(source, source, True)
         return Tokenizers(source, load_model(Path(tokenizer.target_model).expanduser()), False)
     sources, targets = _training_texts(config, corpus)
+    if tokenizer.kind is Kind.POINTS:
+        return Tokenizers(PointTokenizer(), IndexTokenizer(max(len(source.split()) for source in sources)), False)
     key = digest(TRAINER_VERSION, repr(tokenizer), digest(*sources), digest(*targets))
     with writing(cache_directory(config.cache), f"tokenizers/{key}") as folder:
         try:

@@ -1,9 +1,11 @@
-"""The special symbols, each with an id of its own, and the sizes that models need to know."""
+"""The special symbols, each with an id of its own, what a tokenizer promises, and what models need to know of it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Protocol, runtime_checkable
 
 
 class Symbol(IntEnum):
@@ -28,12 +30,40 @@ class Vocabularies:
 
     source_size, target_size: ids are 0 .. size - 1, special symbols included.
     shared: source and target use one vocabulary, so that embeddings can be tied across languages.
+    points: source ids are points of the plane and target ids are places in the source, see `nat.data.points`.
     """
 
     source_size: int
     target_size: int
     shared: bool
+    points: bool = False
 
     def __post_init__(self) -> None:
         assert min(self.source_size, self.target_size) > NUM_SYMBOLS
         assert not self.shared or self.source_size == self.target_size
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """One side's tokenizer: text to ids without special symbols, except UNK, and back. model: bytes that it can be
+    made from again."""
+
+    @property
+    def model(self) -> bytes: ...
+
+    @property
+    def size(self) -> int:
+        """Number of ids, special symbols included."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text. An empty text gives an empty list."""
+        ...
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Text of each row of ids."""
+        ...
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Each id as text, for people to look at."""
+        ...

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from nat.data.batch import Draft, Phrases, Source, Target
-from nat.data.tokenizer import Tokenizer
-from nat.data.vocabulary import Symbol
+from nat.data.vocabulary import Symbol, Tokenizer
 from nat.errors import DataError
 
 GAP = "___"

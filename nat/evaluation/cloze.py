@@ -21,8 +21,7 @@ import torch
 from nat.config import option, to_plain
 from nat.data.batch import Draft
 from nat.data.batching import length_sorted_batches
-from nat.data.tokenizer import Tokenizer
-from nat.data.vocabulary import Symbol
+from nat.data.vocabulary import Symbol, Tokenizer
 from nat.decoding.candidates import one_line
 from nat.errors import ConfigError, DataError
 from nat.evaluation.inputs import Device, Split, check_outputs, decoding_options, open_run, read_corpus, run_summary

@@ -30,6 +30,8 @@ from nat.evaluation.inputs import (
     read_files,
     read_split,
 )
+from nat.evaluation.plots import check_pictures, plot_polygons
+from nat.evaluation.polygons import check_references
 from nat.evaluation.results import Translations, results, translate
 from nat.evaluation.speed import spread, time_alone
 from nat.evaluation.system import Scorer, System
@@ -52,6 +54,7 @@ class DecodeConfig:
     constraints: str | None = option(None, "file of terms that must stay, tab-separated, a line for each sentence")
     jsonl: str | None = option(None, "file of one JSON object a line")
     nbest: str | None = option(None, "file of all candidates")
+    pictures: str | None = option(None, "of points: .svg file of the first polygons, found and true (extra `plot`)")
     choose: Choice | None = option(
         None, "which candidate is the translation; null: the teacher's choice if there is a teacher, else the first"
     )
@@ -72,6 +75,8 @@ class DecodeConfig:
             raise ConfigError(f"data.{next(iter(self.data))}: has no effect with source={self.source}")
         if self.source is None and self.reference is not None:
             raise ConfigError(f"reference={self.reference}: needs source=FILE (a split has its own references)")
+        if self.pictures is not None and self.source is not None and self.reference is None:
+            raise ConfigError(f"pictures={self.pictures}: needs reference=FILE")
         if self.ter and self.source is not None and self.reference is None:
             raise ConfigError("ter=true: needs reference=FILE")
 
@@ -82,7 +87,7 @@ class DecodeConfig:
     @property
     def outputs(self) -> dict[str, Path]:
         """The files that will be written, by the option that names them."""
-        named = {name: getattr(self, name) for name in ("output", "jsonl", "nbest")}
+        named = {name: getattr(self, name) for name in ("output", "jsonl", "nbest", "pictures")}
         paths = {name: Path(value) for name, value in named.items() if value is not None}
         return paths | ({"report": Path(f"{self.output}.json")} if self.output is not None else {})
 
@@ -101,7 +106,11 @@ def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
     text = with_requests(read_text(config, system), files)
     if system.scorer is not None:
         system.scorer.check(text)
+    if config.pictures is not None:
+        check_pictures(config.pictures, points=translator.tokenizers.vocabularies.points)
     comet = None if config.comet is None else open_comet(config.comet, text)
+    if config.reference is not None and translator.tokenizers.vocabularies.points:
+        check_references(config.reference, text.sources, text.references or [])
     translator.encode(text.sources, text.name, decoding=system.decoding)  # too long ones are refused now
     translator.wanted(text.sentences, text.name, decoding=system.decoding)  # and what cannot be kept
     # first of all, for it warms up what is timed next
@@ -157,6 +166,9 @@ def write_outputs(paths: dict[str, Path], text: Text, found: Translations, repor
     if "jsonl" in paths:
         rows = (json.dumps(json_row(i, text, found), ensure_ascii=False) + "\n" for i in range(len(text.sources)))
         write_text(paths["jsonl"], "".join(rows))
+    if "pictures" in paths:
+        assert text.references is not None
+        plot_polygons(text.sources, found.best, text.references, paths["pictures"])
     if "report" in paths:
         write_json(paths["report"], report)
 

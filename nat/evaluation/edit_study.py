@@ -17,8 +17,7 @@ from typing import Any
 import torch
 
 from nat.config import option
-from nat.data.tokenizer import Tokenizer
-from nat.data.vocabulary import Symbol
+from nat.data.vocabulary import Symbol, Tokenizer
 from nat.decoding.requests import CONSTRAINTS, DRAFT, Request
 from nat.errors import ConfigError
 from nat.evaluation.editing import constraint_report

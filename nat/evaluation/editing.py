@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nat.data.readers import read_lines
-from nat.data.tokenizer import Tokenizer
+from nat.data.vocabulary import Tokenizer
 from nat.decoding.requests import GAP, Request
 from nat.errors import DataError
 from nat.evaluation.inputs import Text

@@ -30,7 +30,7 @@ from nat.errors import ConfigError, DataError
 from nat.models.autoregressive import Autoregressive
 from nat.models.base import DecodingOptions
 from nat.nn.attention.full import FullAttention
-from nat.nn.embedding import Positions
+from nat.nn.embedding import Positions, TokenEmbedding
 from nat.nn.transformer import Decoder, Encoder, Layer
 from nat.translator import Translator
 
@@ -206,7 +206,9 @@ def convert(model: Autoregressive) -> Any:
     does not know."""
     from ctranslate2.specs import TransformerSpec
 
-    encoder, decoder = model.net.encoder, model.net.decoder
+    encoder, decoder, words = model.net.encoder, model.net.decoder, model.net.embeddings.source
+    if not isinstance(words, TokenEmbedding):
+        raise ConfigError(f"engine={PACKAGE}: cannot read points, only text")
     for layer in layers_of(encoder):
         kind = type(layer.self_attention)
         if kind is not FullAttention:
@@ -221,13 +223,13 @@ def convert(model: Autoregressive) -> Any:
     set_stack(spec.encoder, encoder)
     set_stack(spec.decoder, decoder)
     # both scale embeddings by sqrt(D)
-    spec.encoder.embeddings[0].weight = array(model.net.embeddings.source.weight)
+    spec.encoder.embeddings[0].weight = array(words.weight)
     spec.decoder.embeddings.weight = array(model.net.embeddings.target.weight)
     spec.encoder.position_encodings.encodings = positions(model.net.source_positions)
     spec.decoder.position_encodings.encodings = positions(model.net.target_positions)
     spec.decoder.projection.weight = array(model.net.embeddings.target.weight)
     spec.decoder.projection.bias = array(model.net.output.bias.clamp(min=FORBIDDEN))
-    spec.register_source_vocabulary([token_name(i) for i in range(model.net.embeddings.source.num_embeddings)])
+    spec.register_source_vocabulary([token_name(i) for i in range(words.num_embeddings)])
     spec.register_target_vocabulary([token_name(i) for i in range(model.net.embeddings.target.num_embeddings)])
     spec.validate()
     spec.optimize(quantization="float32")

@@ -19,6 +19,7 @@ from nat.decoding.candidates import Candidates, Metric, sentence_bleu, sentence_
 from nat.decoding.requests import Sentence, source_of
 from nat.evaluation.editing import describe_edits
 from nat.evaluation.inputs import Text, run_summary
+from nat.evaluation.polygons import describe_points, score_points
 from nat.evaluation.scores import repetition_rate, score_corpus, unknown_rate
 from nat.evaluation.speed import Speed, device_name, translate_timed
 from nat.evaluation.system import System
@@ -66,7 +67,12 @@ def results(
     system: System, text: Text, found: Translations, *, alone: Sequence[float], ter: bool = False
 ) -> dict[str, Any]:
     """All fields but those of COMET. alone: milliseconds of sentences by themselves; empty where nothing was timed."""
-    report = quality(text, found, ter=ter) | candidate_report(system, text, found) | teacher_report(system, found)
+    report = (
+        quality(text, found, ter=ter)
+        | point_report(system, text, found)
+        | candidate_report(system, text, found)
+        | teacher_report(system, found)
+    )
     return report | speed_report(speed_of(system, alone, found)) | provenance(system)
 
 
@@ -117,6 +123,12 @@ def score_report(text: Text, best: Sequence[str], *, ter: bool) -> dict[str, Any
         part = score_corpus([best[i] for i in longer], [text.references[i] for i in longer])
         report |= {f"bleu_{LONGER}plus_words": part.bleu, f"chrf_{LONGER}plus_words": part.chrf}
     return report
+
+
+def point_report(system: System, text: Text, found: Translations) -> dict[str, Any]:
+    """Scores of polygons and triangles, see `score_points`; {} for text, and without references."""
+    points = system.translator.tokenizers.vocabularies.points and text.references is not None
+    return score_points(text.sources, found.best, text.references or []) if points else {}
 
 
 def candidate_report(system: System, text: Text, found: Translations) -> dict[str, Any]:
@@ -212,6 +224,7 @@ def describe(report: dict[str, Any]) -> str:
         f"{report['num_truncated']}; left out of the text {report['num_dropped']}",
         *(f"  left out: {reason}: {count['pairs']}" for reason, count in report["dropped_reasons"].items()),
     ]
+    lines += describe_points(report)
     if report["bleu"] is not None:
         lines.append(f"BLEU {shown('bleu')}  chrF {shown('chrf')}  length ratio {shown('length_ratio', 3)}")
         lines[-1] += f"  TER {shown('ter')}" if "ter" in report else ""

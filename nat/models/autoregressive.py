@@ -6,7 +6,7 @@ speed baseline: Kasai et al. 2021, https://arxiv.org/abs/2006.10369.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,54 +21,9 @@ from nat.errors import ConfigError
 from nat.losses import cross_entropy, token_log_probs
 from nat.models.base import BeamOptions, DecodingOptions, LossTerm, Translation, TranslationModel
 from nat.nn.attention.full import CausalAttention
+from nat.nn.cached import DecoderState, step_decoder
 from nat.nn.seq2seq import Seq2Seq, Seq2SeqConfig
 from nat.nn.transformer import Memory
-from nat.rows import Rows
-
-
-@dataclass(frozen=True)
-class LayerCache(Rows):
-    """What a decoder layer keeps between steps. past_keys, past_values: (B * K, H, L, D/H) of the tokens so
-    far; memory_keys, memory_values: (B, H, S, D/H), shared by the K hypotheses of a sentence."""
-
-    past_keys: Tensor
-    past_values: Tensor
-    memory_keys: Tensor
-    memory_values: Tensor
-
-
-@dataclass(frozen=True)
-class DecoderState(Rows):
-    """The decoder between two steps, for `decoding/beam.py`. valid: (B, S), or None where every source
-    position is a token."""
-
-    layers: tuple[LayerCache, ...]
-    valid: Bool[Tensor, "B S"] | None
-
-    def select_sentences(self, rows: Int[Tensor, " N"]) -> DecoderState:
-        num_hypotheses = self.layers[0].past_keys.size(0) // self.layers[0].memory_keys.size(0)
-        flat = (rows[:, None] * num_hypotheses + torch.arange(num_hypotheses, device=rows.device)).flatten()
-        return DecoderState(
-            tuple(
-                LayerCache(
-                    layer.past_keys[flat], layer.past_values[flat], layer.memory_keys[rows], layer.memory_values[rows]
-                )
-                for layer in self.layers
-            ),
-            None if self.valid is None else self.valid[rows],
-        )
-
-    def reorder(self, origin: Int[Tensor, "B K"]) -> DecoderState:
-        num_rows = origin.size(0)
-        before = self.layers[0].past_keys.size(0) // num_rows
-        flat = (torch.arange(num_rows, device=origin.device)[:, None] * before + origin).flatten()
-        return replace(
-            self,
-            layers=tuple(
-                replace(layer, past_keys=layer.past_keys[flat], past_values=layer.past_values[flat])
-                for layer in self.layers
-            ),
-        )
 
 
 class Autoregressive(TranslationModel):
@@ -174,32 +129,13 @@ class Autoregressive(TranslationModel):
         return batch.source.valid.any(dim=1) & self.fits(batch.source.lengths, batch.target.lengths)
 
     def start(self, memory: Memory) -> DecoderState:
-        """The state before the first step: the memory's keys and values, and an empty past."""
-        layers = []
-        for layer in self.net.decoder.stack:
-            assert layer.cross_attention is not None
-            keys, values = layer.cross_attention.keys_values(memory.states)
-            layers.append(LayerCache(keys[:, :, :0], values[:, :, :0], keys, values))
-        return DecoderState(tuple(layers), None if bool(memory.valid.all()) else memory.valid)
+        """The state before the first step."""
+        return DecoderState.start(self.net.decoder, memory)
 
     def step(
         self, tokens: Int[Tensor, "B K"], position: int, state: DecoderState
     ) -> tuple[Float[Tensor, "B K V"], DecoderState]:
-        """`NextToken`: one position for every hypothesis, attending to its own past through the cache. The K
-        hypotheses of a sentence are K queries to one copy of its memory."""
-        num_rows, num_hypotheses = tokens.shape
+        """`NextToken`: one position for every hypothesis, see `step_decoder`."""
         x = self.net.embed(tokens) + self.net.target_positions(1, start=position)  # (B, K, D)
-        layers = []
-        for layer, cache in zip(self.net.decoder.stack, state.layers, strict=True):
-            attention, cross, residual = layer.self_attention, layer.cross_attention, layer.cross_residual
-            assert isinstance(attention, CausalAttention)
-            assert cross is not None
-            assert residual is not None
-            entered = layer.self_residual.enter(x).flatten(0, 1)[:, None]  # (B * K, 1, D)
-            update, keys, values = attention.step(entered, cache.past_keys, cache.past_values)
-            x = layer.self_residual.leave(x, update.view(num_rows, num_hypotheses, -1))
-            queries = cross.queries(residual.enter(x))
-            x = residual.leave(x, cross.attend(queries, cache.memory_keys, cache.memory_values, state.valid))
-            x = layer.feed(x)
-            layers.append(replace(cache, past_keys=keys, past_values=values))
-        return self.net.log_probs(self.net.decoder.norm(x)), replace(state, layers=tuple(layers))
+        x, state = step_decoder(self.net.decoder, x, state)
+        return self.net.log_probs(x), state

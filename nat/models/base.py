@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nat.config import option
 from nat.data.batch import Batch, Source
-from nat.data.vocabulary import Symbol, Vocabularies
+from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
 from nat.decoding.editing import num_orders
 from nat.decoding.insertion import Finalisation, InsertionCanvas, InsertionRule, best_first
 from nat.decoding.refine import History, Refined
@@ -282,6 +282,7 @@ class TranslationModel(nn.Module, ABC):
     Config: ClassVar[type]
     Decoding: ClassVar[type[DecodingOptions]] = DecodingOptions
     unlearnable: ClassVar[str] = "longer than {limit}"  # why `learnable` may be False; {limit}: as in `limiting`
+    points: ClassVar[bool] = False  # whether it reads points and writes their places, however many there are
     edits: ClassVar[frozenset[str]] = frozenset()  # of draft, known, constraints: what `decode` heeds
 
     def __init__(self, vocabularies: Vocabularies) -> None:
@@ -348,6 +349,13 @@ class TranslationModel(nn.Module, ABC):
         by_positions = any(isinstance(part, Positions) and part.max_length is not None for part in parts)
         names = ["positions.max_length"] * (by_positions or not by_attention) + ["attention.max_length"] * by_attention
         return " or ".join(names)
+
+    @property
+    def max_points(self) -> int | None:
+        """The most points of which it can name each one: a fixed vocabulary has the indices that its training data
+        could name. None where there is no limit, and for text."""
+        fixed = self.vocabularies.points and not self.points
+        return self.vocabularies.target_size - NUM_SYMBOLS if fixed else None
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
         """False where a pair cannot be learnt from at all; such pairs are counted, reported and left out."""

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nat.config import option
+from nat.data.points import BITS, FINEST
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
 from nat.errors import DataError
 
@@ -19,11 +20,12 @@ from nat.errors import DataError
 class PositionKind(Enum):
     SINUSOIDAL = "sinusoidal"
     LEARNED = "learned"
+    NONE = "none"
 
 
 @dataclass(frozen=True)
 class PositionConfig:
-    kind: PositionKind = option(PositionKind.SINUSOIDAL, "sinusoidal (no limit of length) or learned")
+    kind: PositionKind = option(PositionKind.SINUSOIDAL, "sinusoidal (no limit of length), learned, or none")
     max_length: int = option(1024, "learned positions: longest sequence; longer ones are refused", minimum=1)
 
 
@@ -39,7 +41,8 @@ class Positions(nn.Module):
         if config.kind is PositionKind.LEARNED:
             self.weight = nn.Parameter(torch.randn(config.max_length, dim) * 0.02)
         else:
-            self.register_buffer("table", sinusoids(256, dim), persistent=False)
+            first = sinusoids(256, dim) if config.kind is PositionKind.SINUSOIDAL else torch.zeros(1, dim)
+            self.register_buffer("table", first, persistent=False)
 
     @property
     def max_length(self) -> int | None:
@@ -56,6 +59,8 @@ class Positions(nn.Module):
                     "model; shorten the sentence or use sinusoidal positions"
                 )
             return self.weight[start:end]
+        if self.config.kind is PositionKind.NONE:
+            return self.table.expand(length, -1)
         if end > self.table.size(0):
             self.table = sinusoids(2 * end, self.dim).to(self.table)
         return self.table[start:end]
@@ -83,17 +88,45 @@ class TokenEmbedding(nn.Embedding):
         return super().forward(tokens) * self.scale
 
 
+class PointEmbedding(nn.Module):
+    """Points of the unit square by their coordinates, (x, y) -> a network of one hidden layer: ids need no table."""
+
+    def __init__(self, *, dim: int) -> None:
+        super().__init__()
+        self.widen = nn.Linear(2, dim)
+        self.mix = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Int[Tensor, "*B L"]) -> Float[Tensor, "*B L D"]:
+        """tokens: ids of points; special symbols have some value that means nothing."""
+        with torch.autocast(tokens.device.type, enabled=False):  # neighbours differ in the last bits
+            return self.mix(F.relu(self.widen(coordinates(tokens).to(self.widen.weight.dtype))))
+
+
+def coordinates(tokens: Int[Tensor, "*B L"]) -> Float[Tensor, "*B L 2"]:
+    """x and y of the points of these ids, from -1 to 1; float64."""
+    packed = (tokens - NUM_SYMBOLS).clamp(min=0)
+    grid = torch.stack((packed >> BITS, packed & FINEST), dim=-1)
+    return grid.double() * (2 / FINEST) - 1
+
+
+def source_embedding(vocabularies: Vocabularies, *, dim: int) -> TokenEmbedding | PointEmbedding:
+    """The front-end of an encoder: what a source is made of decides."""
+    return PointEmbedding(dim=dim) if vocabularies.points else TokenEmbedding(vocabularies.source_size, dim=dim)
+
+
 class Embeddings(nn.Module):
     """Source and target embeddings, one table where the vocabulary is shared."""
 
     def __init__(self, vocabularies: Vocabularies, *, dim: int) -> None:
         super().__init__()
-        self.source = TokenEmbedding(vocabularies.source_size, dim=dim)
+        self.source = source_embedding(vocabularies, dim=dim)
         self._target = None if vocabularies.shared else TokenEmbedding(vocabularies.target_size, dim=dim)
 
     @property
     def target(self) -> TokenEmbedding:
-        return self.source if self._target is None else self._target
+        shared = self.source if self._target is None else self._target
+        assert isinstance(shared, TokenEmbedding)
+        return shared
 
 
 class OutputLayer(nn.Module):

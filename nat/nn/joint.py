@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from nat.config import Component, option
 from nat.data.batch import Tokens
 from nat.data.vocabulary import Symbol, Vocabularies
+from nat.errors import ConfigError
 from nat.nn.attention.base import tightest
 from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions, TokenEmbedding
 from nat.nn.transformer import Size, initialise
@@ -58,6 +59,8 @@ class JointNet(nn.Module):
     def __init__(self, config: JointConfig, *, vocabularies: Vocabularies, symbols: tuple[Symbol, ...]) -> None:
         """symbols: the special symbols that the method can insert."""
         super().__init__()
+        if vocabularies.points:
+            raise ConfigError("data.tokenizer.kind=points: one stack over both sides needs text on both")
         dim = config.size.dim
         self.encoder = config.encoder.build(size=config.size)
         self.embeddings = Embeddings(vocabularies, dim=dim)
@@ -117,4 +120,6 @@ class JointNet(nn.Module):
         return F.log_softmax(at_least_float32(output(slots, self.embedding(side))), dim=-1)
 
     def embedding(self, side: Side) -> TokenEmbedding:
-        return (self.embeddings.source, self.embeddings.target)[side]
+        embedding = (self.embeddings.source, self.embeddings.target)[side]
+        assert isinstance(embedding, TokenEmbedding)
+        return embedding

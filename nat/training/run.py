@@ -14,6 +14,7 @@ import torch
 from nat.config import Component, load_yaml, option, parse, save_yaml, to_plain
 from nat.data.batching import Pair, collate
 from nat.data.corpus import DataConfig, read_corpus
+from nat.data.points import beyond
 from nat.data.tokenized import StreamingCorpus, TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizers, build_tokenizers
 from nat.errors import ConfigError, DataError
@@ -82,6 +83,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         stage: Stage | None = None
         if config.stage is not None:
             stage = config.stage.build(model=model, tokenizers=tokenizers, device=device)
+        check_points(model, valid_corpus)
         for reader in (model, *(stage.readers if stage else ())):
             train_corpus = keep_learnable(reader, train_corpus)
         if ranks.is_main:
@@ -177,13 +179,23 @@ def prepare_data(
     return tokenizers, train_corpus, valid_corpus
 
 
+def check_points(model: TranslationModel, corpus: TokenizedCorpus) -> None:
+    """Validation asks for no point that the model cannot name. Raises DataError."""
+    longest = int(corpus.source_lengths.argmax())
+    count, most = int(corpus.source_lengths[longest]), model.max_points
+    if most is not None and count > most:
+        raise DataError(f"data.valid, line {corpus.lines[longest]}: {beyond(count, most)}")
+
+
 def keep_learnable(
     model: TranslationModel, corpus: TokenizedCorpus | StreamingCorpus
 ) -> TokenizedCorpus | StreamingCorpus:
     """Leave out, and count, the pairs that this method cannot learn from. Raises DataError if none is left."""
 
     def wanted(pairs: Sequence[Pair]) -> np.ndarray:
-        return model.learnable(collate(pairs)).numpy()
+        batch, most = collate(pairs), model.max_points
+        fits = model.learnable(batch)
+        return (fits if most is None else fits & (batch.source.lengths <= most)).numpy()
 
     reason = model.unlearnable.format(limit=model.limiting)
     return corpus.only(wanted, f"that {type(model).__name__} cannot learn from ({reason})")

@@ -125,7 +125,7 @@ class Trainer:
         )
         self.record: RunRecord | None = None
         self.window, self.window_tokens, self.window_start = Totals(), 0, time.monotonic()
-        self.note = self.last_bleu = ""
+        self.note = self.last_score = ""
 
     def fit(self) -> dict[str, Any]:
         """Train to the end of the budget, or until asked to stop. Returns the run's summary; its `stopped` is
@@ -231,7 +231,7 @@ class Trainer:
         self._record("train", values)
         self.window, self.window_tokens, self.window_start = Totals(), 0, time.monotonic()
         loss = next(iter(values.values()))
-        self.note = f"loss {loss:.3f}, {values['tokens_per_second']:,.0f} tokens/s{self.last_bleu}"
+        self.note = f"loss {loss:.3f}, {values['tokens_per_second']:,.0f} tokens/s{self.last_score}"
 
     def _record(self, kind: str, values: dict[str, Any]) -> None:
         if self.record is not None:
@@ -255,12 +255,12 @@ class Trainer:
                 is_best = self.best.offer(self.state.update, value, self.model.state_dict())
             self._write_run("best checkpoint", self.best.best)
             values = validated.values
-            self.last_bleu = f", BLEU {values['bleu']:.2f}"
+            told = f"BLEU {values['bleu']:.2f}, chrF {values['chrf']:.2f}"
+            if "accuracy" in values:
+                told = f"accuracy {values['accuracy']:.2f}"
+            self.last_score = f", {told.partition(',')[0]}"
             loss = f"loss {values['loss']:.3f}, " if "loss" in values else ""
-            progress.say(
-                f"update {self.state.update}: valid {loss}BLEU {values['bleu']:.2f}, chrF {values['chrf']:.2f}"
-                + (" (best)" if is_best else "")
-            )
+            progress.say(f"update {self.state.update}: valid {loss}{told}" + (" (best)" if is_best else ""))
         improved = self.ranks.any(improved)  # an equal score does not count against patience running out
         self.state.validations_since_best = 0 if improved else self.state.validations_since_best + 1
         self.window_start += time.monotonic() - began

@@ -15,6 +15,7 @@ from nat.data.tokenized import TokenizedCorpus
 from nat.data.tokenizer import Tokenizers
 from nat.decoding.batched import Decoded, decode_in_batches
 from nat.errors import ConfigError
+from nat.evaluation.polygons import score_points
 from nat.evaluation.scores import score_corpus
 from nat.models.base import DecodingOptions, TranslationModel
 from nat.nn.rng import set_seed
@@ -25,6 +26,7 @@ class Metric(Enum):
     BLEU = "bleu"
     CHRF = "chrf"
     LOSS = "loss"
+    ACCURACY = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class ValidationConfig:
     every: int = option(1000, "updates between validations; the last update is always validated", minimum=1)
     max_sentences: int | None = option(None, "decode only the first n sentences of the split; null: all", minimum=1)
     batch_size: int = option(64, "sentences in a decoding batch", minimum=1)
-    metric: Metric = option(Metric.BLEU, "what chooses the best checkpoint: bleu, chrf or loss")
+    metric: Metric = option(Metric.BLEU, "what chooses the best checkpoint: bleu, chrf or loss; of points accuracy")
     keep_best: int = option(5, "best checkpoints kept, to be averaged in the end", minimum=1)
     patience: int | None = option(None, "stop after n validations without a new best; null: never", minimum=1)
     num_samples: int = option(4, "sample translations for TensorBoard and the run folder", minimum=0)
@@ -63,6 +65,8 @@ class Validator:
         device: torch.device,
     ) -> None:
         self.config, self.tokenizers, self.decoding, self.device = config, tokenizers, decoding, device
+        if config.metric is Metric.ACCURACY and not tokenizers.vocabularies.points:
+            raise ConfigError("validation.metric=accuracy: is of points (data.tokenizer.kind=points); bleu, chrf, loss")
         count = len(corpus) if config.max_sentences is None else min(len(corpus), config.max_sentences)
         self.pairs = corpus.pairs(np.arange(count))
         self.sources, self.references = corpus.texts(np.arange(count))
@@ -90,6 +94,9 @@ class Validator:
             "bleu_signature": scores.bleu_signature,
             "chrf_signature": scores.chrf_signature,
         }
+        if self.tokenizers.vocabularies.points:
+            found_points = score_points(self.sources[:count], outputs, self.references[:count])
+            values |= {name: value for name, value in found_points.items() if isinstance(value, float)}
         values |= self._losses(model, count, update)
         samples = [
             {"source": self.sources[i], "reference": self.references[i], "translation": outputs[i]}

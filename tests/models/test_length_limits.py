@@ -65,7 +65,8 @@ EACH = pytest.mark.parametrize(
 
 @EACH
 def test_pairs_that_are_too_long_are_not_learnable_and_all_others_are_learnt(name: str, where: str) -> None:
-    model, plain, batch = limited(name, where), make_model(name), make_batch(PAIRS)
+    model, plain = limited(name, where), make_model(name)
+    batch = make_batch(PAIRS, vocabularies=model.vocabularies)
     rules = [rule[name] for rule, part in ((IN_ENCODER, "encoder"), (IN_DECODER, "attention")) if part in WHERE[where]]
     expected = [all(fits(*pair) for fits in rules) for pair in PAIRS]
     found = model.learnable(batch)
@@ -79,14 +80,14 @@ def test_pairs_that_are_too_long_are_not_learnable_and_all_others_are_learnt(nam
 def longest(model: TranslationModel) -> Source:
     """A source that the model just takes, and a short one."""
     assert model.max_source_length is not None
-    return make_batch([(model.max_source_length, 1), (1, 1)]).source
+    return make_batch([(model.max_source_length, 1), (1, 1)], vocabularies=model.vocabularies).source
 
 
 @EACH
 def test_what_it_takes_is_translated(name: str, where: str) -> None:
     model = limited(name, where)
     if model.max_source_length is None:
-        source = make_batch([(7, 1), (1, 1)]).source
+        source = make_batch([(7, 1), (1, 1)], vocabularies=model.vocabularies).source
     else:
         source = longest(model)
     with torch.no_grad():

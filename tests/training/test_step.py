@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import workers
-from builders import MODELS, gradients, make_batch, make_model, make_step
+from builders import MODELS, gradients, make_batch, make_model, make_step, vocabularies_of
 from oracles import pairs_of
 from torch import Tensor
 
@@ -27,8 +27,8 @@ CPU = torch.device("cpu")
 LENGTHS = [(5, 4), (2, 1), (7, 5), (3, 3), (4, 2), (6, 6), (5, 2)]
 
 
-def make_pairs(lengths: list[tuple[int, int]] = LENGTHS) -> list[Pair]:
-    return pairs_of(make_batch(lengths))
+def make_pairs(name: str = "ctc", lengths: list[tuple[int, int]] = LENGTHS) -> list[Pair]:
+    return pairs_of(make_batch(lengths, vocabularies=vocabularies_of(name)))
 
 
 def assert_close(first: dict[str, Tensor], second: dict[str, Tensor], tolerance: float) -> None:
@@ -65,7 +65,7 @@ def test_totals_add_and_divide_once() -> None:
 @EACH_MODEL
 @pytest.mark.parametrize("max_tokens", [1, 14, 30])
 def test_micro_batches_give_the_gradient_of_the_whole(name: str, max_tokens: int) -> None:
-    pairs = make_pairs()
+    pairs = make_pairs(name)
     whole, expected = gradients(make_model(name, dtype=torch.float64), pairs)
     cut, found = gradients(make_model(name, dtype=torch.float64), pairs, max_tokens=max_tokens)
     assert_close(found, expected, 1e-10)
@@ -77,7 +77,7 @@ def test_micro_batches_give_the_gradient_of_the_whole(name: str, max_tokens: int
 
 @EACH_MODEL
 def test_the_gradient_is_that_of_the_token_weighted_mean(name: str) -> None:
-    pairs, model = make_pairs(), make_model(name, dtype=torch.float64)
+    pairs, model = make_pairs(name), make_model(name, dtype=torch.float64)
     _, found = gradients(model, pairs)
     batch = collate(pairs)
     model.zero_grad()
@@ -105,7 +105,11 @@ def test_dropout_is_the_same_when_an_update_is_repeated_and_differs_between_upda
 @EACH_MODEL
 def test_two_ranks_give_the_gradient_of_one(name: str, tmp_path: Path) -> None:
     """Equal shares, unequal shares in unequal micro-batches, and a rank without any share."""
-    cases = [(make_pairs(), 10_000), (make_pairs(LENGTHS[:5]), 14), (make_pairs(LENGTHS[:1]), 10_000)]
+    cases = [
+        (make_pairs(name), 10_000),
+        (make_pairs(name, LENGTHS[:5]), 14),
+        (make_pairs(name, LENGTHS[:1]), 10_000),
+    ]
     port = workers.free_port()
     processes = [workers.start(workers.rank_gradients, r, 2, port, name, cases, str(tmp_path)) for r in range(2)]
     for rank, process in enumerate(processes):
@@ -141,7 +145,7 @@ def small_memory(model: TranslationModel, monkeypatch: pytest.MonkeyPatch, rows:
 def test_out_of_memory_is_retried_in_smaller_pieces_with_the_same_gradient(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pairs = make_pairs()
+    pairs = make_pairs(name)
     _, expected = gradients(make_model(name, dtype=torch.float64), pairs)
     model = make_model(name, dtype=torch.float64)
     sizes = small_memory(model, monkeypatch, rows=2)
@@ -235,10 +239,10 @@ def test_half_precision_is_near_the_full_one(
     of 0 is much of a layer's gradient, so that only the whole is compared."""
     if smooth:
         monkeypatch.setattr(FeedForward, "forward", smooth_feed_forward)
-    _, expected = gradients(make_model(name), make_pairs())
+    _, expected = gradients(make_model(name), make_pairs(name))
     model = make_model(name)
     step = make_step(model, precision=precision)
-    results = [step(make_pairs(), update=1, learning_rate=0.0) for _ in range(2)]
+    results = [step(make_pairs(name), update=1, learning_rate=0.0) for _ in range(2)]
     # fp16: the first scale of the loss, 2^16, may be too high for it; then the update is skipped and the scale halved
     assert not results[-1].skipped
     assert precision is Precision.FP16 or not results[0].skipped
