@@ -84,6 +84,7 @@ def quality(text: Text, found: Translations, *, ter: bool = False) -> dict[str, 
         "num_empty": len(best) - len(filled),
         "num_empty_translations": sum(not item.best for item in filled),
         "num_truncated": sum(item.truncated for item in filled),
+        "num_cut_sources": text.dropped["cut_sources"] if text.dropped else 0,
         "num_dropped": text.dropped["dropped"] if text.dropped else 0,
         "dropped_reasons": text.dropped["reasons"] if text.dropped else {},
     }
@@ -210,6 +211,7 @@ def describe(report: dict[str, Any]) -> str:
         f"{report['model']} {report['run_dir']} (weights: {report['weights']}), {report['text']}",
         f"sentences {report['num_sentences']}: empty {report['num_empty']}, at the length limit "
         f"{report['num_truncated']}; left out of the text {report['num_dropped']}",
+        *([f"  sources cut to data.source_words: {report['num_cut_sources']}"] if report["num_cut_sources"] else []),
         *(f"  left out: {reason}: {count['pairs']}" for reason, count in report["dropped_reasons"].items()),
     ]
     if report["bleu"] is not None:
