@@ -7,7 +7,7 @@ A model holds one of these as `net`, so that the weights of the same part have t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -114,11 +114,11 @@ class Seq2Seq(nn.Module):
     def encode(self, source: Source, *, first: Float[Tensor, " D"] | None = None) -> Memory:
         """source: right-padded. first: the embedding of an extra position before the tokens."""
         x = self.embeddings.source(source.tokens) + self.source_positions(source.tokens.size(1))
-        valid = source.valid
+        tokens, valid = source.tokens, source.valid
         if first is not None:
             x = torch.cat((first.expand(x.size(0), 1, -1).to(x.dtype), x), dim=1)
-            valid = F.pad(valid, (1, 0), value=True)
-        return self.encoder(self.dropout(x), valid)
+            tokens, valid = F.pad(tokens, (1, 0), value=int(Symbol.PAD)), F.pad(valid, (1, 0), value=True)
+        return replace(self.encoder(self.dropout(x), valid), tokens=tokens)
 
     def embed(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         """Target embeddings, without positions."""
