@@ -6,7 +6,7 @@ speed baseline: Kasai et al. 2021, https://arxiv.org/abs/2006.10369.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,10 @@ from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.decoding.beam import beam_search, greedy, sample
 from nat.errors import ConfigError
-from nat.losses import cross_entropy, token_log_probs
+from nat.losses import log_prob_cross_entropy, token_log_probs
 from nat.models.base import BeamOptions, DecodingOptions, LossTerm, Translation, TranslationModel
 from nat.nn.attention.full import CausalAttention
+from nat.nn.copying import Copyable, Copying
 from nat.nn.seq2seq import Seq2Seq, Seq2SeqConfig
 from nat.nn.transformer import Memory
 from nat.rows import Rows
@@ -40,10 +41,11 @@ class LayerCache(Rows):
 @dataclass(frozen=True)
 class DecoderState(Rows):
     """The decoder between two steps, for `decoding/beam.py`. valid: (B, S), or None where every source
-    position is a token."""
+    position is a token. copyable: None where nothing is copied."""
 
     layers: tuple[LayerCache, ...]
     valid: Bool[Tensor, "B S"] | None
+    copyable: Copyable | None = None
 
     def select_sentences(self, rows: Int[Tensor, " N"]) -> DecoderState:
         num_hypotheses = self.layers[0].past_keys.size(0) // self.layers[0].memory_keys.size(0)
@@ -56,6 +58,7 @@ class DecoderState(Rows):
                 for layer in self.layers
             ),
             None if self.valid is None else self.valid[rows],
+            None if self.copyable is None else self.copyable.select(rows),
         )
 
     def reorder(self, origin: Int[Tensor, "B K"]) -> DecoderState:
@@ -77,6 +80,7 @@ class Autoregressive(TranslationModel):
     @dataclass(frozen=True, kw_only=True)
     class Config(Seq2SeqConfig):
         label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
+        copying: Copying = field(default_factory=Copying)
 
     @dataclass(frozen=True)
     class Decoding(BeamOptions):
@@ -100,14 +104,20 @@ class Autoregressive(TranslationModel):
             CausalAttention(CausalAttention.Config(), dim=dim, num_heads=heads)
             for _ in range(config.decoder.num_layers)
         )
-        self.net = Seq2Seq(config, vocabularies=vocabularies, symbols=(Symbol.UNK, Symbol.EOS), decoder=attentions)
+        self.net = Seq2Seq(
+            config,
+            vocabularies=vocabularies,
+            symbols=(Symbol.UNK, Symbol.EOS),
+            decoder=attentions,
+            copying=config.copying,
+        )
 
-    def logits(self, memory: Memory, target: Target) -> tuple[Float[Tensor, "B T V"], Tensor, Tensor]:
-        """Teacher-forced logits with labels (B, T + 1) = y EOS and their validity."""
+    def log_probs(self, memory: Memory, target: Target) -> tuple[Float[Tensor, "B T V"], Tensor, Tensor]:
+        """Teacher-forced log-probabilities with labels (B, T + 1) = y EOS and their validity."""
         x, valid = self.inputs(target)
         labels = F.pad(target.tokens, (0, 1), value=int(Symbol.PAD))
         labels = labels.scatter(1, target.lengths[:, None], int(Symbol.EOS))
-        return self.net.logits(self.net.decoder(x, valid, memory)), labels, valid
+        return self.net.decode(x, valid, memory)[-1], labels, valid
 
     def inputs(self, target: Target) -> tuple[Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
         """Teacher-forced decoder inputs (B, T + 1) = BOS y and their validity."""
@@ -116,17 +126,17 @@ class Autoregressive(TranslationModel):
 
     def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
         batch = batch.compact()
-        logits, labels, valid = self.logits(self.net.encode(batch.source), batch.target)
-        total, nll, count = cross_entropy(
-            logits, labels, valid, label_smoothing=self.label_smoothing, forbidden=self.net.output.forbidden
+        log_probs, labels, valid = self.log_probs(self.net.encode(batch.source), batch.target)
+        total, nll, count = log_prob_cross_entropy(
+            log_probs, labels, valid, label_smoothing=self.label_smoothing, forbidden=self.net.output.forbidden
         )
         return {"cross_entropy": LossTerm(total, count), "nll": LossTerm(nll, count, weight=0.0)}
 
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """log p(y, EOS | x), one teacher-forced pass."""
         batch = batch.compact()
-        logits, labels, valid = self.logits(self.net.encode(batch.source), batch.target)
-        return token_log_probs(logits, labels, valid).sum(dim=1)
+        log_probs, labels, valid = self.log_probs(self.net.encode(batch.source), batch.target)
+        return token_log_probs(log_probs, labels, valid).sum(dim=1)
 
     def cross_attention(self, batch: Batch, *, layer: int | None = None) -> Float[Tensor, "B T S"]:
         num_layers = len(self.net.decoder.stack)
@@ -180,7 +190,8 @@ class Autoregressive(TranslationModel):
             assert layer.cross_attention is not None
             keys, values = layer.cross_attention.keys_values(memory.states)
             layers.append(LayerCache(keys[:, :, :0], values[:, :, :0], keys, values))
-        return DecoderState(tuple(layers), None if bool(memory.valid.all()) else memory.valid)
+        valid = None if bool(memory.valid.all()) else memory.valid
+        return DecoderState(tuple(layers), valid, self.net.copyable(memory))
 
     def step(
         self, tokens: Int[Tensor, "B K"], position: int, state: DecoderState
@@ -202,4 +213,5 @@ class Autoregressive(TranslationModel):
             x = residual.leave(x, cross.attend(queries, cache.memory_keys, cache.memory_values, state.valid))
             x = layer.feed(x)
             layers.append(replace(cache, past_keys=keys, past_values=values))
-        return self.net.log_probs(self.net.decoder.norm(x)), replace(state, layers=tuple(layers))
+        log_probs = self.net.log_probs(self.net.decoder.norm(x), state.copyable)
+        return log_probs, replace(state, layers=tuple(layers))
