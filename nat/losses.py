@@ -3,28 +3,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-
-from nat.ops.precision import at_least_float32
-
-
-def cross_entropy(
-    logits: Float[Tensor, "B L V"],
-    labels: Int[Tensor, "B L"],
-    valid: Bool[Tensor, "B L"],
-    *,
-    label_smoothing: float = 0.0,
-    forbidden: list[int] | None = None,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Int[Tensor, ""]]:
-    """(smoothed total, plain negative log-likelihood total, count) over the valid positions.
-
-    The smoothing mass is spread evenly over the classes that are not `forbidden` (those whose logit is -inf)
-    (Szegedy et al. 2016, section 7).
-    """
-    log_probs = F.log_softmax(at_least_float32(logits), dim=-1)  # (B, L, V)
-    return log_prob_cross_entropy(log_probs, labels, valid, label_smoothing=label_smoothing, forbidden=forbidden)
 
 
 def log_prob_cross_entropy(
@@ -35,7 +15,11 @@ def log_prob_cross_entropy(
     label_smoothing: float = 0.0,
     forbidden: list[int] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Int[Tensor, ""]]:
-    """`cross_entropy` of what has gone through a log_softmax already."""
+    """(smoothed total, plain negative log-likelihood total, count) over the valid positions.
+
+    The smoothing mass is spread evenly over the classes that are not `forbidden` (those whose log-probability is -inf)
+    (Szegedy et al. 2016, section 7).
+    """
     nll = -log_probs.gather(2, labels[:, :, None]).squeeze(2).masked_fill(~valid, 0.0)  # (B, L)
     total = nll.sum()
     if label_smoothing > 0:
@@ -56,8 +40,7 @@ def uniform_cross_entropy(
 
 
 def token_log_probs(
-    logits: Float[Tensor, "B L V"], labels: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"]
+    log_probs: Float[Tensor, "B L V"], labels: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"]
 ) -> Float[Tensor, "B L"]:
     """Log-probability of each label, 0 where not valid."""
-    log_probs = F.log_softmax(at_least_float32(logits), dim=-1).gather(2, labels[:, :, None]).squeeze(2)
-    return log_probs.masked_fill(~valid, 0.0)
+    return log_probs.gather(2, labels[:, :, None]).squeeze(2).masked_fill(~valid, 0.0)

@@ -128,8 +128,8 @@ def uncached_next(model: Autoregressive, source: Sequence[int]) -> NextLogProbs:
 
     @torch.no_grad()
     def next_log_probs(tokens: tuple[int, ...]) -> Tensor:
-        logits, _, _ = model.logits(memory, Target.from_lists([list(tokens)]))
-        return logits[0, len(tokens)].log_softmax(0)
+        log_probs, _, _ = model.log_probs(memory, Target.from_lists([list(tokens)]))
+        return log_probs[0, len(tokens)]
 
     return next_log_probs
 

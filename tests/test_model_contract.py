@@ -36,6 +36,7 @@ TECHNIQUES = {  # options of training or of the decoder's input that are off by 
     "glancing": {"start": 0.5, "end": 0.5},
     "deep_supervision": {"enabled": True},
     "copy": "soft",
+    "copying": {"enabled": True, "num_heads": 2},
     "share_decoders": "none",
     "length": {"summary": "token"},
 }

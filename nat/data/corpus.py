@@ -27,6 +27,7 @@ __all__ = ["SPLITS", "DataConfig", "embedded_directory", "read_corpus"]
 
 SPLITS = {"train": "train", "valid": "validation", "test": "test"}  # our name -> the hub's name
 TEXT_FEATURES = Features({"source": Value("string"), "target": Value("string"), "line": Value("int64")})
+CUT_FEATURES = Features(TEXT_FEATURES | {"cut": Value("bool")})
 FERTILITY_FEATURES = Features(TEXT_FEATURES | {"fertilities": List(Value("int32"))})
 
 
@@ -51,6 +52,7 @@ class DataConfig:
     shuffle_buffer: int = option(10_000, "pairs shuffled together when streaming", minimum=1)
     cache: str | None = option(None, "cache folder; null: $NAT_CACHE or ~/.cache/nat")
     limit: int | None = option(None, "only the first N training pairs that pass the filters", minimum=1)
+    source_words: int | None = option(None, "every split: only the first N words of each source are read", minimum=1)
     max_words: int | None = option(None, "every split: only pairs of at most N words a side", minimum=1)
     tokenizer: TokenizerConfig = option(TokenizerConfig())
     filters: FilterConfig = option(FilterConfig())
@@ -72,6 +74,8 @@ class DataConfig:
             name = getattr(self, key)
             if self.columns is not None and name not in self.columns:
                 errors.append(f"{key}={name}: data.columns has no such column, {nearest(name, self.columns)}")
+        if self.source_words is not None and self.fertilities is not None:
+            errors.append(f"source_words={self.source_words}: fertilities={self.fertilities} count whole sources")
         if errors:
             raise ConfigError("\n".join(errors))
 
@@ -87,10 +91,10 @@ class _Rows(Protocol):
 def read_corpus(config: DataConfig, split: str) -> Dataset | IterableDataset:
     """The sentence pairs of `split` ("train", "valid" or "test"), unfiltered.
 
-    Columns: source and target text, and line, the 1-based line (Parquet, hub: row) number; under data.fertilities
-    also fertilities, one number for each source token: always of the training pairs, and of the others if their
-    first row has that column. A Dataset is memory-mapped from the cache; training pairs under data.streaming are
-    an IterableDataset.
+    Columns: source and target text, and line, the 1-based line (Parquet, hub: row) number; under data.source_words
+    also cut, whether the source had more words; under data.fertilities also fertilities, one number for each source
+    token: always of the training pairs, and of the others if their first row has that column. A Dataset is
+    memory-mapped from the cache; training pairs under data.streaming are an IterableDataset.
     Raises ConfigError if the split has no location, DataError for whatever is wrong with its files.
     """
     _quiet()
@@ -108,6 +112,8 @@ def read_corpus(config: DataConfig, split: str) -> Dataset | IterableDataset:
         reader = Task.parse(location.paths[0])
     else:
         reader = Reader(location, config.source, config.target, tuple(config.columns) if config.columns else None, name)
+    if config.source_words is not None:
+        reader, features = _Beginnings(reader, config.source_words), CUT_FEATURES
     if config.streaming and split == "train":
         return IterableDataset.from_generator(reader.rows, features=features)
     if config.streaming and location.format is Format.HUB:  # small, and a stream has no key: kept in memory
@@ -173,6 +179,28 @@ class _Hub:
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(f"hub:{self.name}: the {self.split} split cannot be loaded ({reason})") from None
+
+
+@dataclass(frozen=True)
+class _Beginnings:
+    """The rows of another reader, of each source only the first words."""
+
+    reader: _Rows
+    num_words: int
+
+    def rows(self) -> Iterator[Row]:
+        for row in self.reader.rows():
+            text = first_words(row["source"], self.num_words)
+            yield row | {"source": text, "cut": text != row["source"]}
+
+    def fingerprint(self) -> str:
+        return digest("source_words", str(self.num_words), self.reader.fingerprint())
+
+
+def first_words(text: str, count: int) -> str:
+    """The first `count` words as they stand; all of the text if it has no more."""
+    words = text.split(None, count)
+    return text if len(words) <= count else text[: -len(words[count])].rstrip()
 
 
 def _folder_digest(folder: Path) -> str:

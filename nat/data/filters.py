@@ -60,7 +60,8 @@ def drop_rules(lengths: Lengths, *, max_words: int | None, filters: FilterConfig
 class DropReport:
     """How many pairs of a split were read and kept, and why the others were not.
 
-    name: the split. reasons: pairs dropped for each reason. first_line: line number of the first such pair.
+    name: the split. reasons: pairs dropped for each reason. first_line: line number of the first such pair. num_cut:
+    pairs read of whose source only the beginning was kept.
     """
 
     name: str
@@ -68,14 +69,15 @@ class DropReport:
     kept: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     first_line: dict[str, int] = field(default_factory=dict)
+    num_cut: int = 0
 
     @property
     def dropped(self) -> int:
         return self.total - self.kept
 
-    def read(self, count: int) -> DropReport:
-        """With `count` more pairs, all kept so far."""
-        return replace(self, total=self.total + count, kept=self.kept + count)
+    def read(self, count: int, *, num_cut: int = 0) -> DropReport:
+        """With `count` more pairs, all kept so far, the source of `num_cut` of them cut."""
+        return replace(self, total=self.total + count, kept=self.kept + count, num_cut=self.num_cut + num_cut)
 
     def drop(self, reason: str, lines: np.ndarray) -> DropReport:
         """With the kept pairs at `lines` (line numbers, (M,)) dropped for `reason`."""
@@ -89,6 +91,8 @@ class DropReport:
     def lines(self) -> list[str]:
         """Sentences for the log."""
         kept = f"{self.name}: {self.kept} of {self.total} pairs kept"
+        if self.num_cut:
+            kept += f" ({self.num_cut} sources cut to data.source_words)"
         if not self.dropped:
             return [kept]
         causes = [f"{count} {reason} (first at line {self.first_line[reason]})" for reason, count in self._ordered()]
@@ -97,7 +101,8 @@ class DropReport:
     def to_plain(self) -> dict[str, Any]:
         """What goes into a JSON file."""
         reasons = {reason: {"pairs": n, "first_line": self.first_line[reason]} for reason, n in self._ordered()}
-        return {"total": self.total, "kept": self.kept, "dropped": self.dropped, "reasons": reasons}
+        counts = {"total": self.total, "kept": self.kept, "dropped": self.dropped, "cut_sources": self.num_cut}
+        return counts | {"reasons": reasons}
 
     def _ordered(self) -> list[tuple[str, int]]:
         return sorted(self.reasons.items(), key=lambda item: (-item[1], item[0]))

@@ -135,7 +135,8 @@ class StreamingCorpus:
             tokens, lines = _encode(batch, self.tokenizers, str(self.config.train)), np.array(batch["line"])
             lengths = Lengths(*(np.array(tokens[name]) for name in LENGTH_COLUMNS))
             rules = drop_rules(lengths, max_words=self.config.max_words, filters=self.filters)
-            keep, self.report = apply_rules(self.report.read(len(lines)), lines, rules)
+            read = self.report.read(len(lines), num_cut=sum(batch.get("cut", ())))
+            keep, self.report = apply_rules(read, lines, rules)
             rows = keep.nonzero()[0]
             if limit is not None:
                 self.report = self.report.drop(_beyond(limit), lines[rows[limit - passed :]])
@@ -199,7 +200,8 @@ def prepare(config: DataConfig, split: str, tokenizers: Tokenizers, *, filtered:
     lengths = Lengths(*(_column(tokens, name) for name in LENGTH_COLUMNS))
     lines = _column(texts, "line")
     rules = drop_rules(lengths, max_words=config.max_words, filters=filters)
-    keep, report = apply_rules(DropReport(split).read(len(lines)), lines, rules)
+    num_cut = int(_column(texts, "cut").sum()) if "cut" in texts.column_names else 0
+    keep, report = apply_rules(DropReport(split).read(len(lines), num_cut=num_cut), lines, rules)
     rows = keep.nonzero()[0]
     if split == "train" and config.limit is not None:
         report = report.drop(_beyond(config.limit), lines[rows[config.limit :]])

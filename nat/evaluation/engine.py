@@ -179,6 +179,8 @@ def accelerate(translator: Translator, *, folder: Path | None = None) -> EngineT
         raise ConfigError(
             f"engine={PACKAGE}: {translator.folder} holds a {type(model).__name__} model; only Autoregressive ones work"
         )
+    if model.net.copying is not None:
+        raise ConfigError(f"engine={PACKAGE}: {translator.folder} has model.copying.enabled=true, which it cannot do")
     spec = convert(model)
     with tempfile.TemporaryDirectory(prefix="nat-ctranslate2-") as temporary:
         target = Path(temporary) if folder is None else folder

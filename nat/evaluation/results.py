@@ -20,7 +20,7 @@ from nat.decoding.requests import Sentence, source_of
 from nat.evaluation.editing import describe_edits
 from nat.evaluation.inputs import Text, run_summary
 from nat.evaluation.polygons import describe_points, score_points
-from nat.evaluation.scores import repetition_rate, score_corpus, unknown_rate
+from nat.evaluation.scores import copied_rate, exact_match_rate, repetition_rate, score_corpus, unknown_rate
 from nat.evaluation.speed import Speed, device_name, translate_timed
 from nat.evaluation.system import System
 from nat.progress import Progress
@@ -83,6 +83,8 @@ def quality(text: Text, found: Translations, *, ter: bool = False) -> dict[str, 
         "text": text.name,
         "num_sentences": len(best),
         **score_report(text, best, ter=ter),
+        "exact_match": None if text.references is None else exact_match_rate(best, text.references),
+        "copied_rate": copied_rate(best, text.sources),
         "repetition_rate": repetition_rate(best),
         "unknown_rate": unknown_rate([item.tokens[item.chosen] for item in found.candidates]),
         "passes": sum(item.passes for item in filled) / max(1, len(filled)),
@@ -90,6 +92,7 @@ def quality(text: Text, found: Translations, *, ter: bool = False) -> dict[str, 
         "num_empty": len(best) - len(filled),
         "num_empty_translations": sum(not item.best for item in filled),
         "num_truncated": sum(item.truncated for item in filled),
+        "num_cut_sources": text.dropped["cut_sources"] if text.dropped else 0,
         "num_dropped": text.dropped["dropped"] if text.dropped else 0,
         "dropped_reasons": text.dropped["reasons"] if text.dropped else {},
     }
@@ -222,11 +225,13 @@ def describe(report: dict[str, Any]) -> str:
         f"{report['model']} {report['run_dir']} (weights: {report['weights']}), {report['text']}",
         f"sentences {report['num_sentences']}: empty {report['num_empty']}, at the length limit "
         f"{report['num_truncated']}; left out of the text {report['num_dropped']}",
+        *([f"  sources cut to data.source_words: {report['num_cut_sources']}"] if report["num_cut_sources"] else []),
         *(f"  left out: {reason}: {count['pairs']}" for reason, count in report["dropped_reasons"].items()),
     ]
     lines += describe_points(report)
     if report["bleu"] is not None:
         lines.append(f"BLEU {shown('bleu')}  chrF {shown('chrf')}  length ratio {shown('length_ratio', 3)}")
+        lines[-1] += f"  exact {100 * report['exact_match']:.2f} %"
         lines[-1] += f"  TER {shown('ter')}" if "ter" in report else ""
         lines.append(
             f"BLEU {shown(f'bleu_{LONGER}plus_words')}  chrF {shown(f'chrf_{LONGER}plus_words')}  on the "
@@ -237,7 +242,7 @@ def describe(report: dict[str, Any]) -> str:
         lines.append(f"COMET {shown('comet', 4)}  ({report['comet_model']})")
     lines.append(
         f"repetition {100 * report['repetition_rate']:.2f} %  unknown {100 * report['unknown_rate']:.2f} %  "
-        f"passes {shown('passes')}"
+        f"copied {100 * report['copied_rate']:.2f} %  passes {shown('passes')}"
     )
     if report["decoding"]["num_candidates"] > 1:
         lines.append(

@@ -59,6 +59,22 @@ def repetition_rate(lines: Sequence[str]) -> float:
     return repeated / max(1, words)
 
 
+def exact_match_rate(outputs: Sequence[str], references: Sequence[str]) -> float:
+    """Share of outputs that are their reference, but for white space."""
+    same = sum(output.split() == reference.split() for output, reference in zip(outputs, references, strict=True))
+    return same / max(1, len(outputs))
+
+
+def copied_rate(outputs: Sequence[str], sources: Sequence[str]) -> float:
+    """Share of the outputs' words that occur in their source."""
+    copied = words = 0
+    for output, source in zip(outputs, sources, strict=True):
+        known, tokens = set(source.split()), output.split()
+        words += len(tokens)
+        copied += sum(token in known for token in tokens)
+    return copied / max(1, words)
+
+
 def unknown_rate(rows: Sequence[Sequence[int]]) -> float:
     """Share of output token ids that are UNK: what the vocabulary cannot spell."""
     unknown = sum(row.count(int(Symbol.UNK)) for row in rows)

@@ -6,7 +6,7 @@ speed baseline: Kasai et al. 2021, https://arxiv.org/abs/2006.10369.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +18,29 @@ from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.decoding.beam import beam_search, greedy, sample
 from nat.errors import ConfigError
-from nat.losses import cross_entropy, token_log_probs
+from nat.losses import log_prob_cross_entropy, token_log_probs
 from nat.models.base import BeamOptions, DecodingOptions, LossTerm, Translation, TranslationModel
 from nat.nn.attention.full import CausalAttention
 from nat.nn.cached import DecoderState, step_decoder
+from nat.nn.copying import Copyable, Copying
 from nat.nn.seq2seq import Seq2Seq, Seq2SeqConfig
 from nat.nn.transformer import Memory
+from nat.rows import Rows
+
+
+@dataclass(frozen=True)
+class TeacherState(Rows):
+    """What is kept between two steps, for `decoding/beam.py`. copyable: None where nothing is copied."""
+
+    decoder: DecoderState
+    copyable: Copyable | None
+
+    def select_sentences(self, rows: Int[Tensor, " N"]) -> TeacherState:
+        copyable = None if self.copyable is None else self.copyable.select(rows)
+        return TeacherState(self.decoder.select_sentences(rows), copyable)
+
+    def reorder(self, origin: Int[Tensor, "B K"]) -> TeacherState:
+        return replace(self, decoder=self.decoder.reorder(origin))
 
 
 class Autoregressive(TranslationModel):
@@ -32,6 +49,7 @@ class Autoregressive(TranslationModel):
     @dataclass(frozen=True, kw_only=True)
     class Config(Seq2SeqConfig):
         label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
+        copying: Copying = field(default_factory=Copying)
 
     @dataclass(frozen=True)
     class Decoding(BeamOptions):
@@ -55,14 +73,20 @@ class Autoregressive(TranslationModel):
             CausalAttention(CausalAttention.Config(), dim=dim, num_heads=heads)
             for _ in range(config.decoder.num_layers)
         )
-        self.net = Seq2Seq(config, vocabularies=vocabularies, symbols=(Symbol.UNK, Symbol.EOS), decoder=attentions)
+        self.net = Seq2Seq(
+            config,
+            vocabularies=vocabularies,
+            symbols=(Symbol.UNK, Symbol.EOS),
+            decoder=attentions,
+            copying=config.copying,
+        )
 
-    def logits(self, memory: Memory, target: Target) -> tuple[Float[Tensor, "B T V"], Tensor, Tensor]:
-        """Teacher-forced logits with labels (B, T + 1) = y EOS and their validity."""
+    def log_probs(self, memory: Memory, target: Target) -> tuple[Float[Tensor, "B T V"], Tensor, Tensor]:
+        """Teacher-forced log-probabilities with labels (B, T + 1) = y EOS and their validity."""
         x, valid = self.inputs(target)
         labels = F.pad(target.tokens, (0, 1), value=int(Symbol.PAD))
         labels = labels.scatter(1, target.lengths[:, None], int(Symbol.EOS))
-        return self.net.logits(self.net.decoder(x, valid, memory)), labels, valid
+        return self.net.decode(x, valid, memory)[-1], labels, valid
 
     def inputs(self, target: Target) -> tuple[Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
         """Teacher-forced decoder inputs (B, T + 1) = BOS y and their validity."""
@@ -71,17 +95,17 @@ class Autoregressive(TranslationModel):
 
     def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
         batch = batch.compact()
-        logits, labels, valid = self.logits(self.net.encode(batch.source), batch.target)
-        total, nll, count = cross_entropy(
-            logits, labels, valid, label_smoothing=self.label_smoothing, forbidden=self.net.output.forbidden
+        log_probs, labels, valid = self.log_probs(self.net.encode(batch.source), batch.target)
+        total, nll, count = log_prob_cross_entropy(
+            log_probs, labels, valid, label_smoothing=self.label_smoothing, forbidden=self.net.output.forbidden
         )
         return {"cross_entropy": LossTerm(total, count), "nll": LossTerm(nll, count, weight=0.0)}
 
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """log p(y, EOS | x), one teacher-forced pass."""
         batch = batch.compact()
-        logits, labels, valid = self.logits(self.net.encode(batch.source), batch.target)
-        return token_log_probs(logits, labels, valid).sum(dim=1)
+        log_probs, labels, valid = self.log_probs(self.net.encode(batch.source), batch.target)
+        return token_log_probs(log_probs, labels, valid).sum(dim=1)
 
     def cross_attention(self, batch: Batch, *, layer: int | None = None) -> Float[Tensor, "B T S"]:
         num_layers = len(self.net.decoder.stack)
@@ -128,14 +152,14 @@ class Autoregressive(TranslationModel):
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
         return batch.source.valid.any(dim=1) & self.fits(batch.source.lengths, batch.target.lengths)
 
-    def start(self, memory: Memory) -> DecoderState:
+    def start(self, memory: Memory) -> TeacherState:
         """The state before the first step."""
-        return DecoderState.start(self.net.decoder, memory)
+        return TeacherState(DecoderState.start(self.net.decoder, memory), self.net.copyable(memory))
 
     def step(
-        self, tokens: Int[Tensor, "B K"], position: int, state: DecoderState
-    ) -> tuple[Float[Tensor, "B K V"], DecoderState]:
+        self, tokens: Int[Tensor, "B K"], position: int, state: TeacherState
+    ) -> tuple[Float[Tensor, "B K V"], TeacherState]:
         """`NextToken`: one position for every hypothesis, see `step_decoder`."""
         x = self.net.embed(tokens) + self.net.target_positions(1, start=position)  # (B, K, D)
-        x, state = step_decoder(self.net.decoder, x, state)
-        return self.net.log_probs(x), state
+        x, decoder = step_decoder(self.net.decoder, x, state.decoder)
+        return self.net.log_probs(x, state.copyable), replace(state, decoder=decoder)

@@ -23,6 +23,7 @@ from nat.errors import ConfigError
 from nat.losses import uniform_cross_entropy
 from nat.models.base import BeamOptions, DecodingOptions, LossTerm, Translation, TranslationModel
 from nat.nn.attention.base import tightest
+from nat.nn.copying import Copying
 from nat.nn.glancing import Glancing, gold_positions, reveal, shown
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, Guide, ParallelConfig, Seq2Seq
@@ -50,6 +51,7 @@ class CTC(TranslationModel):
         label_smoothing: float = option(0.0, "weight of the uniform distribution over slots", minimum=0, below=1)
         glancing: Glancing = field(default_factory=Glancing)
         deep_supervision: DeepSupervision = field(default_factory=DeepSupervision)
+        copying: Copying = field(default_factory=Copying)
 
     @dataclass(frozen=True)
     class Decoding(BeamOptions):
@@ -104,6 +106,7 @@ class CTC(TranslationModel):
             symbols=(Symbol.UNK, Symbol.BLANK),
             decoder=config.attentions(),
             deep=config.deep_supervision.enabled,
+            copying=config.copying,
         )
         self.split = SlotSplit(config.upsampling, dim=config.size.dim)
 

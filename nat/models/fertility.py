@@ -24,6 +24,7 @@ from nat.losses import log_prob_cross_entropy
 from nat.models.base import DecodingOptions, LossTerm, Translation, TranslationModel
 from nat.nn.attention.full import FullAttention
 from nat.nn.attention.positional import OthersAttention, PositionalAttention
+from nat.nn.copying import Copying
 from nat.nn.glancing import Glancing, glance_at_target, gold_guide, gold_positions
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, Seq2Seq, Seq2SeqConfig
@@ -56,6 +57,7 @@ class Fertility(TranslationModel):
         label_smoothing: float = option(0.0, "probability spread over all other tokens", minimum=0, below=1)
         glancing: Glancing = field(default_factory=Glancing)
         deep_supervision: DeepSupervision = field(default_factory=DeepSupervision)
+        copying: Copying = field(default_factory=Copying)
 
     @dataclass(frozen=True)
     class Decoding(DecodingOptions):
@@ -90,6 +92,7 @@ class Fertility(TranslationModel):
             symbols=(Symbol.UNK,),
             decoder=decoder_of(config),
             deep=config.deep_supervision.enabled,
+            copying=config.copying,
         )
         self.fertility = nn.Linear(config.size.dim, config.max_fertility + 1)
         initialise(self.fertility, config.size.initial)

@@ -7,7 +7,7 @@ the alignments and every weight are those of the CTC model (nat/models/ctc.py), 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
@@ -23,6 +23,7 @@ from nat.errors import ConfigError
 from nat.losses import log_prob_cross_entropy, uniform_cross_entropy
 from nat.models.base import DecodingOptions, LossTerm, SampleOptions, Translation, TranslationModel
 from nat.nn.attention.base import tightest
+from nat.nn.copying import Copying
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import ParallelConfig, Seq2Seq
 from nat.nn.slots import Slots, SlotSplit
@@ -91,6 +92,7 @@ class Imputer(TranslationModel):
         )
         mask_block: int | None = option(None, f"masking=block: slots of a block; null: {DEFAULT_BLOCK}", minimum=2)
         label_smoothing: float = option(0.0, "weight of the uniform distribution over masked slots", minimum=0, below=1)
+        copying: Copying = field(default_factory=Copying)
 
         def __post_init__(self) -> None:
             if self.mask_probability is not None and self.masking is not Masking.BERNOULLI:
@@ -129,7 +131,11 @@ class Imputer(TranslationModel):
         super().__init__(vocabularies)
         self.config = config
         self.net = Seq2Seq(
-            config, vocabularies=vocabularies, symbols=(Symbol.UNK, Symbol.BLANK), decoder=config.attentions()
+            config,
+            vocabularies=vocabularies,
+            symbols=(Symbol.UNK, Symbol.BLANK),
+            decoder=config.attentions(),
+            copying=config.copying,
         )
         self.split = SlotSplit(config.upsampling, dim=config.size.dim)
 

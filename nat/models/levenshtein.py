@@ -22,6 +22,7 @@ from nat.decoding.refine import Fate, Step, refine, unchanged
 from nat.errors import ConfigError
 from nat.losses import log_prob_cross_entropy
 from nat.models.base import DecodingOptions, EditOptions, LossTerm, Translation, TranslationModel
+from nat.nn.copying import Copying
 from nat.nn.edit_heads import EditHeads, Exits, Sharing
 from nat.nn.rng import RowRandom
 from nat.nn.roll_in import completed, damaged, dropped, either, kept
@@ -92,6 +93,7 @@ class Levenshtein(TranslationModel):
         )
         roll_in: RollIn = option(RollIn.SAMPLE, "training: the model's own actions are samples, or the most probable")
         label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
+        copying: Copying = field(default_factory=Copying)
         placeholder_smoothing: float = option(0.01, "the same over all other counts", minimum=0, below=1)
 
         def __post_init__(self) -> None:
@@ -108,7 +110,13 @@ class Levenshtein(TranslationModel):
     def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
         super().__init__(vocabularies)
         self.config = config
-        self.net = Seq2Seq(config, vocabularies=vocabularies, symbols=(Symbol.UNK,), decoder=config.attentions())
+        self.net = Seq2Seq(
+            config,
+            vocabularies=vocabularies,
+            symbols=(Symbol.UNK,),
+            decoder=config.attentions(),
+            copying=config.copying,
+        )
         self.heads = EditHeads(
             config, sharing=config.share_decoders, exits=config.exits, max_placeholders=config.max_placeholders
         )

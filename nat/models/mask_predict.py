@@ -21,6 +21,7 @@ from nat.decoding.editing import num_orders, reordered
 from nat.decoding.refine import Canvas, Fate, Step, refine
 from nat.losses import log_prob_cross_entropy
 from nat.models.base import DecodingOptions, LengthBeamOptions, LossTerm, Translation, TranslationModel
+from nat.nn.copying import Copying
 from nat.nn.length import LengthPredictor
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import Conditions, ParallelConfig, Seq2Seq
@@ -43,6 +44,7 @@ class MaskPredict(TranslationModel):
     class Config(ParallelConfig):
         length: LengthPredictor.Config = field(default_factory=lambda: LengthPredictor.Config(weight=1.0))
         label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
+        copying: Copying = field(default_factory=Copying)
 
     @dataclass(frozen=True)
     class Decoding(LengthBeamOptions):
@@ -55,7 +57,13 @@ class MaskPredict(TranslationModel):
     def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
         super().__init__(vocabularies)
         self.config = config
-        self.net = Seq2Seq(config, vocabularies=vocabularies, symbols=(Symbol.UNK,), decoder=config.attentions())
+        self.net = Seq2Seq(
+            config,
+            vocabularies=vocabularies,
+            symbols=(Symbol.UNK,),
+            decoder=config.attentions(),
+            copying=config.copying,
+        )
         self.length = LengthPredictor(config.length, dim=config.size.dim)
 
     def log_probs(

@@ -20,6 +20,7 @@ from nat.decoding.refine import Canvas, Fate, Step, refine, unchanged
 from nat.errors import ConfigError
 from nat.losses import log_prob_cross_entropy
 from nat.models.base import DecodingOptions, LengthBeamOptions, LossTerm, Translation, TranslationModel
+from nat.nn.copying import Copying
 from nat.nn.length import LengthPredictor
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import Conditions, ParallelConfig, Seq2Seq
@@ -56,6 +57,7 @@ class Refinement(TranslationModel):
         replace: float = option(1.0, "denoising: weight of the corruption that puts a random token", minimum=0)
         swap: float = option(1.0, "denoising: weight of the corruption that swaps two neighbours", minimum=0)
         label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
+        copying: Copying = field(default_factory=Copying)
 
         def __post_init__(self) -> None:
             if self.repeat + self.replace + self.swap == 0:
@@ -70,7 +72,13 @@ class Refinement(TranslationModel):
     def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
         super().__init__(vocabularies)
         self.config = config
-        self.net = Seq2Seq(config, vocabularies=vocabularies, symbols=(Symbol.UNK,), decoder=config.attentions())
+        self.net = Seq2Seq(
+            config,
+            vocabularies=vocabularies,
+            symbols=(Symbol.UNK,),
+            decoder=config.attentions(),
+            copying=config.copying,
+        )
         self.length = LengthPredictor(config.length, dim=config.size.dim)
 
     def log_probs(

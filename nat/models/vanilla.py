@@ -19,6 +19,7 @@ from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
 from nat.losses import log_prob_cross_entropy
 from nat.models.base import DecodingOptions, LengthBeamOptions, LossTerm, Translation, TranslationModel
+from nat.nn.copying import Copying
 from nat.nn.glancing import Glancing, glance_at_target, gold_guide, gold_positions
 from nat.nn.length import LengthPredictor
 from nat.nn.rng import RowRandom
@@ -48,6 +49,7 @@ class Vanilla(TranslationModel):
         label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
         glancing: Glancing = field(default_factory=Glancing)
         deep_supervision: DeepSupervision = field(default_factory=DeepSupervision)
+        copying: Copying = field(default_factory=Copying)
 
         def __post_init__(self) -> None:
             if self.copy_tau is not None and self.copy is not Copy.SOFT:
@@ -66,6 +68,7 @@ class Vanilla(TranslationModel):
             symbols=(Symbol.UNK,),
             decoder=config.attentions(),
             deep=config.deep_supervision.enabled,
+            copying=config.copying,
         )
         self.length = LengthPredictor(config.length, dim=config.size.dim)
 

@@ -114,7 +114,8 @@ class EditHeads(nn.Module):
         self, net: Seq2Seq, tokens: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"], memory: Memory
     ) -> Float[Tensor, "B L V"]:
         """Log-probabilities of every position; those of placeholders (PLH in `tokens`) are of use."""
-        return net.log_probs(self._states(Head.TOKEN, net, tokens, valid, memory)[:, 1:-1])
+        states = self._states(Head.TOKEN, net, tokens, valid, memory)[:, 1:-1]
+        return net.log_probs(states, net.copyable(memory))
 
     def _states(self, head: Head, net: Seq2Seq, tokens: Tensor, valid: Tensor, memory: Memory) -> Tensor:
         marked, inside = bracket(tokens, valid, first=int(Symbol.BOS), last=int(Symbol.EOS))

@@ -53,7 +53,7 @@ class LengthPredictor(nn.Module):
             summary = (memory.states * weights[:, :, None]).sum(dim=1)
         else:
             summary = memory.states[:, 0]
-            memory = Memory(memory.states[:, 1:], memory.valid[:, 1:])
+            memory = memory.map(lambda t: t[:, 1:])
         return memory, F.log_softmax(at_least_float32(self.classify(summary)), dim=-1)
 
     def log_prob(

@@ -7,7 +7,7 @@ A model holds one of these as `net`, so that the weights of the same part have t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from nat.data.batch import Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
 from nat.nn.attention.base import Attention, attention_stack, tightest
+from nat.nn.copying import Copyable, CopyHead, Copying
 from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions
 from nat.nn.rng import RowRandom
 from nat.nn.transformer import Decoder, DecoderConfig, Memory, Size
@@ -82,12 +83,18 @@ class Seq2Seq(nn.Module):
         symbols: tuple[Symbol, ...],
         decoder: Decoder | Iterable[Attention],
         deep: bool = False,
+        copying: Copying | None = None,
     ) -> None:
         """symbols: the special symbols that the method can produce. decoder: the stack, or the self-attention of
-        each layer of an ordinary one. deep: layers feed their predictions on."""
+        each layer of an ordinary one. deep: layers feed their predictions on. copying: None is without."""
         super().__init__()
         if deep and config.decoder.num_layers == 1:
             raise ConfigError("deep_supervision.enabled=true: has no effect with decoder.num_layers=1")
+        copies = copying is not None and copying.enabled
+        if copies and not vocabularies.shared:
+            raise ConfigError(
+                "copying.enabled=true: needs one vocabulary for source and target, data.tokenizer.joint=true"
+            )
         dim = config.size.dim
         self.encoder = config.encoder.build(size=config.size)
         self.decoder = decoder if isinstance(decoder, Decoder) else Decoder(list(decoder), size=config.size)
@@ -99,6 +106,9 @@ class Seq2Seq(nn.Module):
         self.feedback = nn.ModuleList(
             _identity_of_first(dim) for _ in range(config.decoder.num_layers - 1 if deep else 0)
         )
+        self.copying: CopyHead | None = None
+        if copying is not None and copies:
+            self.copying = CopyHead(copying, size=config.size, forbidden=self.output.forbidden)
 
     @property
     def max_source_length(self) -> int | None:
@@ -114,11 +124,11 @@ class Seq2Seq(nn.Module):
     def encode(self, source: Source, *, first: Float[Tensor, " D"] | None = None) -> Memory:
         """source: right-padded. first: the embedding of an extra position before the tokens."""
         x = self.embeddings.source(source.tokens) + self.source_positions(source.tokens.size(1))
-        valid = source.valid
+        tokens, valid = source.tokens, source.valid
         if first is not None:
             x = torch.cat((first.expand(x.size(0), 1, -1).to(x.dtype), x), dim=1)
-            valid = F.pad(valid, (1, 0), value=True)
-        return self.encoder(self.dropout(x), valid)
+            tokens, valid = F.pad(tokens, (1, 0), value=int(Symbol.PAD)), F.pad(valid, (1, 0), value=True)
+        return replace(self.encoder(self.dropout(x), valid), tokens=tokens)
 
     def embed(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         """Target embeddings, without positions."""
@@ -128,8 +138,17 @@ class Seq2Seq(nn.Module):
         """The decoder's input: with positions added, and dropout."""
         return self.dropout(x + self.target_positions(x.size(1)))
 
-    def log_probs(self, states: Float[Tensor, "B L D"]) -> Float[Tensor, "B L V"]:
-        return F.log_softmax(at_least_float32(self.logits(states)), dim=-1)
+    def copyable(self, memory: Memory) -> Copyable | None:
+        """What `log_probs` may copy from; None where nothing is copied."""
+        return None if self.copying is None else self.copying.copyable(memory)
+
+    def log_probs(self, states: Float[Tensor, "B L D"], source: Copyable | None) -> Float[Tensor, "B L V"]:
+        """source: what `copyable` gave."""
+        log_probs = F.log_softmax(at_least_float32(self.logits(states)), dim=-1)
+        if self.copying is None:
+            return log_probs
+        assert source is not None
+        return self.copying(log_probs, states, source)  # type: ignore[no-any-return]
 
     def logits(self, states: Float[Tensor, "B L D"]) -> Float[Tensor, "B L V"]:
         return self.output(states, self.embeddings.target)
@@ -141,12 +160,13 @@ class Seq2Seq(nn.Module):
 
         guide: with deep supervision, the tokens that a layer feeds on, given its log-probabilities; None: its arg max.
         """
+        source = self.copyable(memory)
         if not self.feedback:
-            return [self.log_probs(self.decoder(x, valid, memory))]
+            return [self.log_probs(self.decoder(x, valid, memory), source)]
         found = []
         for number, layer in enumerate(self.decoder.stack):
             x = layer(x, valid, memory)
-            found.append(self.log_probs(self.decoder.norm(x)))
+            found.append(self.log_probs(self.decoder.norm(x), source))
             if number < len(self.feedback):
                 tokens = found[-1].argmax(dim=-1) if guide is None else guide(found[-1].detach())
                 x = self.feedback[number](torch.cat((x, self.embed(tokens)), dim=-1))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nat.config import Component, option
@@ -42,10 +42,12 @@ class Size:
 
 @dataclass(frozen=True)
 class Memory(Rows):
-    """The encoder's view of the source. states: (B, S, D). valid: (B, S)."""
+    """The encoder's view of the source. states: (B, S, D). valid: (B, S). tokens: (B, S) what stands there, for who
+    copies; None from an encoder that is asked by itself."""
 
     states: Float[Tensor, "B S D"]
     valid: Bool[Tensor, "B S"]
+    tokens: Int[Tensor, "B S"] | None = None
 
 
 class FeedForward(nn.Module):

@@ -107,11 +107,25 @@ def test_a_split_is_scored_as_sacrebleu_scores_the_files(
     assert report["num_sentences"] == len(outputs) > 20
     assert report["num_sentences"] + report["num_dropped"] == 1088
     assert report["dropped_reasons"]["more than 4 words"]["pairs"] == report["num_dropped"]
+    same = [output == reference for output, reference in zip(outputs, references, strict=True)]
+    assert report["exact_match"] == sum(same) / len(same)
+    copied = [word in row["source"].split() for row in rows for word in row["translation"].split()]
+    assert report["copied_rate"] == sum(copied) / len(copied) > 0
     assert (report["num_5plus_words"], report["bleu_5plus_words"]) == (0, None)
     assert (report["passes"], report["model"], report["decoding"]["beam_size"]) == (1.0, "CTC", 1)
     shown = capsys.readouterr().out
     for part in (report["bleu_signature"], report["chrf_signature"], f"BLEU {report['bleu']:.2f}", "left out"):
         assert part in shown
+
+
+def test_the_beginnings_of_sources_are_counted(decode: Run, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = folder / "cut.tsv"
+    texts.write_text("en\tde\nHelp page here\tHilfe\nPage\tSeite\n", encoding="utf-8")
+    given = ("output=out.txt", "jsonl=out.jsonl", f"data.test={texts}", "data.columns=null", "data.source_words=2")
+    assert decode(*given) == 0
+    assert [row["source"] for row in rows_of(folder / "out.jsonl")] == ["Help page", "Page"]
+    assert report_of(folder / "out.txt.json")["num_cut_sources"] == 1
+    assert "sources cut to data.source_words: 1" in capsys.readouterr().out
 
 
 def test_the_split_is_the_one_asked_for(decode: Run, folder: Path) -> None:

@@ -111,7 +111,19 @@ def test_byte_order_mark_and_crlf_are_not_text(tmp_path, data):
     assert rows(data(train=path)) == [{"source": "a", "target": "b", "line": 2}]
 
 
-@pytest.mark.parametrize(("name", "counts"), [("lohelp", (38679, 1053, 1088)), ("lohelp4", (31492, 886, 841))])
+OWN_DEFAULTS = {
+    "pages": {"filters": {"max_tokens": 2048}},
+    "titles": {"filters": {"max_tokens": 512, "max_ratio": None}},
+}  # where a corpus needs others than DataConfig's
+EMBEDDED = [
+    ("lohelp", (38679, 1053, 1088)),
+    ("lohelp4", (31492, 886, 841)),
+    ("pages", (2177, 81, 68)),
+    ("titles", (2177, 81, 68)),
+]
+
+
+@pytest.mark.parametrize(("name", "counts"), EMBEDDED)
 def test_embedded_corpora_and_their_yaml(name, counts):
     node = load_yaml(embedded_directory().parent / "configs" / "data" / f"{name}.yaml")
     config = parse(DataConfig, node, "data")
@@ -119,7 +131,7 @@ def test_embedded_corpora_and_their_yaml(name, counts):
     assert len(read_corpus(config, "test")) == counts[2]
 
 
-@pytest.mark.parametrize("name", ["lohelp", "lohelp4", "files"])
+@pytest.mark.parametrize("name", ["lohelp", "lohelp4", "pages", "titles", "files"])
 def test_yaml_lists_every_option_with_a_comment(name):
     from nat.config import to_plain
 
@@ -127,9 +139,47 @@ def test_yaml_lists_every_option_with_a_comment(name):
     node, default = load_yaml(path), to_plain(DataConfig())
     assert list(node) == list(default)
     for key in ("tokenizer", "filters"):
-        assert node[key] == default[key]
+        assert node[key] == default[key] | OWN_DEFAULTS.get(name, {}).get(key, {})
     uncommented = [line for line in path.read_text().splitlines() if "#" not in line]
     assert uncommented == ["tokenizer:"]
+
+
+def test_titles_are_those_of_the_pages_in_each_language():
+    node = load_yaml(embedded_directory().parent / "configs" / "data" / "titles.yaml")
+    row = read_corpus(parse(DataConfig, node, "data"), "test")[0]
+    assert row["source"].startswith("You can call LibreOffice Basic macros from Python scripts")
+    assert len(row["source"].split()) == 100
+    assert row["target"] == "Calling Basic Macros from Python"
+    assert row["cut"]
+    french = parse(DataConfig, node | {"source": "fr", "target": "title_fr", "source_words": None}, "data")
+    row = read_corpus(french, "test")[0]
+    assert row["source"].startswith("Il est possible d'appeler des routines")
+    assert len(row["source"].split()) > 300
+    assert row["target"] == "Appel de Basic depuis Python"
+    assert "cut" not in row
+
+
+# --- the beginning of each source -------------------------------------------------------------------
+
+LONG = "one  two three\nein\n a b\tc d \nvier\n\nleer\n  a b \nzwei\n"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_only_the_first_words_of_a_source_are_read(tmp_path, data, streaming):
+    lines = LONG.split("\n")
+    files = [write(tmp_path / name, "\n".join(lines[i:8:2]) + "\n") for i, name in enumerate(("s.en", "t.de"))]
+    found = rows(data(train=files, source_words=2, streaming=streaming))
+    assert [row["source"] for row in found] == ["one  two", " a b", "", "  a b "]
+    assert [row["target"] for row in found] == ["ein", "vier", "leer", "zwei"]
+    assert [row["cut"] for row in found] == [True, True, False, False]
+    whole = rows(data(train=files, streaming=streaming))  # kept in the cache under another key
+    assert [row["source"] for row in whole] == lines[0:8:2]
+    assert not any("cut" in row for row in whole)
+
+
+def test_fertilities_count_whole_sources(data):
+    with pytest.raises(ConfigError, match=r"source_words=5: fertilities=f count whole sources"):
+        data(train="t.jsonl", fertilities="f", source_words=5)
 
 
 # --- errors ----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 
 from nat.data.filters import DropReport, FilterConfig, Lengths, apply_rules, drop_rules
 from nat.data.tokenized import prepare
@@ -73,6 +74,26 @@ def test_sentences():
     assert line == (
         "train: 6 of 10 pairs kept; dropped 4: 3 more than 12 words (first at line 2), 1 empty target (first at line 7)"
     )
+
+
+def test_cut_sources_are_counted_and_told():
+    report = DropReport("train").read(10, num_cut=3).read(5, num_cut=1)
+    assert report.lines() == ["train: 15 of 15 pairs kept (4 sources cut to data.source_words)"]
+    report = report.drop("empty target", np.array([7]))
+    assert report.lines()[0].startswith("train: 14 of 15 pairs kept (4 sources cut to data.source_words); dropped 1")
+    assert report.to_plain()["cut_sources"] == 4
+    assert DropReport("train").read(2).to_plain()["cut_sources"] == 0
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_limits_judge_what_is_left_of_a_source(tmp_path, data, tokenizers, streaming):
+    path = tmp_path / "t.tsv"
+    path.write_text("en\tde\nOpen\tÖffnen\nOpen the file menu\tÖffnen\nOpen the\tEins zwei drei\n")
+    config = data(train=str(path), source_words=2, max_words=2, filters={"max_ratio": None}, streaming=streaming)
+    corpus = prepare(config, "train", tokenizers, filtered=True)
+    pairs = [pair for update in corpus.updates(1000, seed=1, epoch=0) for pair in update]
+    assert sorted(pair.source for pair in pairs) == sorted(tokenizers.source.encode(["Open", "Open the"]))
+    assert (corpus.report.num_cut, corpus.report.reasons) == (1, {"more than 2 words": 1})
 
 
 def test_plain_form_goes_into_json():

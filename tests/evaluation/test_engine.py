@@ -189,6 +189,13 @@ def test_only_autoregressive_runs(tiny_runs: dict[str, Path]) -> None:
         accelerate(load(tiny_runs["ctc"], device="cpu"))
 
 
+def test_copies_are_refused(random_translator: Callable[..., Translator]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^engine=ctranslate2: run has model\.copying\.enabled=true, which it cannot"
+    ):
+        accelerate(random_translator(copying={"enabled": True}))
+
+
 def test_only_full_attention(random_translator: Callable[..., Translator]) -> None:
     class Windowed(FullAttention):
         pass

@@ -6,7 +6,7 @@ import pytest
 import sacrebleu
 
 from nat.data.vocabulary import Symbol
-from nat.evaluation.scores import repetition_rate, score_corpus, unknown_rate
+from nat.evaluation.scores import copied_rate, exact_match_rate, repetition_rate, score_corpus, unknown_rate
 
 OUTPUTS = ["the cat sat on the mat", "a dog dog", ""]
 REFERENCES = ["the cat sat on a mat", "a dog", "gone"]
@@ -44,6 +44,28 @@ def test_length_ratio_counts_words() -> None:
 )
 def test_repetition_rate(lines: list[str], rate: float) -> None:
     assert repetition_rate(lines) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "references", "rate"),
+    [([], [], 0.0), (["a b", "c", ""], ["a  b ", "C", ""], 2 / 3), (["a"], ["a b"], 0.0)],
+)
+def test_exact_match(outputs: list[str], references: list[str], rate: float) -> None:
+    assert exact_match_rate(outputs, references) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "sources", "rate"),
+    [
+        ([], [], 0.0),
+        ([""], ["a"], 0.0),
+        (["a b a", "c"], ["b a", "d"], 3 / 4),
+        (["a", "b"], ["b", "a"], 0.0),  # another source's words
+        (["ab"], ["a b abc"], 0.0),  # whole words
+    ],
+)
+def test_copied_words(outputs: list[str], sources: list[str], rate: float) -> None:
+    assert copied_rate(outputs, sources) == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(

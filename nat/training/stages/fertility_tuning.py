@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -25,7 +24,6 @@ from nat.models.fertility import Fertility, at_least_one, average_fertilities
 from nat.nn.rng import RowRandom
 from nat.nn.transformer import Memory
 from nat.ops.copying import cut_fertilities
-from nat.ops.precision import at_least_float32
 from nat.training.checkpoint import load_model, read_component
 from nat.training.stages.base import Stage
 
@@ -159,8 +157,7 @@ class FertilityTuning(Stage):
         """L of each row: the teacher reads the arg max of the student's distributions, which alone have a gradient."""
         tokens = log_probs.detach().argmax(dim=-1).masked_fill(~valid, int(Symbol.PAD))
         with torch.no_grad():
-            logits, labels, _ = self.teacher.logits(teacher_memory, Target(tokens, valid))
-            posteriors = F.log_softmax(at_least_float32(logits), dim=-1)  # (N, L + 1, V)
+            posteriors, labels, _ = self.teacher.log_probs(teacher_memory, Target(tokens, valid))  # (N, L + 1, V)
             end = posteriors[:, :, int(Symbol.EOS)].masked_fill(labels != int(Symbol.EOS), 0.0).sum(dim=1)
             # What the teacher never says, the student never says either: 0 times -inf.
             posteriors = posteriors[:, :-1].masked_fill(posteriors[:, :-1] == -torch.inf, 0.0)
