@@ -17,6 +17,7 @@ from nat.data.batch import Batch, Source
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
 from nat.decoding.beam import Hypotheses, beam_search, greedy, sample
 from nat.errors import ConfigError
+from nat.losses import token_log_probs
 from nat.models.base import BeamOptions, DecodingOptions, LossTerm, Translation, TranslationModel
 from nat.nn.attention.full import CausalAttention
 from nat.nn.cached import DecoderState, step_decoder
@@ -110,7 +111,7 @@ class Pointer(TranslationModel):
 
     def _forced(self, memory: Memory, tokens: Int[Tensor, "B T"], valid: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
         log_probs, labels, inside = self.log_probs(memory, tokens, valid)
-        return log_probs.gather(2, labels[:, :, None]).squeeze(2).masked_fill(~inside, 0.0).sum(dim=1)
+        return token_log_probs(log_probs, labels, inside).sum(dim=1)
 
     def log_probs(
         self, memory: Memory, tokens: Int[Tensor, "B T"], valid: Bool[Tensor, "B T"]

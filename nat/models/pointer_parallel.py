@@ -49,10 +49,10 @@ class PointerParallel(TranslationModel):
         self.encoder = PointEncoder(config, vocabularies=vocabularies, method="PointerParallel")
         self.head = PointerHead(config.score, dim=config.size.dim, initial=config.size.initial)
 
-    def logits(self, memory: Memory) -> Float[Tensor, "B S C"]:
+    def log_probs(self, memory: Memory) -> Float[Tensor, "B S C"]:
         """Of no corner, 0, and of each point as the successor, 1 + j."""
         allowed = F.pad(memory.valid[:, None], (1, 0), value=True)
-        return self.head(memory.states, self.head.memorise(memory.states), allowed)
+        return F.log_softmax(self.head(memory.states, self.head.memorise(memory.states), allowed), dim=-1)
 
     def labels(self, target: Target, *, count: int) -> Int[Tensor, "B S"]:
         """The classes of `count` points, given the polygon."""
@@ -62,7 +62,7 @@ class PointerParallel(TranslationModel):
         """The mean over all points, corners or not."""
         batch = batch.compact()
         memory = self.encoder(batch.source)
-        log_probs = F.log_softmax(self.logits(memory), dim=-1)
+        log_probs = self.log_probs(memory)
         labels = self.labels(batch.target, count=log_probs.size(1))
         total, nll, num_points = pointer_cross_entropy(
             log_probs, labels, memory.valid, label_smoothing=self.label_smoothing
@@ -72,13 +72,14 @@ class PointerParallel(TranslationModel):
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """log p(y | x) of the polygon, wherever it is said to begin."""
         batch = batch.compact()
-        logits = self.logits(self.encoder(batch.source))
-        return token_log_probs(logits, self.labels(batch.target, count=logits.size(1)), batch.source.valid).sum(dim=1)
+        log_probs = self.log_probs(self.encoder(batch.source))
+        labels = self.labels(batch.target, count=log_probs.size(1))
+        return token_log_probs(log_probs, labels, batch.source.valid).sum(dim=1)
 
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         source = source.compact()
         memory, count = self.encoder(source), decoding.num_candidates
-        log_probs, random = F.log_softmax(self.logits(memory), dim=-1), decoding.random(source)
+        log_probs, random = self.log_probs(memory), decoding.random(source)
 
         def pick(following: Float[Tensor, "N S"], step: int) -> Int[Tensor, " N"]:
             return decoding.pick(following[:, None], None if random is None else random.fork(step)).squeeze(1)
@@ -88,7 +89,7 @@ class PointerParallel(TranslationModel):
         points = from_lowest(points, valid)
         labels = successors(points, valid, count=wide.size(1)) + 1
         inside = memory.valid.repeat_interleave(count, dim=0)
-        scores = wide.gather(2, labels[:, :, None]).squeeze(2).masked_fill(~inside, 0.0).sum(dim=1)
+        scores = token_log_probs(wide, labels, inside).sum(dim=1)
         tokens = (points + NUM_SYMBOLS).masked_fill(~valid, int(Symbol.PAD))
         passes = torch.ones(len(source), dtype=torch.long, device=points.device)
         tokens, valid, scores = (part.unflatten(0, (len(source), count)) for part in (tokens, valid, scores))

@@ -233,7 +233,7 @@ def test_when_all_points_are_used_the_end_alone_is_left() -> None:
 @torch.no_grad()
 def test_the_parallel_score_is_the_sum_over_all_points() -> None:
     model, batch = make("pointer_parallel"), batch_of([(5, 3)])
-    table = model.logits(model.encoder(batch.source)).log_softmax(dim=-1)[0]
+    table = model.log_probs(model.encoder(batch.source))[0]
     polygon = (batch.target.tokens[0] - NUM_SYMBOLS).tolist()
     after = dict(zip(polygon, polygon[1:] + polygon[:1], strict=True))
     expected = sum(table[i, after[i] + 1 if i in after else 0].item() for i in range(5))
