@@ -122,8 +122,8 @@ class Panels:
         check_outputs({"attention.picture": Path(sizes.picture)})
         scores = {}
         if sizes.accuracy is not None:
-            found = read_scores("attention.accuracy", sizes.accuracy, kinds, "exact_match")
-            scores["exact match, %"] = {kind: 100.0 * value for kind, value in found.items()}
+            shares = read_scores("attention.accuracy", sizes.accuracy, kinds, "exact_match")
+            scores["exact match, %"] = {kind: 100.0 * share for kind, share in shares.items()}
         if sizes.bleu is not None:
             scores["BLEU"] = read_scores("attention.bleu", sizes.bleu, kinds, "bleu")
         return cls(scores, Path(sizes.picture))

@@ -14,8 +14,9 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
     """The most bytes that tensors took at one time while `work` ran, above those that stood before it.
 
     CPU: from the profiler's record of every allocation and release, so that tensors saved for the backward pass and the
-    inner buffers of torch's kernels count, and what the process held or had kept before does not (as it would in its
-    resident size; nor is its release seen). Scratch memory of the BLAS library is not torch's, and is not seen. CUDA: `max_memory_allocated`.
+    inner buffers of torch's kernels count, and what the process held or had kept before does not, as it would in its
+    resident size (nor is its release seen). Scratch memory of the BLAS library is not torch's, and is not seen. CUDA:
+    `max_memory_allocated`.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
