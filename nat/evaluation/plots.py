@@ -21,7 +21,7 @@ PACKAGE = "matplotlib"
 PICTURES = 12
 # Okabe & Ito 2008: told apart by the colour-blind, and of different lightness in print
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#F0E442")
-LARGEST = 1600.0  # area of the largest circle, in square points
+LARGEST = 900.0  # area of the largest circle, in square points
 FONT = 9.0  # points
 
 
@@ -115,7 +115,7 @@ class Circle:
 
 def plot_kinds(panels: Mapping[str, Sequence[Circle]], path: Path) -> None:
     """Speed, score and, as the area of a circle, memory of each kind, as SVG: a panel for each score, a colour for each
-    family, names beside the circles (after Tay et al. 2021, figure 3, https://arxiv.org/abs/2011.04006)."""
+    family (again from the first after eight), names beside the circles (after Tay et al. 2021, figure 3, https://arxiv.org/abs/2011.04006)."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -140,6 +140,8 @@ def plot_kinds(panels: Mapping[str, Sequence[Circle]], path: Path) -> None:
 
 def _name(axes: Axes, circles: Sequence[Circle], most: float) -> None:
     """Names right of the circles, moved up and down until none lies on another; a line leads back."""
+    from matplotlib.patheffects import withStroke
+
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()  # places the axes
@@ -163,5 +165,6 @@ def _name(axes: Axes, circles: Sequence[Circle], most: float) -> None:
             textcoords="offset points",
             va="center",
             fontsize=FONT,
+            path_effects=[withStroke(linewidth=2, foreground="white")],  # readable where a circle lies behind
             arrowprops=None if abs(height - y) < FONT else {"arrowstyle": "-", "linewidth": 0.5},
         )
