@@ -12,9 +12,14 @@ usage: nat-bench BENCHMARK OVERRIDES
 
   nat-bench alignments
   nat-bench alignments alignments.vocabulary_size=32000 repeats=5 output=alignments.json
+  nat-bench attention repeats=5 output=attention.json
+  nat-bench attention attention.kinds=[local,linear] attention.lengths=[1024,4096] attention.options.local.window=32
+  nat-bench attention attention.figures=attention.json attention.picture=kinds.svg attention.accuracy=decoded/KIND.json
 
 alignments  the Imputer's constrained marginal and the best alignment, beside torch's CTC loss
 edits       the Levenshtein Transformer's expert, beside a training step of experiment=small/levenshtein
+attention   every kind of self-attention against the length of its input: time, peak memory, fitted exponents; and the
+            picture of speed, score and memory, from scores that nat-decode wrote
 
 Everything takes turns in one process; medians and ratios are printed, and written to `output` as JSON.
   --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop

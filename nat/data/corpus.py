@@ -18,8 +18,8 @@ from datasets.exceptions import DatasetGenerationError
 from nat.config import nearest, option
 from nat.data.cache import cache_directory, digest, unwritable, writing
 from nat.data.filters import FilterConfig
+from nat.data.generated import parse_task
 from nat.data.readers import LISTS, Format, Location, Reader, Row, embedded_directory, has_column, parse_location, pick
-from nat.data.tasks import Task
 from nat.data.tokenizer import TokenizerConfig
 from nat.errors import ConfigError, DataError
 
@@ -36,7 +36,7 @@ class DataConfig:
     """Which text, how it is cut into tokens, and which pairs are left out.
 
     A location is a .tsv, .txt (tab-separated), .jsonl or .json file (also with .gz), a .parquet file, a list of
-    two line-aligned files, hub:NAME, embedded:CORPUS/FILE, or task:NAME?OPTIONS (`nat.data.tasks`). Raises
+    two line-aligned files, hub:NAME, embedded:CORPUS/FILE, or task:NAME?OPTIONS (`nat.data.generated`). Raises
     ConfigError for one that is none of these.
     """
 
@@ -109,7 +109,7 @@ def read_corpus(config: DataConfig, split: str) -> Dataset | IterableDataset:
     if location.format is Format.HUB:
         reader = _Hub(location.paths[0], SPLITS[split], config, cache)
     elif location.format is Format.TASK:
-        reader = Task.parse(location.paths[0])
+        reader = parse_task(location.paths[0])
     else:
         reader = Reader(location, config.source, config.target, tuple(config.columns) if config.columns else None, name)
     if config.source_words is not None:

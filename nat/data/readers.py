@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nat.data.cache import digest
-from nat.data.tasks import Task
+from nat.data.generated import parse_task
 from nat.errors import ConfigError, DataError
 
 Row = dict[str, Any]
@@ -73,7 +73,7 @@ def parse_location(value: str | list[str]) -> Location:
     if value.startswith("hub:"):
         return Location(Format.HUB, (value.removeprefix("hub:"),))
     if value.startswith("task:"):
-        Task.parse(value.removeprefix("task:"))
+        parse_task(value.removeprefix("task:"))
         return Location(Format.TASK, (value.removeprefix("task:"),))
     path = Path(_expand(value))
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix

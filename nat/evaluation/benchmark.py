@@ -20,6 +20,8 @@ from nat.config import Component, compose, option, parse, to_plain
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies
 from nat.errors import ConfigError
+from nat.evaluation.attention_benchmark import AttentionSizes, measure
+from nat.evaluation.attention_results import Panels, describe_kinds, read_figures, rows_of
 from nat.evaluation.inputs import Device, check_outputs
 from nat.evaluation.speed import device_name, synchronize, threads
 from nat.files import write_json
@@ -72,6 +74,15 @@ class BenchmarkConfig:
     num_threads: int = option(1, "CPU threads of torch", minimum=1)
     alignments: AlignmentSizes = field(default_factory=AlignmentSizes)
     edits: EditSizes = field(default_factory=EditSizes)
+    attention: AttentionSizes = field(default_factory=AttentionSizes)
+
+    def __post_init__(self) -> None:
+        if self.attention.figures is not None and self.output is not None:
+            raise ConfigError(
+                f"output={self.output}: has no effect with attention.figures, which are not measured anew"
+            )
+        if self.attention.cpu_time and (self.num_threads > 1 or self.device is not Device.CPU):
+            raise ConfigError("attention.cpu_time=true: needs device=cpu num_threads=1")
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,7 @@ class Measured:
     limit: float | None
 
 
-def run_benchmark(name: str, config: BenchmarkConfig) -> tuple[list[Measured], str]:
+def run_benchmark(name: str, config: BenchmarkConfig) -> tuple[dict[str, Any], str]:
     """Measure one benchmark: its figures, and a table of them. Raises ConfigError for an unknown name, or where there
     is no GPU to use; DataError where the output cannot be written."""
     if name not in BENCHMARKS:
@@ -102,8 +113,38 @@ def run_benchmark(name: str, config: BenchmarkConfig) -> tuple[list[Measured], s
     if config.output is not None:
         check_outputs({"output": Path(config.output)})
     with threads(config.num_threads):
-        sizes, contenders = BENCHMARKS[name](config, device)
+        return BENCHMARKS[name](config, device)
+
+
+def turns(name: str) -> Benchmark:
+    """The benchmark in which contenders take turns."""
+
+    def run(config: BenchmarkConfig, device: torch.device) -> tuple[dict[str, Any], str]:
+        sizes, contenders = CONTENDERS[name](config, device)
         measured = compare(contenders, repeats=config.repeats, device=device)
+        figures = with_provenance(name, sizes, to_plain(measured), config, device)
+        return figures, describe(figures)
+
+    return run
+
+
+def attention(config: BenchmarkConfig, device: torch.device) -> tuple[dict[str, Any], str]:
+    """Every kind of self-attention against the length of its input, and the picture beside scores."""
+    sizes = config.attention
+    figures = None if sizes.figures is None else read_figures(Path(sizes.figures))
+    kinds = sizes.contenders if figures is None else [row["name"] for row in figures["results"]]
+    panels = Panels.read(sizes, kinds)  # what is missing is better known before minutes of measuring
+    if figures is None:
+        curves = measure(sizes, repeats=config.repeats, device=device)
+        rows = rows_of(curves, fit_from=sizes.fit_from)
+        figures = with_provenance("attention", to_plain(sizes), rows, config, device)
+    return figures, describe_kinds(figures) + panels.draw(figures)
+
+
+def with_provenance(
+    name: str, sizes: dict[str, Any], results: list[dict[str, Any]], config: BenchmarkConfig, device: torch.device
+) -> dict[str, Any]:
+    """The figures with what made them, written to `output`."""
     figures = {
         "benchmark": name,
         "sizes": sizes,
@@ -111,11 +152,11 @@ def run_benchmark(name: str, config: BenchmarkConfig) -> tuple[list[Measured], s
         "device": device_name(device),
         "num_threads": config.num_threads,
         "torch": torch.__version__,
-        "results": to_plain(measured),
+        "results": results,
     }
     if config.output is not None:
         write_json(Path(config.output), figures)
-    return measured, describe(figures)
+    return figures
 
 
 def compare(contenders: Sequence[Contender], *, repeats: int, device: torch.device) -> list[Measured]:
@@ -242,7 +283,9 @@ def random_pairs(sizes: EditSizes) -> Batch:
     return Batch(Source(*side(sizes.source_length)), Target(*side(sizes.target_length)))
 
 
-BENCHMARKS: dict[str, Callable[[BenchmarkConfig, torch.device], tuple[dict[str, int], list[Contender]]]] = {
+CONTENDERS: dict[str, Callable[[BenchmarkConfig, torch.device], tuple[dict[str, int], list[Contender]]]] = {
     "alignments": alignments,
     "edits": edits,
 }
+Benchmark = Callable[[BenchmarkConfig, torch.device], tuple[dict[str, Any], str]]
+BENCHMARKS: dict[str, Benchmark] = {name: turns(name) for name in CONTENDERS} | {"attention": attention}

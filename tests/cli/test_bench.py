@@ -62,6 +62,36 @@ def test_edits(capsys: pytest.CaptureFixture[str]) -> None:
     assert "target_length=4, vocabulary_size=9" in lines[5]
 
 
+SHORT = [f"attention.{size}" for size in ("kinds=[full]", "lengths=[16,32]", "fit_from=16", "dim=8", "num_heads=2")]
+
+
+def test_attention(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "new" / "attention.json"
+    assert run("attention", *SHORT, "repeats=2", "attention.cpu_time=true", f"output={output}") == 0
+    figures = json.loads(output.read_text(encoding="utf-8"))
+    assert (figures["benchmark"], figures["repeats"], figures["sizes"]["dim"]) == ("attention", 2, 8)
+    (row,) = figures["results"]
+    assert (row["name"], row["family"], row["parameters"]) == ("full", "full", 4 * 8 * 8 + 4 * 8)
+    assert [point["length"] for point in row["points"]] == [16, 32]
+    out = capsys.readouterr().out
+    assert out.startswith("| milliseconds | exponent | N=16 | N=32 |") and "in CPU time" in out
+
+
+def test_the_picture_from_figures_and_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output, picture = tmp_path / "attention.json", tmp_path / "new" / "kinds.svg"
+    assert run("attention", *SHORT, "repeats=1", f"output={output}") == 0
+    (tmp_path / "full.json").write_text(json.dumps({"exact_match": 0.875, "bleu": 33.3}))
+    measured = output.read_bytes()
+    given = [f"attention.{name}={tmp_path}/KIND.json" for name in ("accuracy", "bleu")]
+    capsys.readouterr()
+    assert run("attention", f"attention.figures={output}", f"attention.picture={picture}", *given) == 0
+    assert output.read_bytes() == measured
+    shown = picture.read_text(encoding="utf-8")
+    assert shown.count("<!-- full -->") == 2 and "exact match, %" in shown and "BLEU" in shown
+    out = capsys.readouterr().out
+    assert "exact match, %: full 87.5" in out and "BLEU: full 33.3" in out and f"picture: {picture}" in out
+
+
 @pytest.mark.parametrize("rows", [1, 7])
 def test_the_pairs_of_edits_are_ordinary_tokens(rows: int) -> None:
     sizes = EditSizes(batch_size=rows, source_length=2, target_length=9, vocabulary_size=NUM_SYMBOLS + 2)
@@ -99,15 +129,37 @@ def test_every_row_of_the_problem_can_be_aligned(slots: int) -> None:
 
 
 REFUSALS: dict[str, tuple[list[str], list[str]]] = {
-    "no name": ([], ["no benchmark", "known: alignments, edits"]),
-    "no name but options": (["repeats=2"], ["no benchmark", "known: alignments, edits"]),
-    "unknown name": (["alignment"], ["alignment: ", "known: alignments, edits"]),
+    "no name": ([], ["no benchmark", "known: alignments, edits, attention"]),
+    "no name but options": (["repeats=2"], ["no benchmark", "known: alignments, edits, attention"]),
+    "unknown name": (["alignment"], ["alignment: ", "known: alignments, edits, attention"]),
     "unknown option": (["alignments", "alignments.size=2"], ["alignments.size", "no such option"]),
     "too long": (
         ["alignments", "alignments.target_length=91"],
         ["alignments.target_length=91", "upsampling * source_length=90"],
     ),
     "out of range": (["alignments", "repeats=0"], ["repeats=0", "at least 1"]),
+    "unknown kind": (["attention", "attention.kinds=[fulll]"], ["attention.kinds=fulll", "did you mean 'full'"]),
+    "options of an unknown kind": (["attention", "attention.options.fulll.x=1"], ["options.fulll", "'full'"]),
+    "no options": (["attention", "attention.options.full=1"], ["options.full=1", "a mapping"]),
+    "no length": (["attention", "attention.lengths=[]"], ["attention.lengths=[]", "at least one"]),
+    "impossible length": (["attention", "attention.lengths=[0]"], ["attention.lengths=[0]", "at least 1"]),
+    "heads": (["attention", *SHORT, "attention.num_heads=3"], ["attention.kinds=full", "num_heads=3"]),
+    "picture without scores": (["attention", "attention.picture=x.svg"], ["attention.picture", "accuracy or bleu"]),
+    "scores without picture": (["attention", "attention.bleu=KIND.json"], ["attention.picture", "accuracy or bleu"]),
+    "one file for all": (
+        ["attention", "attention.bleu=x.json", "attention.picture=x.svg"],
+        ["attention.bleu=x.json", "KIND"],
+    ),
+    "no scores": (
+        ["attention", "attention.bleu=NOWHERE/KIND.json", "attention.picture=x.svg"],
+        ["bleu=NOWHERE/KIND.json", "no such file"],
+    ),
+    "figures and output": (["attention", "attention.figures=x", "output=y"], ["output=y", "attention.figures"]),
+    "no figures": (["attention", "attention.figures=NOWHERE"], ["NOWHERE", "no such file"]),
+    "CPU time of threads": (
+        ["attention", "attention.cpu_time=true", "num_threads=2"],
+        ["cpu_time=true", "num_threads=1"],
+    ),
     "output": (["alignments", "output=FILE/figures.json"], ["FILE", "not a folder"]),
 }
 
@@ -124,6 +176,12 @@ def test_refusals(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert err.startswith("nat-bench: ")
     for part in parts:
         assert part.replace("FILE", str(file)) in err
+
+
+def test_the_picture_without_its_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("nat.evaluation.plots.PACKAGE", "no_such_package")
+    assert run("attention", "attention.picture=x.svg", "attention.bleu=KIND.json") == 2
+    assert "attention.picture: no_such_package is missing; pip install" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
@@ -146,13 +204,13 @@ def test_help_and_yaml(capsys: pytest.CaptureFixture[str]) -> None:
 def test_alignments_cost_what_they_may() -> None:
     from nat.evaluation.benchmark import run_benchmark
 
-    measured, _ = run_benchmark("alignments", BenchmarkConfig(repeats=5))
-    assert all(row.limit is None or row.ratio <= row.limit for row in measured)
+    figures, _ = run_benchmark("alignments", BenchmarkConfig(repeats=5))
+    assert all(row["limit"] is None or row["ratio"] <= row["limit"] for row in figures["results"])
 
 
 @pytest.mark.slow
 def test_the_expert_costs_what_it_may() -> None:
     from nat.evaluation.benchmark import run_benchmark
 
-    measured, _ = run_benchmark("edits", BenchmarkConfig(repeats=5))
-    assert measured[1].ratio <= 0.05
+    figures, _ = run_benchmark("edits", BenchmarkConfig(repeats=5))
+    assert figures["results"][1]["ratio"] <= 0.05

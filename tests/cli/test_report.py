@@ -115,7 +115,16 @@ def test_scores_are_those_of_nat_decode(student: Path, tmp_path: Path) -> None:
     assert run(f"run_dir={student}", f"output={tmp_path}/out.txt", *options, command=decode) == 0
     (row,) = json.loads((out / "results.json").read_text(encoding="utf-8"))
     alone = json.loads((tmp_path / "out.txt.json").read_text(encoding="utf-8"))
-    for name in ("bleu", "bleu_signature", "chrf", "length_ratio", "repetition_rate", "passes", "num_sentences"):
+    for name in (
+        "bleu",
+        "bleu_signature",
+        "chrf",
+        "length_ratio",
+        "exact_match",
+        "repetition_rate",
+        "passes",
+        "num_sentences",
+    ):
         assert row[name] == alone[name]
     first = (out / "samples.txt").read_text(encoding="utf-8").split("\n")[2]
     assert first.endswith((tmp_path / "out.txt").read_text(encoding="utf-8").split("\n")[0])

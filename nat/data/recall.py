@@ -1,0 +1,83 @@
+"""A long-input task: questions first, their answers far away in a long text of noise.
+
+A source of `length` words begins with questions ("C" asks for the value of c), and holds clues ("cx": the value of c is
+x), each of another letter, at random places at least `distance` words behind the last question; all other words are
+noise ("Q" to "Z"). The target is the values asked for, in the order of the questions. So each answer needs a comparison
+of two words that stand at least `distance` apart: no summary of windows tells which value belongs to which question
+before the question is known, and every letter has every value equally often. It is associative recall (Graves et al.
+2014, section 4.3, https://arxiv.org/abs/1410.5401; Arora et al. 2023, https://arxiv.org/abs/2312.04927), with a
+question and a clue of one word each, so that one attention between them is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import numpy as np
+
+from nat.data.cache import digest
+from nat.data.counts import Range, check_count, read_counts
+from nat.errors import ConfigError
+
+VERSION = "1"  # part of the cache key: raise it when the rows change
+LETTERS = "abcdefghijklmnop"
+VALUES = "stuvwxyz"
+NOISE = "QRSTUVWXYZ"
+
+
+@dataclass(frozen=True)
+class Recall:
+    """length: words of a source. questions, clues: in a source, drawn evenly. distance: words from the last question
+    to the first clue, at least. letters, values: how many there are of each; chance is 1 / values."""
+
+    length: int = 256
+    questions: Range = Range(1, 4)
+    clues: Range = Range(8, 8)
+    distance: int = 64
+    letters: int = 8
+    values: int = 4
+    pairs: int = 1000
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        check_count("letters", self.letters, 1, len(LETTERS))
+        check_count("values", self.values, 2, len(VALUES))
+        check_count("questions", self.questions, 1, self.letters)
+        check_count("clues", self.clues, self.questions.high, self.letters)
+        check_count("distance", self.distance, 1)
+        check_count("pairs", self.pairs, 1)
+        least = self.questions.high + self.distance - 1 + self.clues.high
+        if self.length < least:
+            raise ConfigError(f"length={self.length}: questions, distance and clues together need {least}")
+
+    @classmethod
+    def parse(cls, text: str) -> Recall:
+        """TASK?OPTIONS. Raises ConfigError."""
+        ranges = ("questions", "clues")
+        names = ("length", *ranges, "distance", "letters", "values", "pairs", "seed")
+        found = read_counts(text, names, ranges)
+        return cls(**{key: value if key in ranges else value.low for key, value in found.items()})  # type: ignore[arg-type]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        for number in range(self.pairs):
+            source, target = self._pair(np.random.default_rng((self.seed, number)))
+            yield {"source": " ".join(source), "target": " ".join(target), "line": number + 1}
+
+    def fingerprint(self) -> str:
+        return digest("recall", VERSION, *map(str, astuple(self)))
+
+    def _pair(self, random: np.random.Generator) -> tuple[list[str], list[str]]:
+        num_questions, num_clues = (
+            int(random.integers(count.low, count.high + 1)) for count in (self.questions, self.clues)
+        )
+        letters = [LETTERS[i] for i in random.permutation(self.letters)[:num_clues]]
+        values = [VALUES[i] for i in random.integers(self.values, size=num_clues)]
+        words = [NOISE[i] for i in random.integers(len(NOISE), size=self.length)]
+        first = num_questions + self.distance - 1
+        places = first + random.permutation(self.length - first)[:num_clues]
+        for place, letter, value in zip(places, letters, values, strict=True):
+            words[place] = letter + value
+        words[:num_questions] = [letter.upper() for letter in letters[:num_questions]]  # letters stand in random order
+        return words, values[:num_questions]
