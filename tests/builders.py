@@ -39,17 +39,19 @@ SMALL = {
 def make_model(
     name: str,
     *,
-    attention: str = "full",
+    attention: str | dict[str, Any] = "full",
     vocabularies: Vocabularies | None = None,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     **overrides: Any,
 ) -> TranslationModel:
-    """configs/model/NAME.yaml with configs/attention/ATTENTION.yaml, tiny, without dropout, in evaluation mode.
-    vocabularies: None is `vocabularies_of`. overrides: model options, such as label_smoothing=0.0 or
+    """configs/model/NAME.yaml, tiny, without dropout, in evaluation mode. attention: the name of a kind for encoder and
+    decoder, or the decoder's kind with its options. vocabularies: None is `vocabularies_of`. overrides: model options, such as label_smoothing=0.0 or
     `size={"norm": "post"}`."""
     model = _composed(name)
-    if attention != "full":
+    if not isinstance(attention, str):
+        overrides["attention"] = attention
+    elif attention != "full":
         kind = load_yaml(config_directory() / "attention" / f"{attention}.yaml")
         model["encoder"]["attention"] = kind
         if "attention" in model:  # of a decoder without a causal mask
