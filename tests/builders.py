@@ -45,9 +45,11 @@ def make_model(
     seed: int = 0,
     **overrides: Any,
 ) -> TranslationModel:
-    """configs/model/NAME.yaml, tiny, without dropout, in evaluation mode. attention: the name of a kind for encoder and
-    decoder, or the decoder's kind with its options. vocabularies: None is `vocabularies_of`. overrides: model options, such as label_smoothing=0.0 or
-    `size={"norm": "post"}`."""
+    """configs/model/NAME.yaml, tiny, without dropout, in evaluation mode.
+
+    attention: the name of a kind for encoder and decoder, or the decoder's kind with its options. vocabularies: None is
+    `vocabularies_of`. overrides: model options, such as label_smoothing=0.0 or `size={"norm": "post"}`.
+    """
     model = _composed(name)
     if not isinstance(attention, str):
         overrides["attention"] = attention
