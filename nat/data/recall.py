@@ -29,10 +29,10 @@ NOISE = "QRSTUVWXYZ"
 
 @dataclass(frozen=True)
 class Recall:
-    """length: words of a source. questions, clues: in a source, drawn evenly. distance: words from the last question
+    """length: words of a source; questions, clues: in it; each drawn evenly. distance: words from the last question
     to the first clue, at least. letters, values: how many there are of each; chance is 1 / values."""
 
-    length: int = 256
+    length: Range = Range(256, 256)
     questions: Range = Range(1, 4)
     clues: Range = Range(8, 8)
     distance: int = 64
@@ -49,14 +49,14 @@ class Recall:
         check_count("distance", self.distance, 1)
         check_count("pairs", self.pairs, 1)
         least = self.questions.high + self.distance - 1 + self.clues.high
-        if self.length < least:
+        if self.length.low < least:
             raise ConfigError(f"length={self.length}: questions, distance and clues together need {least}")
 
     @classmethod
     def parse(cls, text: str) -> Recall:
         """TASK?OPTIONS. Raises ConfigError."""
-        ranges = ("questions", "clues")
-        names = ("length", *ranges, "distance", "letters", "values", "pairs", "seed")
+        ranges = ("length", "questions", "clues")
+        names = (*ranges, "distance", "letters", "values", "pairs", "seed")
         found = read_counts(text, names, ranges)
         return cls(**{key: value if key in ranges else value.low for key, value in found.items()})  # type: ignore[arg-type]
 
@@ -69,14 +69,14 @@ class Recall:
         return digest("recall", VERSION, *map(str, astuple(self)))
 
     def _pair(self, random: np.random.Generator) -> tuple[list[str], list[str]]:
-        num_questions, num_clues = (
-            int(random.integers(count.low, count.high + 1)) for count in (self.questions, self.clues)
+        length, num_questions, num_clues = (
+            int(random.integers(count.low, count.high + 1)) for count in (self.length, self.questions, self.clues)
         )
         letters = [LETTERS[i] for i in random.permutation(self.letters)[:num_clues]]
         values = [VALUES[i] for i in random.integers(self.values, size=num_clues)]
-        words = [NOISE[i] for i in random.integers(len(NOISE), size=self.length)]
+        words = [NOISE[i] for i in random.integers(len(NOISE), size=length)]
         first = num_questions + self.distance - 1
-        places = first + random.permutation(self.length - first)[:num_clues]
+        places = first + random.permutation(length - first)[:num_clues]
         for place, letter, value in zip(places, letters, values, strict=True):
             words[place] = letter + value
         words[:num_questions] = [letter.upper() for letter in letters[:num_questions]]  # letters stand in random order

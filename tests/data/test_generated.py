@@ -65,7 +65,8 @@ REFUSALS = {
     "recal": "there is no task 'recal', did you mean 'recall'",
     "recall?size=3": "task:recall has no 'size', it has length, questions",
     "recall?length=x": "length=x: a whole number is needed",
-    "recall?length=10-20": "length=10-20: a whole number is needed",
+    "recall?distance=10-20": "distance=10-20: a whole number is needed",
+    "recall?length=74-90": "length=74-90: questions, distance and clues together need 75",
     "recall?questions=4-2": "questions=4-2: a whole number is needed, such as questions=5 or of a rising range",
     "recall?questions=0-2": "questions=0-2: must be at least 1 and at most 8",
     "recall?clues=3": "clues=3: must be at least 4 and at most 8",
@@ -117,6 +118,11 @@ def test_clues_answer_the_questions_from_far_away(
         assert len(told) == len(places) == clues and min(places) >= len(answers) - 1 + distance
         assert answers == [told[word.lower()] for word in words[: len(answers)]]
         assert all("Q" <= word <= "Z" for word in words[len(answers) :] if len(word) == 1)
+
+
+def test_lengths_are_even() -> None:
+    counts = Counter(len(row["source"].split()) for row in rows("recall?length=20-23&distance=2&pairs=800"))
+    assert sorted(counts) == [20, 21, 22, 23] and min(counts.values()) > 150
 
 
 def test_the_number_of_questions_and_the_values_are_even() -> None:
