@@ -165,6 +165,7 @@ def _name(axes: Axes, circles: Sequence[Circle], most: float) -> None:
             textcoords="offset points",
             va="center",
             fontsize=FONT,
+            gid=f"{circle.name}, {axes.get_ylabel()}",
             path_effects=[withStroke(linewidth=2, foreground="white")],  # readable where a circle lies behind
             arrowprops=None if abs(height - y) < FONT else {"arrowstyle": "-", "linewidth": 0.5},
         )

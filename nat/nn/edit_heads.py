@@ -125,4 +125,4 @@ class EditHeads(nn.Module):
 
 
 def _decoder(config: ParallelConfig, num_layers: int) -> Decoder:
-    return Decoder(config.attentions(num_layers), size=config.size)
+    return Decoder(list(config.attentions(num_layers)), size=config.size)

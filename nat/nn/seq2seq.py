@@ -6,7 +6,7 @@ A model holds one of these as `net`, so that the weights of the same part have t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -45,10 +45,11 @@ class ParallelConfig(Seq2SeqConfig):
 
     attention: Component = option(help="the decoder's self-attention kind, from the group `attention`")
 
-    def attentions(self, num_layers: int | None = None) -> list[Attention]:
-        """The self-attention of each decoder layer; num_layers: None is the decoder's own number."""
+    def attentions(self, num_layers: int | None = None) -> Iterator[Attention]:
+        """The self-attention of each decoder layer, made when asked for: a seed's weights depend on the order in which
+        parts are made. num_layers: None is the decoder's own number."""
         size = self.size
-        return attention_stack(
+        yield from attention_stack(
             self.attention, num_layers=num_layers or self.decoder.num_layers, dim=size.dim, num_heads=size.num_heads
         )
 
