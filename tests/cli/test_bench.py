@@ -87,7 +87,7 @@ def test_the_picture_from_figures_and_scores(tmp_path: Path, capsys: pytest.Capt
     assert run("attention", f"attention.figures={output}", f"attention.picture={picture}", *given) == 0
     assert output.read_bytes() == measured
     shown = picture.read_text(encoding="utf-8")
-    assert shown.count('<g id="full, exact match, %">') == shown.count('<g id="full, BLEU">') == 1
+    assert shown.count('<g id="full, exact match, % (') == shown.count('<g id="full, BLEU (') == 1
     out = capsys.readouterr().out
     assert "exact match, %: full 87.5" in out and "BLEU: full 33.3" in out and f"picture: {picture}" in out
 
