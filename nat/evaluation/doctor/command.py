@@ -153,8 +153,7 @@ def read_training(
     if len(corpus) > count:
         notes.append(f"of {len(corpus)} training pairs {count} were looked at (training_pairs={count})")
     sources = set(corpus.texts(spread_indices(len(corpus), count))[0])
-    model = translator.model.cpu() if translator.device.type == "cpu" else translator.model
-    text = read_training_text(model, corpus, count=count)
+    text = read_training_text(translator.model, corpus, count=count)
     return text, [read_overlap(split.value, part, sources) for split, part in held_out.items()]
 
 

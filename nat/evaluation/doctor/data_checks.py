@@ -100,8 +100,8 @@ def overlap(facts: Facts) -> Finding | None:
 
 def short_canvas(facts: Facts) -> Finding | None:
     """The canvas follows from the source and is too small for its translation."""
-    text = facts.training
-    if text is None or text.num_short is None:
+    text, slots = facts.training, facts.run.option("model.upsampling")
+    if text is None or text.num_short is None or slots is None:
         return None
     share = text.num_short / max(1, text.num_looked_at)
     if share <= SHORT_CANVAS.value:
@@ -109,9 +109,8 @@ def short_canvas(facts: Facts) -> Finding | None:
     what = (
         f"The canvas is too short for {percent(share)} of the training pairs: they have no alignment and are left out."
     )
-    has = facts.run.option("model.upsampling")
+    what += f" It has {slots} slots a source token."
     override = f"nat-train model.upsampling={text.enough}"
-    what += "" if has is None else f" It has {has} slots a source token."
     severity = Severity.SEVERE if share > 10 * SHORT_CANVAS.value else Severity.COSTLY
     advice = f"Make it larger: {text.enough} slots a source token hold 99.5 % of the pairs."
     return Finding(severity, what, share, SHORT_CANVAS, advice, override)

@@ -73,14 +73,12 @@ def length_advice(decoding: dict[str, object], *, short: bool) -> tuple[str, str
     if "length_beam" in decoding:
         return "Try several lengths.", "nat-decode decoding.length_beam=5"
     if "length_bonus" in decoding:
-        return (
-            "Too little was learnt yet, or a beam finds longer paths: train longer.",
-            "nat-decode decoding.beam_size=10",
-        )
+        advice = "Train longer, or add a bonus for each token, in a beam search with a language model (nat-lm)."
+        return advice, "nat-decode decoding.beam_size=10 decoding.language_model=lm.arpa"
     if "end_penalty" in decoding and short:
         return "Let the end cost something.", "nat-decode decoding.end_penalty=1"
     if "length_penalty" in decoding:
-        override = "nat-decode decoding.beam_size=4 decoding.length_penalty=" + ("1.2" if short else "0.6")
+        override = "nat-decode decoding.beam_size=4 decoding.length_penalty=" + ("1.2" if short else "0")
         return "Weigh the hypotheses of a beam by their length.", override
     return "The model does not know the length yet: train longer.", "nat-train trainer.max_updates=N"
 

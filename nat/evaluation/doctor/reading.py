@@ -29,12 +29,13 @@ LONGEST_CHAIN = 10  # distillations of distilled text: a manifest may name its o
 def read_run(translator: Translator, summary: Mapping[str, Any]) -> RunFacts:
     """Raises DataError where metrics.jsonl is damaged; a run without it has no curves."""
     path = translator.folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     curves = []
-    if path.is_file():
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                curves.append(json.loads(line))
-            except ValueError as error:
+    for number, line in enumerate(lines, start=1):
+        try:
+            curves.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):  # the last one was being written when the run was killed
                 raise DataError(f"{path} line {number}: not a JSON object ({error})") from None
     return RunFacts(translator.config, summary, curves)
 
