@@ -7,6 +7,9 @@ import math
 from nat.evaluation.doctor.facts import Facts
 from nat.evaluation.doctor.finding import Check, Finding, Severity, Threshold, percent
 
+NOTHING = Threshold(
+    3.0, "BLEU of lines that have nothing to do with their references is 0 to 1, of copied sources 2 or 3"
+)
 REPETITION = Threshold(
     0.03,
     "share of words equal to the word before, above that of the references: converged models stay below 1 %, "
@@ -29,6 +32,19 @@ FEWER_PASSES = Threshold(0.1, "BLEU that is lost on the same sentences with half
 SURE = 0.05  # p below which a difference is none of chance
 FASTER = 0.75  # halving the limit must save a quarter of the calls to be worth a word
 LEAST_SENTENCES = 20  # rates of fewer sentences say nothing
+
+
+def learnt_nothing(facts: Facts) -> Finding | None:
+    """Translations that have nothing to do with the references."""
+    decode = facts.decode
+    if decode is None or decode.num_sentences < LEAST_SENTENCES or decode.report.get("bleu") is None:
+        return None
+    bleu = decode.report["bleu"]
+    if bleu >= NOTHING.value:
+        return None
+    what = f"Hardly anything was learnt: BLEU {bleu:.2f} after {facts.run.updates} updates."
+    advice = "Train longer; where the training loss does not fall, with another learning rate, and look at the text."
+    return Finding(Severity.SEVERE, what, bleu, NOTHING, advice, "nat-train trainer.max_updates=N schedule.peak=X")
 
 
 def repetition(facts: Facts) -> Finding | None:
@@ -72,7 +88,7 @@ def length_advice(decoding: dict[str, object], *, short: bool) -> tuple[str, str
     """By the options that the method has."""
     if "length_beam" in decoding:
         return "Try several lengths.", "nat-decode decoding.length_beam=5"
-    if "length_bonus" in decoding:
+    if "length_bonus" in decoding and short:
         advice = "Train longer, or add a bonus for each token, in a beam search with a language model (nat-lm)."
         return advice, "nat-decode decoding.beam_size=10 decoding.language_model=lm.arpa"
     if "end_penalty" in decoding and short:
@@ -177,7 +193,7 @@ def too_few_passes(facts: Facts) -> Finding | None:
 def pointless_passes(facts: Facts) -> Finding | None:
     """Fewer passes do as well."""
     decode = facts.decode
-    if decode is None or decode.report.get("bleu") is None:
+    if decode is None or decode.report.get("bleu") is None or decode.report["bleu"] < NOTHING.value:
         return None
     now = decode.report["bleu"]
     fewer = [
@@ -199,6 +215,7 @@ def pointless_passes(facts: Facts) -> Finding | None:
 
 
 CHECKS: tuple[Check, ...] = (
+    learnt_nothing,
     same_translation,
     empty_translations,
     repetition,
