@@ -366,7 +366,7 @@ def test_a_run_that_learnt_nothing(small: list[str], tmp_path: Path) -> None:
     assert 1 < decoded.report["passes"] <= 2 < decoded.trials[1].passes <= 4
     assert decoded.reference_unknown == 0
     assert plain["decode"]["num_sentences"] == 40
-    assert diagnosis.facts.notes == ["of 150 training pairs 100 were looked at (training_pairs=100)"]
+    assert diagnosis.facts.notes == ["of 149 training pairs 100 were looked at (training_pairs=100)"]
     told = describe(plain)
     assert told.splitlines()[0] == f"MaskPredict {run} (weights: best checkpoint)"
     assert "1. [severe] " in told
