@@ -97,14 +97,15 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and finite(value)
 
 
-def flattened(options: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, bool | str | float]]:
-    """("trainer.max_updates", 100): what TensorBoard takes. A component's class goes by its name alone."""
+def flattened(options: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str | float]]:
+    """("trainer.max_updates", 100): numbers and text, which TensorBoard takes. A component's class goes by its name
+    alone."""
     for key, value in options.items():
         if isinstance(value, Mapping):
             yield from flattened(value, f"{path}{key}.")
         elif key == "_target_":
             yield path.removesuffix("."), str(value).rpartition(".")[2]
-        elif isinstance(value, (bool, str, float, int)):
+        elif isinstance(value, (str, float, int)) and not isinstance(value, bool):
             yield f"{path}{key}", value
         else:
-            yield f"{path}{key}", "null" if value is None else json.dumps(value, ensure_ascii=False)
+            yield f"{path}{key}", json.dumps(value, ensure_ascii=False)

@@ -88,7 +88,7 @@ def test_runs_can_be_set_side_by_side(run: Path) -> None:
     assert options["model"].string_value == "MaskPredict"
     assert options["model.encoder.attention"].string_value == "FullAttention"
     assert options["trainer.max_updates"].number_value == 8
-    assert options["trainer.average_best"].bool_value is True
+    assert options["trainer.average_best"].string_value == "true"
     assert options["init_from"].string_value == "null"
     assert options["model.size.dim"].number_value == 16
     content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
@@ -112,9 +112,13 @@ def test_runs_can_be_set_side_by_side(run: Path) -> None:
 
 
 def test_options_are_flat() -> None:
-    options = {
-        "model": {"_target_": "nat.models.ctc.CTC", "size": {"dim": 4}},
-        "data": {"train": ["a", "ä"]},
-        "x": None,
+    model = {"_target_": "nat.models.ctc.CTC", "size": {"dim": 4}, "dropout": 0.5}
+    options = {"model": model, "data": {"train": ["a", "ä"]}, "x": None, "y": False}
+    assert dict(flattened(options)) == {
+        "model": "CTC",
+        "model.size.dim": 4,
+        "model.dropout": 0.5,
+        "data.train": '["a", "ä"]',
+        "x": "null",
+        "y": "false",
     }
-    assert dict(flattened(options)) == {"model": "CTC", "model.size.dim": 4, "data.train": '["a", "ä"]', "x": "null"}

@@ -62,7 +62,7 @@ class Places:
 
     def changes(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Data options of the splits whose files lie elsewhere than they say."""
-        found = {}
+        found: dict[str, Any] = {}
         for split in SPLITS:
             value = data.get(split)
             if isinstance(value, str):
