@@ -300,6 +300,26 @@ def test_limits_of_the_method() -> None:
     assert examine_facts(facts_of(run, training=replace(text, num_unlearnable=900))) == {}
 
 
+def test_repetition_is_mended_by_what_the_method_has() -> None:
+    for decoding, override in (({}, "nat-train model=ctc"), ({"max_passes": 4}, "nat-decode decoding.max_passes=8")):
+        found = examine_facts(facts_of(decode=refined([], repetition_rate=0.06, decoding=decoding)))
+        assert [finding.override for finding in found.values()] == [override]
+
+
+def test_lengths_are_mended_by_what_the_method_has() -> None:
+    cases = [
+        ({"length_beam": 1}, 0.7, "nat-decode decoding.length_beam=5"),
+        ({"length_bonus": None}, 0.7, "nat-decode decoding.beam_size=10 decoding.language_model=lm.arpa"),
+        ({"end_penalty": 0.0}, 0.7, "nat-decode decoding.end_penalty=1"),
+        ({"length_penalty": None}, 0.7, "nat-decode decoding.beam_size=4 decoding.length_penalty=1.2"),
+        ({"length_penalty": None}, 1.3, "nat-decode decoding.beam_size=4 decoding.length_penalty=0"),
+        ({"length_bonus": None}, 1.3, "nat-train trainer.max_updates=N"),
+    ]
+    for decoding, ratio, override in cases:
+        found = examine_facts(facts_of(decode=refined([], length_ratio=ratio, decoding=decoding)))
+        assert [finding.override for finding in found.values()] == [override]
+
+
 def test_post_norm_needs_warm_up() -> None:
     for norm, warmup, names in (("post", 0, ["no_warm_up"]), ("pre", 0, []), ("post", 300, [])):
         run = {"schedule": {"warmup": warmup}, "model": {"size": {"norm": norm}}}
@@ -424,6 +444,15 @@ def test_text_that_is_gone_is_said(healthy: Path, tmp_path: Path) -> None:
     assert "Whether the training text is distilled cannot be known: data.train=gone/train.jsonl has no manifest" in told
 
 
+def test_the_training_text_is_what_it_was(healthy: Path) -> None:
+    """Options of the text that is translated do not change what is said of the training."""
+    given = {"run_dir": str(healthy / "run"), "device": "cpu", "sentences": 5, "data": {"max_words": 5, "limit": 9}}
+    facts = doctor(parse(DoctorConfig, given))[0].facts
+    assert facts.training is not None
+    assert facts.training.num_pairs == 700
+    assert facts.num_validated is None  # of the run's own validation
+
+
 def test_relative_paths_are_those_of_where_the_run_was_made(
     healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -446,6 +475,8 @@ REFUSALS = {
     "sentences": (["decode=out.json", "sentences=9"], "sentences=9: has no effect with decode=out.json"),
     "decoding": (["decode=out.json", "decoding.beam_size=9"], "decoding.beam_size=9: has no effect with decode="),
     "train": (["split=train"], "split=train: allowed are valid and test"),
+    "split that is gone": (["split=test", "data.test=gone.tsv"], "split=test: split test cannot be read"),
+    "split without text": (["split=test", "data.test=null"], "split=test: data.test names no text"),
     "method": (["decoding.max_passes=9"], "decoding.max_passes=9: a CTC checkpoint"),
     "tokenizer": (["data.tokenizer.kind=bpe"], "data.tokenizer.kind=bpe: the tokenizer is the run's own"),
     "output": (["decode=out.json", "output=out.json"], "output=out.json: this is an input"),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from nat.config import option
+from nat.data.corpus import SPLITS
 from nat.data.tokenized import TokenizedCorpus
 from nat.errors import ConfigError, DataError
 from nat.evaluation.doctor import data_checks, decoding_checks, training_checks
@@ -35,6 +36,7 @@ from nat.translator import Translator
 
 CHECKS: tuple[Check, ...] = (*data_checks.CHECKS, *training_checks.CHECKS, *decoding_checks.CHECKS)
 SENTENCES = 200
+WHERE = ("train", "columns", "hub_config", "cache")  # the training text may lie elsewhere now; it is what it was
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class DoctorConfig:
     decoding: dict[str, Any] = field(default_factory=dict, metadata={"help": "batch_size and the method's options"})
 
     def __post_init__(self) -> None:
+        if self.split is Split.TRAIN:
+            raise ConfigError("split=train: allowed are valid and test, for what was learnt by heart shows no fault")
         idle = {"split": self.split and self.split.value, "sentences": self.sentences}
         idle |= {f"decoding.{name}": value for name, value in self.decoding.items() if name != "batch_size"}
         for name, value in idle.items():
@@ -98,7 +102,9 @@ def read_facts(config: DoctorConfig, translator: Translator) -> Facts:
     stored = translator.config.get("data") or {}
     places = Places(translator.folder, str(translator.config.get("run_dir", "")))
     changes = merge(places.changes(stored), config.data)
+    others = config.data.keys() - {*WHERE, *SPLITS}  # the run was validated on other sentences than these
     notes: list[str] = []
+    run = read_run(translator, run_summary(translator))
     decode = read_decode(Path(config.decode), folder=translator.folder) if config.decode is not None else None
     decoding, batch_size = decoding_options(translator, config.decoding)
     system = System(translator.folder.name, translator, decoding, batch_size)
@@ -107,11 +113,11 @@ def read_facts(config: DoctorConfig, translator: Translator) -> Facts:
     if decode is None:
         decode = decode_part(config, system, held_out, notes)
     return Facts(
-        run=read_run(translator, run_summary(translator)),
+        run=run,
         origin=read_origin(merge(stored, changes), places),
         training=training,
         overlaps=overlaps,
-        num_validated=len(held_out[Split.VALID]) if Split.VALID in held_out else None,
+        num_validated=len(held_out[Split.VALID]) if Split.VALID in held_out and not others else None,
         decode=decode,
         notes=notes,
     )
@@ -145,7 +151,7 @@ def read_training(
         notes.append(f"the training text is a stream (data.streaming=true), {what}")
         return None, []
     try:
-        corpus = read_corpus(translator, Split.TRAIN, changes)
+        corpus = read_corpus(translator, Split.TRAIN, {name: changes[name] for name in WHERE if name in changes})
     except DataError as error:
         notes.append(f"the training text cannot be read, {what}: {error}")
         return None, []
@@ -163,8 +169,9 @@ def decode_part(
     """A part of the split, translated now."""
     split = config.split or Split.VALID
     corpus = held_out.get(split)
-    if split is Split.TRAIN:
-        raise ConfigError("split=train: allowed are valid and test, for what was learnt by heart shows no fault")
+    if corpus is None and config.split is not None:
+        why = [note for note in notes if note.startswith(f"split {split.value} ")]
+        raise DataError(f"split={split.value}: {why[0] if why else f'data.{split.value} names no text'}")
     if corpus is None:
         notes.append(
             f"there is no split {split.value} to translate, so that no translation is looked at (decode=FILE.json)"

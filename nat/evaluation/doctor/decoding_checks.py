@@ -58,11 +58,10 @@ def repetition(facts: Facts) -> Finding | None:
     what = f"{percent(decode.report['repetition_rate'])} of the words repeat the word before them"
     if decode.reference_repetition is not None:
         what += f" ({percent(decode.reference_repetition)} in the references)"
-    single = decode.report["passes"] <= 1
-    advice = "Several translations are mixed, or too little was learnt: distil, train longer"
-    advice += ", or take a method with latent alignments." if single else ", or decode in more passes."
     passes = decode.report["decoding"].get("max_passes")
-    override = "nat-train model=ctc" if single or passes is None else f"nat-decode decoding.max_passes={2 * passes}"
+    advice = "Several translations are mixed, or too little was learnt: distil, train longer"
+    advice += ", or take a method with latent alignments." if passes is None else ", or decode in more passes."
+    override = "nat-train model=ctc" if passes is None else f"nat-decode decoding.max_passes={2 * passes}"
     severity = Severity.SEVERE if above > 3 * REPETITION.value else Severity.COSTLY
     return Finding(severity, what + ".", above, REPETITION, advice, override)
 

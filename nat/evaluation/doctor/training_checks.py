@@ -191,7 +191,8 @@ def chosen_by_loss(facts: Facts) -> Finding | None:
         0,
         "the loss of a parallel decoder falls or rises without its translations doing the same: choose by what is read",
     )
-    return Finding(Severity.COSTLY, what, lost, threshold, "Choose by BLEU.", "nat-train validation.metric=bleu")
+    severity = Severity.COSTLY if lost >= LEAST_GAIN else Severity.MINOR
+    return Finding(severity, what, lost, threshold, "Choose by BLEU.", "nat-train validation.metric=bleu")
 
 
 def few_validations(facts: Facts) -> Finding | None:
