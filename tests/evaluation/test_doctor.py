@@ -17,7 +17,7 @@ from builders import command
 
 from nat.cli.decode import main as nat_decode
 from nat.cli.doctor import main
-from nat.config import load_yaml, parse, save_yaml
+from nat.config import compose, load_yaml, parse, save_yaml
 from nat.data.corpus import embedded_directory
 from nat.data.readers import read_lines
 from nat.evaluation.doctor import command as doctor_command
@@ -26,6 +26,7 @@ from nat.evaluation.doctor.decodes import commonest
 from nat.evaluation.doctor.facts import DecodeFacts, Facts, Origin, Overlap, RunFacts, TrainingText, Trial
 from nat.evaluation.doctor.finding import Severity
 from nat.files import read_json, write_json
+from nat.training.record import flattened
 
 pytestmark = pytest.mark.timeout(300)
 UPDATES = 1500
@@ -88,6 +89,12 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_json(folder / "out.json", DECODE | {"run_dir": "runs/run"})
     (folder / "out").write_text("".join(f"line {number // 2}\n" for number in range(120)))
     return folder
+
+
+@pytest.fixture(scope="module")
+def options() -> set[str]:
+    """Names of nat-train's options for CTC."""
+    return {name for name, _ in flattened(compose("train", ["run_dir=unused", "model=ctc"]))}
 
 
 def change_config(run: Path, changes: dict[str, Any]) -> None:
@@ -242,7 +249,7 @@ def test_nothing_is_found_in_a_healthy_run(healthy: Path) -> None:
 
 
 @pytest.mark.parametrize("case", FAULTS)
-def test_a_planted_fault_is_the_one_thing_found(healthy: Path, tmp_path: Path, case: str) -> None:
+def test_a_planted_fault_is_the_one_thing_found(healthy: Path, options: set[str], tmp_path: Path, case: str) -> None:
     name, break_it, part = FAULTS[case]
     folder = tmp_path / "broken"
     shutil.copytree(healthy, folder)
@@ -254,7 +261,10 @@ def test_a_planted_fault_is_the_one_thing_found(healthy: Path, tmp_path: Path, c
     finding = findings[name]
     assert part.lower() in finding.what.lower()
     assert finding.threshold.reason
-    assert finding.override.startswith(("nat-train ", "nat-decode ", "nat-distill "))
+    command, *overrides = finding.override.split()
+    assert command in ("nat-train", "nat-decode", "nat-distill")
+    for override in overrides if command == "nat-train" else ():
+        assert override.partition("=")[0] in options or override in ("(as", "before)")
 
 
 def test_every_check_has_its_fault() -> None:
