@@ -112,6 +112,7 @@ def train(config: RunConfig) -> dict[str, Any]:
             device=device,
             seed=config.seed,
             loss=stage.loss if stage else None,
+            options=to_plain(config),
         )
         summary = trainer.fit()
         if isinstance(train_corpus, StreamingCorpus) and ranks.is_main:  # only now it is known

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,11 @@ class Trainer:
         device: torch.device,
         seed: int,
         loss: Loss | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
-        """loss: what is trained on instead of the model's own, see `Stage`."""
+        """loss: what is trained on instead of the model's own, see `Stage`. options: those of the whole run as plain
+        data, for its record."""
+        self.options = options or {}
         self.config, self.model, self.corpus, self.validator = config, model, corpus, validator
         self.optimizer, self.learning_rate = optimizer, learning_rate
         self.folder, self.ranks, self.device, self.seed = folder, ranks, device, seed
@@ -283,7 +286,7 @@ class Trainer:
         before, self.state.finished = self.state.finished, True
         if before or not self.ranks.is_main:
             return
-        weights, best = "best checkpoint", self.best.best
+        weights, best, kind = "best checkpoint", self.best.best, "valid"
         if self.config.average_best and best is not None and len(self.best.entries) > 1:
             averaged = self.best.average(self.device)
             with SwappedWeights(self.model, averaged):
@@ -293,8 +296,21 @@ class Trainer:
             if self.validator.better(value, best["value"]):
                 self.best.choose(averaged)
                 weights, best = f"average of the best {len(self.best.entries)}", best | {"value": value}
+                kind = "valid_average"
         self._write_run(weights, best)
+        self._record_options(kind)
         self._save()
+
+    def _record_options(self, kind: str) -> None:
+        """kind: of the validation of the weights that were chosen."""
+        best, state = self.best.best, self.state
+        if self.record is None or best is None:
+            return
+        update = state.update if kind == "valid_average" else int(best["update"])
+        found = self.record.values(kind, update=update)
+        scores = {name: value for name, value in found.items() if name not in ("update", "epoch", "tokens", "seconds")}
+        scores |= {"tokens": state.tokens, "minutes": state.seconds / 60}
+        self.record.write_options(self.options, scores, update=state.update)
 
     # --- saving and resuming -----------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from nat.config import option
 from nat.data.batching import collate, length_sorted_batches
 from nat.data.tokenized import TokenizedCorpus
-from nat.data.tokenizer import Tokenizers
+from nat.data.tokenizer import Tokenizer, Tokenizers
 from nat.decoding.batched import Decoded, decode_in_batches
 from nat.errors import ConfigError
 from nat.evaluation.polygons import score_points
@@ -20,6 +21,9 @@ from nat.evaluation.scores import score_corpus
 from nat.models.base import DecodingOptions, TranslationModel
 from nat.nn.rng import set_seed
 from nat.training.objective import Totals
+
+# What a pass did to a position, beside what it kept or wrote: predicted, and to be predicted again; new; taken out.
+MARKS = {"masked": "[{}]", "inserted": "{{{}}}", "deleted": "~{}~"}
 
 
 class Metric(Enum):
@@ -46,10 +50,11 @@ class ValidationConfig:
 @dataclass(frozen=True)
 class Validated:
     """Scores of one validation. values: plain numbers and signatures, for metrics.jsonl. samples: source,
-    reference and translation of the first sentences."""
+    reference and translation of the first sentences; also passes, where the method keeps them: the pieces of each pass
+    over the canvas, with MARKS."""
 
     values: dict[str, float | str]
-    samples: list[dict[str, str]]
+    samples: list[dict[str, Any]]
 
 
 class Validator:
@@ -98,11 +103,25 @@ class Validator:
             found_points = score_points(self.sources[:count], outputs, self.references[:count])
             values |= {name: value for name, value in found_points.items() if isinstance(value, float)}
         values |= self._losses(model, count, update)
-        samples = [
-            {"source": self.sources[i], "reference": self.references[i], "translation": outputs[i]}
-            for i in range(min(self.config.num_samples, count))
+        return Validated(values, self._samples(model, outputs[: self.config.num_samples]))
+
+    def _samples(self, model: TranslationModel, outputs: Sequence[str]) -> list[dict[str, Any]]:
+        """The first sentences and their translations, which are decoded again where their passes can be kept."""
+        samples: list[dict[str, Any]] = [
+            {"source": self.sources[i], "reference": self.references[i], "translation": output}
+            for i, output in enumerate(outputs)
         ]
-        return Validated(values, samples)
+        if not any(f.name == "history" for f in fields(self.decoding)):
+            return samples
+        decoding = replace(self.decoding, history=True)  # type: ignore[call-arg]
+        rows = [pair.source for pair in self.pairs[: len(samples)]]
+        for indices, decoded in decode_in_batches(
+            model, rows, decoding=decoding, batch_size=self.config.batch_size, device=self.device
+        ):
+            for index, item in zip(indices, decoded, strict=True):
+                passes = item.history[0] if item.history else []
+                samples[index]["passes"] = [marked(one_pass, self.tokenizers.target) for one_pass in passes]
+        return samples
 
     @torch.inference_mode()
     def _losses(self, model: TranslationModel, count: int, update: int) -> dict[str, float]:
@@ -129,3 +148,9 @@ class Validator:
                 )
             return {}
         return means | {"loss": sum(weights[name] * mean for name, mean in means.items())}
+
+
+def marked(one_pass: Mapping[str, Sequence[Any]], tokenizer: Tokenizer) -> str:
+    """The pieces of a pass, see `Decoded.history`, with MARKS for what it did to them."""
+    pieces = tokenizer.pieces(one_pass["tokens"])
+    return " ".join(MARKS.get(fate, "{}").format(piece) for piece, fate in zip(pieces, one_pass["fate"], strict=True))
