@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from nat.decoding.history import SentenceHistory, read_history
     from nat.decoding.requests import Request
     from nat.translator import Translator, load
 
-__all__ = ["Request", "Translator", "__version__", "load"]
+__all__ = ["Request", "SentenceHistory", "Translator", "__version__", "load", "read_history"]
 
 
 def __getattr__(name: str) -> object:
@@ -19,6 +20,10 @@ def __getattr__(name: str) -> object:
         from nat import translator
 
         return getattr(translator, name)
+    if name in ("SentenceHistory", "read_history"):
+        from nat.decoding import history
+
+        return getattr(history, name)
     if name == "Request":
         from nat.decoding.requests import Request
 

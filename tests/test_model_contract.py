@@ -23,8 +23,10 @@ from nat.data.readers import read_lines
 from nat.data.tasks import Task
 from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
+from nat.decoding.refine import Fate
 from nat.errors import ConfigError
 from nat.models.base import DecodingOptions, TranslationModel
+from nat.ops.ctc import collapse
 from nat.training.checkpoint import load_weights, save_tensors
 from nat.training.objective import objective
 
@@ -317,6 +319,37 @@ def test_a_row_alone_decodes_as_in_a_batch_in_any_order(name: str, variant: dict
         assert together == [translations(model, row, decoding)[0] for row in rows]
         order = torch.tensor([6, 2, 0, 5, 1, 4, 3])
         assert translations(model, source.select(order), decoding) == [together[i] for i in order.tolist()]
+
+
+@EACH_MODEL
+def test_the_history_is_that_of_each_candidate_and_changes_nothing(name: str) -> None:
+    model = make_model(name, dtype=torch.float64)
+    source = make_batch(LENGTHS, vocabularies=model.vocabularies).source
+    for decoding in decodings(model):
+        with torch.no_grad():
+            plain = model.decode(source, decoding=decoding)
+            found = model.decode(source, decoding=dataclasses.replace(decoding, history=True))
+        assert plain.history == ()
+        assert torch.equal(found.tokens, plain.tokens)
+        assert torch.equal(found.scores, plain.scores)
+        assert len(found.history) == found.tokens.size(1)
+        for n, history in enumerate(found.history):
+            assert (history.confidence <= 0).all()
+            for row in range(len(source)):
+                real = history.fate[row] != Fate.NONE
+                last = max([0, *real.any(dim=1).nonzero().flatten().tolist()])
+                left = real[last] & (history.fate[row, last] != Fate.DELETED)
+                tokens, valid = history.tokens[row : row + 1, last], left[None]
+                made = found.tokens[row, n, found.valid[row, n]].tolist()
+                written = tokens[valid].tolist()
+                turned = [written[k:] + written[:k] for k in range(len(written))]  # a polygon, from its lowest on
+                assert made == written or made in turned or made == collapsed(tokens, valid)
+
+
+def collapsed(path: torch.Tensor, valid: torch.Tensor) -> list[int]:
+    """The tokens of an alignment."""
+    tokens, kept = collapse(path, valid, blank=int(Symbol.BLANK), pad=int(Symbol.PAD))
+    return tokens[kept].tolist()
 
 
 @EACH_MODEL

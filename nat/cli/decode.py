@@ -15,12 +15,14 @@ usage: nat-decode run_dir=PATH [split=test|valid|train | source=FILE [reference=
   echo "Click OK." | nat-decode run_dir=runs/ctc source=- speed=false
   nat-decode run_dir=runs/ctc output=ctc.de decoding.beam_size=8 decoding.num_candidates=8 teacher=runs/teacher
   nat-decode run_dir=runs/ctc output=ctc.de decoding.temperature=0.8 decoding.num_candidates=20 choose=mbr_chrf
+  nat-decode run_dir=runs/mask_predict output=mp.de history=mp.history.jsonl decoding.max_passes=10
   nat-decode run_dir=runs/levenshtein source=mine.en draft=mine.draft.de constraints=mine.terms output=mine.de
 
 choose=first|own|teacher|mbr_chrf|mbr_bleu picks one of a sentence's candidates: the method's first, the model's own
 best by mean log-probability a token, the teacher's best, or the one that agrees most with the others.
 FILE gets one translation a line, in input order; FILE.json the scores, the speed and what made them. Without
-output=FILE the translations go to standard output and the report to standard error.
+output=FILE the translations go to standard output and the report to standard error. history=FILE keeps every pass of
+every translation, for nat.read_history and the viewer of nat-report.
   --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 
 from nat.cli.main import run_command
@@ -21,8 +22,10 @@ The text is the first run's split; data.* options change it. A run with options,
 engine=ctranslate2 decodes an autoregressive run with that package (pip install 'nat-translation[ctranslate2]').
 teacher=RUN_DIR and choose=first|own|teacher|mbr_chrf|mbr_bleu are those of nat-decode; the choice is timed too.
 claims='["A > B"]' tests whether the system named A has a higher BLEU than B, by paired bootstrap resampling.
-plots=true draws mean passes against the length of the translation (pip install 'nat-translation[plot]').
-Writes results.json, table.md, samples.txt and outputs/NAME.txt, and prints table and samples.
+Writes index.html, a page that opens offline: the table, the figures (drawn where matplotlib is, pip install
+'nat-translation[plot]'; plots=true asks for it, plots=false leaves them out) and how each system made the sentences of
+samples.txt, pass by pass. Beside it results.json, figures.json, figures/, histories/, table.md, samples.txt and
+outputs/NAME.txt; prints table and samples.
   --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
 """
 
@@ -37,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         refuse_tokenizer(words)
         given = {key: value for key, value in config.items() if value != "???"}
-        _, table, samples = report(parse(ReportConfig, given))
+        _, table, samples = report(parse(ReportConfig, given), command=shlex.join(["nat-report", *words]))
         print(f"{table}\n{samples}", end="")
         return 0
 

@@ -64,13 +64,15 @@ def unpack(found: Translation) -> list[Decoded]:
 
 
 def passes_of(history: History) -> list[dict[str, list[Any]]]:
-    """The passes of one row as plain data: ids, log-probabilities and fates of the positions that it has."""
-    passes = []
+    """The passes of one row as plain data: ids, log-probabilities and fates of the positions that it has. A last pass
+    that left nothing cannot be told from none, and is left out."""
+    passes: list[dict[str, list[Any]]] = []
     for tokens, confidence, fate in zip(history.tokens[0], history.confidence[0], history.fate[0], strict=True):
         real = fate != int(Fate.NONE)
-        if real.any():
-            names = [Fate(value).name.lower() for value in fate[real].tolist()]
-            passes.append({"tokens": tokens[real].tolist(), "confidence": confidence[real].tolist(), "fate": names})
+        names = [Fate(value).name.lower() for value in fate[real].tolist()]
+        passes.append({"tokens": tokens[real].tolist(), "confidence": confidence[real].tolist(), "fate": names})
+    while passes and not passes[-1]["tokens"]:
+        passes.pop()
     return passes
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
@@ -58,10 +58,49 @@ class EditCanvas(Canvas):
         return self._moved(origin, valid, valid.long() * int(Fate.KEPT))
 
     def _moved(self, origin: Tensor, valid: Tensor, fate: Tensor) -> Self:
-        names = ("tokens", "scores", "fixed", "joined")
+        names = [f.name for f in fields(self) if f.name not in ("valid", "fate") and getattr(self, f.name).dim() > 1]
         moved = {name: rearrange(getattr(self, name), origin) for name in names}
         blank = {name: value.masked_fill(~valid, 0) for name, value in moved.items()}  # PAD is 0
         return replace(self, **blank, valid=valid, fate=fate)
+
+
+@dataclass(frozen=True)
+class TracedCanvas(EditCanvas):
+    """origin: (B, L) 1 + the position in the canvas before the pass; 0 where something was inserted."""
+
+    origin: Int[Tensor, "B L"]
+
+    def traced(self) -> Self:
+        """At the beginning of a pass."""
+        places = torch.arange(1, self.tokens.size(1) + 1, device=self.tokens.device)
+        return replace(self, origin=places.expand_as(self.tokens).masked_fill(~self.valid, 0))
+
+
+def with_deleted(before: TracedCanvas, after: TracedCanvas) -> Canvas:
+    """The canvas after a pass together with what the pass took out: each deleted token, with its fate and the score
+    that it had, where it stood, and so before what was inserted in its place."""
+    num_before = before.tokens.size(1)
+    places = torch.arange(1, num_before + 1, device=before.tokens.device).expand_as(before.tokens)
+    kept = F.pad(torch.zeros_like(before.valid), (1, 0)).scatter(1, after.origin, True)[:, 1:]
+    gone = before.valid & ~kept
+    # an inserted token stands where the next token that was kept stood, but after what was deleted before that
+    anchor = after.origin.masked_fill(after.origin == 0, num_before + 1)
+    anchor = anchor.flip(1).cummin(dim=1).values.flip(1)
+    order = torch.cat((2 * places, 2 * anchor - (after.origin == 0).long()), dim=1)
+    valid = torch.cat((gone, after.valid), dim=1)
+    width = max(1, int(valid.sum(dim=1).max()))
+    order = order.masked_fill(~valid, 2 * num_before + 3).argsort(dim=1, stable=True)[:, :width]
+    deleted = torch.full_like(before.fate, int(Fate.DELETED))
+
+    def merged(old: Tensor, new: Tensor) -> Tensor:
+        return torch.cat((old.to(new), new), dim=1).masked_fill(~valid, 0).gather(1, order)
+
+    return Canvas(
+        merged(before.tokens, after.tokens),
+        valid.gather(1, order),
+        merged(before.scores, after.scores),
+        merged(deleted, after.fate),
+    )
 
 
 def start(source: Source, *, copies: int = 1) -> EditCanvas:

@@ -6,10 +6,10 @@ A method gives the step; the driver gives it the rows that are not finished, tak
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ class Fate(IntEnum):
     WRITTEN = 2  # predicted in this pass
     MASKED = 3  # predicted in this pass or before, and to be predicted again
     INSERTED = 4  # a new position
-    DELETED = 5  # taken out after this pass
+    DELETED = 5  # taken out in this pass: in a history alone, beside what is left
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,21 @@ class History(Rows):
     confidence: Float[Tensor, "B P L"]
     fate: Int[Tensor, "B P L"]
 
+    @classmethod
+    def of_one_pass(
+        cls, tokens: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"], confidence: Float[Tensor, "B L"]
+    ) -> Self:
+        """Of rows that were written all at once."""
+        fate = torch.where(valid, int(Fate.WRITTEN), int(Fate.NONE))
+        values = tokens.masked_fill(~valid, 0), confidence.masked_fill(~valid, 0.0), fate
+        return cls(*(value[:, None] for value in values))
+
 
 C = TypeVar("C", bound=Canvas)
 M = TypeVar("M", bound=Rows)
 Step = Callable[[C, M, int], C]  # canvas, memory, number of this pass (from 1) -> canvas
 Finished = Callable[[C, C], Tensor]  # canvas before and after a pass -> (B,) bool
+Picture = Callable[[C, C], Canvas]  # canvas before and after a pass -> what the history keeps of it
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,11 @@ def unchanged(before: Canvas, after: Canvas) -> Bool[Tensor, " B"]:
     return (same & (before.valid == after.valid)).all(dim=1)
 
 
+def as_it_is(before: Canvas, after: Canvas) -> Canvas:
+    """The canvas that a pass left."""
+    return after
+
+
 @torch.no_grad()
 def refine(
     step: Step[C, M],
@@ -104,20 +119,22 @@ def refine(
     max_passes: int,
     finished: Finished[C] = unchanged,
     history: bool = False,
+    picture: Picture[C] = as_it_is,
 ) -> Refined[C]:
-    """Apply `step` until a row is `finished`, at most `max_passes` times (10 means ten decoder calls)."""
+    """Apply `step` until a row is `finished`, at most `max_passes` times (10 means ten decoder calls). history: keep
+    every pass, as `picture` shows it."""
     assert max_passes >= 1
     num_rows, device = len(canvas), canvas.tokens.device
     rows = torch.arange(num_rows, device=device)
     passes = torch.zeros(num_rows, dtype=torch.long, device=device)
     ended = torch.zeros(num_rows, dtype=torch.bool, device=device)
     done: list[tuple[Tensor, C]] = []
-    kept: list[tuple[Tensor, C]] = []
+    kept: list[tuple[Tensor, Canvas]] = []
     for number in range(1, max_passes + 1):
         after = step(canvas, memory, number)
         passes[rows] = number
         if history:
-            kept.append((rows, after))
+            kept.append((rows, picture(canvas, after)))
         stop = finished(canvas, after)
         ended[rows] = stop
         if number == max_passes:
@@ -145,7 +162,7 @@ def _gathered(parts: list[tuple[Tensor, C]]) -> C:
     return replace(first, **changes)
 
 
-def _history(passes: list[tuple[Tensor, C]], num_rows: int) -> History:
+def _history(passes: Sequence[tuple[Tensor, Canvas]], num_rows: int) -> History:
     width = max(canvas.tokens.size(1) for _, canvas in passes)
     device = passes[0][0].device
 

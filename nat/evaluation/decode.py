@@ -3,13 +3,14 @@
 OUTPUT         one translation a line, in input order; an empty line for an empty line
 OUTPUT.json    scores with their signatures, candidates, speed, counts, and what made them
 JSONL, NBEST   the same with scores and all candidates
+HISTORY        every pass over every candidate, see `nat.decoding.history`
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ import torch
 
 from nat.config import option
 from nat.decoding.candidates import Choice, resolve_choice
+from nat.decoding.history import write_history
 from nat.errors import ConfigError
 from nat.evaluation.comet_score import comet_score, open_comet
 from nat.evaluation.editing import EditFiles, edit_report, with_requests
+from nat.evaluation.histories import how_made
 from nat.evaluation.inputs import (
     Device,
     Split,
@@ -55,6 +58,7 @@ class DecodeConfig:
     jsonl: str | None = option(None, "file of one JSON object a line")
     nbest: str | None = option(None, "file of all candidates")
     pictures: str | None = option(None, "of points: .svg file of the first polygons, found and true (extra `plot`)")
+    history: str | None = option(None, "file of how each translation was made, pass by pass")
     choose: Choice | None = option(
         None, "which candidate is the translation; null: the teacher's choice if there is a teacher, else the first"
     )
@@ -87,7 +91,7 @@ class DecodeConfig:
     @property
     def outputs(self) -> dict[str, Path]:
         """The files that will be written, by the option that names them."""
-        named = {name: getattr(self, name) for name in ("output", "jsonl", "nbest", "pictures")}
+        named = {name: getattr(self, name) for name in ("output", "jsonl", "nbest", "pictures", "history")}
         paths = {name: Path(value) for name, value in named.items() if value is not None}
         return paths | ({"report": Path(f"{self.output}.json")} if self.output is not None else {})
 
@@ -122,6 +126,8 @@ def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
     if comet is not None:
         score = comet_score(comet, text, found.best, on_gpu=translator.device.type == "cuda")
         report |= {"comet": score, "comet_model": config.comet}
+    if config.history is not None:
+        write_history(config.outputs["history"], how_made(system, text, found))
     write_outputs(config.outputs, text, found, report)
     return found.best, report
 
@@ -134,6 +140,8 @@ def open_system(config: DecodeConfig) -> System:
     scorer = None
     if config.teacher is not None:
         scorer = Scorer(config.teacher, open_run(config.teacher, device=config.device))
+    if config.history is not None and not config.speed:
+        decoding = replace(decoding, history=True)
     return System(translator.folder.name, translator, decoding, batch_size, choice, scorer)
 
 

@@ -65,10 +65,13 @@ class EngineTranslator(Translator):
         self._engine = engine
 
     def decoding(self, options: dict[str, Any]) -> DecodingOptions:
-        """As `Translator.decoding`. Raises ConfigError for samples: the engine's random numbers depend on the batch."""
+        """As `Translator.decoding`. Raises ConfigError for a history, and for samples: the engine's random numbers
+        depend on the batch."""
         decoding = super().decoding(options)
         if decoding.temperature is not None:
             raise ConfigError(f"decoding.temperature={decoding.temperature}: {PACKAGE} cannot sample, engine=torch can")
+        if decoding.history:
+            raise ConfigError(f"decoding.history=true: {PACKAGE} keeps none, engine=torch does")
         return decoding
 
     def decode(

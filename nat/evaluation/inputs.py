@@ -56,6 +56,20 @@ class Text:
         """The sources with what is asked."""
         return self.sources if self.requests is None else self.requests
 
+    def select(self, indices: Sequence[int]) -> Text:
+        """These sentences alone."""
+
+        def chosen(values: list[Any] | None) -> Any:
+            return None if values is None else [values[i] for i in indices]
+
+        return dataclasses.replace(
+            self,
+            sources=chosen(self.sources),
+            references=chosen(self.references),
+            lines=chosen(self.lines),
+            requests=chosen(self.requests),
+        )
+
     def swapped(self) -> Text:
         """The other direction: references are read, sources are the references."""
         assert self.references is not None

@@ -3,7 +3,9 @@
 DIR/results.json   a list of rows, one a system
 DIR/table.md       the table for a README, with what one needs to judge it
 DIR/samples.txt    sentences with their reference and every system's translation
-DIR/passes.svg     with plots=true: passes against the length of the translation
+DIR/index.html     the page: table, figures, and the viewer of how translations were made; opens offline
+DIR/figures.json   what the figures show; DIR/figures/NAME.png the same, drawn
+DIR/histories/NAME.jsonl   how each system made the sentences of samples.txt, see `nat.decoding.history`
 DIR/outputs/NAME.txt   every system's translations, one a line; source.txt and reference.txt beside them
 """
 
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,14 @@ from yaml import YAMLError, safe_load
 
 from nat.config import option, parse
 from nat.decoding.candidates import Choice, resolve_choice
+from nat.decoding.history import SentenceHistory, write_history
 from nat.errors import ConfigError
 from nat.evaluation.claims import describe_claims, examine, parse_claim
+from nat.evaluation.curves import read_curves
+from nat.evaluation.drawing import draw_all
 from nat.evaluation.engine import Engine, accelerate
+from nat.evaluation.figures import charts
+from nat.evaluation.histories import how_made
 from nat.evaluation.inputs import (
     Device,
     Split,
@@ -33,7 +40,8 @@ from nat.evaluation.inputs import (
     read_split,
     run_summary,
 )
-from nat.evaluation.plots import check_plots, plot_passes
+from nat.evaluation.page import render
+from nat.evaluation.plots import check_plots, has_plots
 from nat.evaluation.results import results, translate
 from nat.evaluation.speed import spread, spread_indices, time_alone
 from nat.evaluation.system import Scorer, System
@@ -69,11 +77,12 @@ class ReportConfig:
     run_dirs: list[str] = option(help="run folders, each also as FOLDER?beam_size=4&engine=ctranslate2&name=LABEL")
     output: str = option(help="folder of results.json, table.md and samples.txt")
     split: Split = option(Split.TEST, "what is translated: test, valid or train")
-    samples: int = option(10, "sentences in samples.txt, spread evenly over the split", minimum=0)
+    samples: int = option(10, "sentences in samples.txt and in the viewer, spread evenly over the split", minimum=0)
+    max_sentences: int | None = option(None, "sentences translated, at most; null: all", minimum=1)
     speed_sentences: int = option(100, "sentences timed alone, at most", minimum=1)
     device: Device = option(Device.AUTO, "auto, cpu or cuda")
     num_threads: int | None = option(None, "CPU threads of torch; null: torch's choice", minimum=1)
-    plots: bool = option(False, "passes against length as passes.svg")
+    plots: bool | None = option(None, "figures; null: where the package is there")
     claims: list[str] = option([], "pairs of systems, 'A > B', to be tested for a higher BLEU")
     data: dict[str, Any] = field(default_factory=dict, metadata={"help": "options over those of the first run"})
     decoding: dict[str, Any] = field(default_factory=dict, metadata={"help": "batch_size and options for every system"})
@@ -83,8 +92,8 @@ class ReportConfig:
             raise ConfigError("run_dirs=[]: at least one run folder is needed")
 
 
-def report(config: ReportConfig) -> tuple[list[dict[str, Any]], str, str]:
-    """Evaluate and write. Returns the rows, the table and the samples.
+def report(config: ReportConfig, *, command: str = "nat-report") -> tuple[list[dict[str, Any]], str, str]:
+    """Evaluate and write. Returns the rows, the table and the samples. command: what made the report, for the page.
 
     Raises ConfigError or DataError before any translation where an option, a run or a file is unusable.
     """
@@ -97,6 +106,8 @@ def report(config: ReportConfig) -> tuple[list[dict[str, Any]], str, str]:
     systems = open_systems(config)
     claims = [parse_claim(claim, [system.name for system in systems]) for claim in config.claims]
     text = read_split(systems[0].translator, config.split, config.data)
+    text = shortened(text, config.max_sentences)
+    curves = {str(system.translator.folder): read_curves(system.translator.folder) for system in systems}
     for scorer in {system.scorer.path: system.scorer for system in systems if system.scorer is not None}.values():
         scorer.check(text)
     rows, outputs = evaluate(systems, text, num_alone=config.speed_sentences)
@@ -108,10 +119,34 @@ def report(config: ReportConfig) -> tuple[list[dict[str, Any]], str, str]:
     write_text(folder / "samples.txt", samples)
     for name, lines in (outputs | named_texts(text)).items():
         write_text(folder / "outputs" / f"{file_name(name)}.txt", "".join(f"{line}\n" for line in lines))
-    if config.plots:
-        plot_passes(rows, folder / "passes.svg")
+    histories = write_histories(folder / "histories", systems, text, config.samples)
+    found = charts(rows, curves)
+    write_json(folder / "figures.json", [asdict(chart) for chart in found])
+    drawn = draw_all(found, rows, folder / "figures") if config.plots is not False and has_plots() else None
+    write_text(folder / "index.html", render(rows, found, drawn, histories, text=text.name, command=command))
     write_json(folder / "results.json", rows)
     return rows, table, samples
+
+
+def shortened(text: Text, most: int | None) -> Text:
+    """At most so many sentences, spread evenly, and named so."""
+    count = len(text.sources)
+    if most is None or most >= count:
+        return text
+    return replace(text.select(spread_indices(count, most)), name=f"{text.name}, {most} of {count} sentences")
+
+
+def write_histories(
+    folder: Path, systems: Sequence[System], text: Text, count: int
+) -> dict[str, list[SentenceHistory]]:
+    """How every system makes the sentences of samples.txt, by its name; each decodes them once more."""
+    indices = spread_indices(len(text.sources), count)
+    histories = {}
+    for system in systems if indices else ():
+        made = how_made(system, text.select(indices))
+        histories[system.name] = [replace(item, index=i) for i, item in zip(indices, made, strict=True)]
+        write_history(folder / f"{file_name(system.name)}.jsonl", histories[system.name])
+    return histories
 
 
 def named_texts(text: Text) -> dict[str, list[str]]:
@@ -211,6 +246,8 @@ def training_report(summary: Mapping[str, Any]) -> dict[str, Any]:
         "training_tokens": summary.get("tokens"),
         "training_minutes": None if seconds is None else seconds / 60,
         "training_device": summary.get("device"),
+        "training_seed": summary.get("seed"),
+        "training_precision": summary.get("precision"),
     }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,10 +22,11 @@ from nat.evaluation.editing import describe_edits
 from nat.evaluation.inputs import Text, run_summary
 from nat.evaluation.polygons import describe_points, score_points
 from nat.evaluation.scores import copied_rate, exact_match_rate, repetition_rate, score_corpus, unknown_rate
-from nat.evaluation.speed import Speed, device_name, translate_timed
+from nat.evaluation.speed import Speed, device_name, machine_name, translate_timed
 from nat.evaluation.system import System
 from nat.progress import Progress
 
+GROUPS = (4, 7, 10, 15, 21, 31)  # words of the source that begin a group of BLEU by length
 LONGER = 5  # scores on sources of so many words and more stand beside the whole: short lines flatter
 SPEEDS = ("ms_per_sentence_p50", "ms_per_sentence_p95", "sentences_per_second")
 
@@ -115,11 +117,12 @@ def score_report(text: Text, best: Sequence[str], *, ter: bool) -> dict[str, Any
     names = ("bleu", "bleu_signature", "chrf", "chrf_signature", "length_ratio")
     report: dict[str, Any] = dict.fromkeys(names)
     report |= {f"bleu_{LONGER}plus_words": None, f"chrf_{LONGER}plus_words": None}
-    report |= {f"num_{LONGER}plus_words": len(longer)}
+    report |= {f"num_{LONGER}plus_words": len(longer), "bleu_by_source_words": None}
     if text.references is None or not best:
         return report
     scores = score_corpus(best, text.references, ter=ter)
     report |= {name: getattr(scores, name) for name in names}
+    report["bleu_by_source_words"] = bleu_by_source_words(text.sources, best, text.references)
     if ter:
         report |= {"ter": scores.ter, "ter_signature": scores.ter_signature}
     if longer:
@@ -132,6 +135,23 @@ def point_report(system: System, text: Text, found: Translations) -> dict[str, A
     """Scores of polygons and triangles, see `score_points`; {} for text, and without references."""
     points = system.translator.tokenizers.vocabularies.points and text.references is not None
     return score_points(text.sources, found.best, text.references or []) if points else {}
+
+
+def bleu_by_source_words(
+    sources: Sequence[str], best: Sequence[str], references: Sequence[str]
+) -> list[dict[str, Any]]:
+    """BLEU of the sentences in each group of GROUPS, empty sources and empty groups left out: the words that the group
+    has, from and to, their mean, and how many sentences there are."""
+    numbers = [len(source.split()) for source in sources]
+    found = []
+    for first, beyond in pairwise((1, *GROUPS, max([0, *numbers]) + 1)):
+        here = [i for i, number in enumerate(numbers) if first <= number < beyond]
+        if here:
+            words = [numbers[i] for i in here]
+            scores = score_corpus([best[i] for i in here], [references[i] for i in here])
+            group = {"from": min(words), "to": max(words), "mean_words": sum(words) / len(words)}
+            found.append(group | {"sentences": len(here), "bleu": scores.bleu})
+    return found
 
 
 def candidate_report(system: System, text: Text, found: Translations) -> dict[str, Any]:
@@ -206,6 +226,7 @@ def provenance(system: System) -> dict[str, Any]:
         "decoding": to_plain(system.decoding),
         "batch_size": system.batch_size,
         "device": device_name(translator.device),
+        "machine": machine_name(),
         "num_threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in sorted({"torch", "sacrebleu", "sentencepiece", translator.engine})}

@@ -7,10 +7,14 @@ else the machine does at that moment hits all alike. Together: all sentences in 
 
 from __future__ import annotations
 
+import contextlib
+import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self, TypeVar
 
 import numpy as np
@@ -135,6 +139,18 @@ def synchronize(device: torch.device) -> None:
 
 def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def machine_name() -> str:
+    """The processor and how many cores of it there are."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):  # Linux has the name of the product here
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores"
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from nat.config import option
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.decoding.beam import beam_search, greedy, sample
+from nat.decoding.refine import History
 from nat.errors import ConfigError
 from nat.losses import log_prob_cross_entropy, token_log_probs
 from nat.models.base import BeamOptions, DecodingOptions, LossTerm, Translation, TranslationModel
@@ -122,7 +123,8 @@ class Autoregressive(TranslationModel):
         limits = (source.lengths * decoding.max_length_factor).long() + decoding.max_length_offset
         if self.max_target_length is not None:
             limits = limits.clamp(max=self.max_target_length)
-        state = self.start(self.net.encode(source))
+        memory = self.net.encode(source)
+        state = self.start(memory)
         random = decoding.random(source)
         if random is not None and decoding.temperature is not None:
             found = sample(self.step, state, limits, random=random, temperature=decoding.temperature)
@@ -138,7 +140,17 @@ class Autoregressive(TranslationModel):
                 alpha=0.6 if decoding.length_penalty is None else decoding.length_penalty,
             )
         valid = torch.arange(found.tokens.size(2), device=found.tokens.device) < found.lengths[:, :, None]
-        return Translation(found.tokens, valid, found.scores, found.steps, found.truncated)
+        history: tuple[History, ...] = ()
+        if decoding.history:
+            pairs = zip(found.tokens.unbind(1), valid.unbind(1), strict=True)
+            history = tuple(self.written(memory, Target(*pair)) for pair in pairs)
+        return Translation(found.tokens, valid, found.scores, found.steps, found.truncated, history)
+
+    def written(self, memory: Memory, target: Target) -> History:
+        """A translation with log p(y_t | y_<t, x), by a forced pass. A search writes a token a pass, so that what it
+        ended with tells all."""
+        scores = token_log_probs(*self.log_probs(memory, target))[:, :-1]  # without the end
+        return History.of_one_pass(target.tokens, target.valid, scores)
 
     @property
     def max_source_length(self) -> int | None:

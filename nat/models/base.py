@@ -137,6 +137,7 @@ class DecodingOptions:
         None, "translations are samples at this temperature; null: what the method finds most probable", above=0
     )
     seed: int = option(1, "seed of whatever is sampled", minimum=0)
+    history: bool = option(False, "keep token, confidence and fate of every position at every pass")
 
     def __post_init__(self) -> None:
         if self.seed != 1 and not self.is_random:
@@ -238,7 +239,6 @@ class EditOptions(SampleOptions):
     orders: int = option(24, "several constraints: orders of them that are tried; the best result stays", minimum=1)
     max_length_factor: float = option(2.0, "a translation has at most factor * S + offset tokens", minimum=0)
     max_length_offset: int = option(20, "see max_length_factor", minimum=1)
-    history: bool = option(False, "keep token, confidence and fate of every position at every pass")
 
     def num_copies(self, source: Source) -> int:
         """Canvases of each sentence: its samples, or the orders of its phrases."""

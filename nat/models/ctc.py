@@ -19,6 +19,7 @@ from nat.config import option
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.decoding.language_model import Fusion, check_language_model, open_language_model
+from nat.decoding.refine import History
 from nat.errors import ConfigError
 from nat.losses import uniform_cross_entropy
 from nat.models.base import BeamOptions, DecodingOptions, LossTerm, Translation, TranslationModel
@@ -204,25 +205,48 @@ class CTC(TranslationModel):
             )
             valid = torch.arange(tokens.size(2), device=tokens.device) < lengths[:, :, None]
         else:
-            tokens, valid, scores = self.paths(log_probs, slots, source=source, decoding=decoding)
+            path = self.path(log_probs, source=source, decoding=decoding)
+            tokens, valid, scores = self.collapsed(path, log_probs, slots)
+        history: tuple[History, ...] = ()
+        if decoding.history:
+            paths = self.alignments(tokens, valid, log_probs, slots) if decoding.beam_size > 1 else path.unbind(1)
+            history = tuple(written(path, log_probs, slots) for path in paths)
         ones = torch.ones(len(source), dtype=torch.long, device=tokens.device)
-        return Translation(tokens, valid, scores, ones, torch.zeros_like(ones, dtype=torch.bool))
+        return Translation(tokens, valid, scores, ones, torch.zeros_like(ones, dtype=torch.bool), history)
 
-    def paths(
-        self, log_probs: Float[Tensor, "B A V"], slots: Slots, *, source: Source, decoding: DecodingOptions
-    ) -> tuple[Int[Tensor, "B N T"], Bool[Tensor, "B N T"], Float[Tensor, "B N"]]:
-        """The best path, or samples: every slot by itself, at the temperature. Collapsed tokens, their validity, and
-        the log-probability of each path (not of all paths of its target) at temperature 1."""
+    def path(
+        self, log_probs: Float[Tensor, "B A V"], *, source: Source, decoding: DecodingOptions
+    ) -> Int[Tensor, "B N A"]:
+        """The best path, or samples: every slot by itself, at the temperature."""
         random = decoding.random(source)
-        if random is not None and decoding.temperature is not None:
-            path = random.samples(log_probs / decoding.temperature)  # (B, N, A)
-        else:
-            path = log_probs.argmax(dim=-1)[:, None]
+        if random is None or decoding.temperature is None:
+            return log_probs.argmax(dim=-1)[:, None]
+        return random.samples(log_probs / decoding.temperature)
+
+    def collapsed(
+        self, path: Int[Tensor, "B N A"], log_probs: Float[Tensor, "B A V"], slots: Slots
+    ) -> tuple[Int[Tensor, "B N T"], Bool[Tensor, "B N T"], Float[Tensor, "B N"]]:
+        """Tokens of paths, their validity, and the log-probability of each path (not of all paths of its target) at
+        temperature 1."""
         found = log_probs.gather(2, path.transpose(1, 2)).masked_fill(~slots.valid[:, :, None], 0.0)  # (B, A, N)
         valid = slots.valid.repeat_interleave(path.size(1), dim=0)
         tokens, kept = ctc.collapse(path.flatten(0, 1), valid, blank=BLANK, pad=PAD)
         shape = (len(path), path.size(1), -1)
         return tokens.view(shape), kept.view(shape), found.sum(dim=1)
+
+    def alignments(
+        self,
+        tokens: Int[Tensor, "B N T"],
+        valid: Bool[Tensor, "B N T"],
+        log_probs: Float[Tensor, "B A V"],
+        slots: Slots,
+    ) -> list[Int[Tensor, "B A"]]:
+        """Of each candidate of the beam, which is the sum of many paths, the best one."""
+        lengths = valid.sum(dim=2)
+        return [
+            ctc.best_alignment(log_probs, tokens[:, n], slots.lengths, lengths[:, n], blank=BLANK)
+            for n in range(tokens.size(1))
+        ]
 
     def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
         return self.config.upsampling * source_length
@@ -243,3 +267,8 @@ class CTC(TranslationModel):
         canvas = self.config.upsampling * batch.source.lengths
         alignable = ctc.alignable(batch.target.tokens, batch.target.lengths, canvas)
         return batch.source.valid.any(dim=1) & alignable & self.fits(batch.source.lengths, canvas)
+
+
+def written(path: Int[Tensor, "B A"], log_probs: Float[Tensor, "B A V"], slots: Slots) -> History:
+    """The canvas before it is collapsed."""
+    return History.of_one_pass(path, slots.valid, log_probs.gather(2, path[:, :, None]).squeeze(2))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nat.config import option
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import Symbol, Vocabularies
+from nat.decoding.refine import History
 from nat.errors import ConfigError
 from nat.losses import log_prob_cross_entropy
 from nat.models.base import DecodingOptions, LossTerm, Translation, TranslationModel
@@ -202,7 +203,10 @@ class Fertility(TranslationModel):
             source.repeat_rows(num_canvases), fertilities, memory.repeat_rows(num_canvases)
         )
         tokens, valid, scores = choose_tokens(log_probs, valid, random.fork(1), decoding)
-        found = Translation.best_of(tokens, valid, scores, count=decoding.num_candidates, ordered=True)
+        history = None
+        if decoding.history:
+            history = History.of_one_pass(*(values.flatten(0, 1) for values in (tokens, valid, scores)))
+        found = Translation.best_of(tokens, valid, scores, count=decoding.num_candidates, ordered=True, history=history)
         return replace(found, truncated=was_cut.view(-1, num_canvases)[:, 0])
 
     def choose_fertilities(

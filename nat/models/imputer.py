@@ -109,7 +109,6 @@ class Imputer(TranslationModel):
         block_size: int | None = option(
             None, f"schedule=block: slots of a block, and so decoder calls; null: {DEFAULT_BLOCK}", minimum=1
         )
-        history: bool = option(False, "keep token, confidence and fate of every slot at every pass")
 
         def __post_init__(self) -> None:
             super().__post_init__()

@@ -17,7 +17,7 @@ from torch import Tensor
 from nat.config import option
 from nat.data.batch import Batch, Source, Target, Tokens
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
-from nat.decoding.editing import EditCanvas, start
+from nat.decoding.editing import TracedCanvas, start, with_deleted
 from nat.decoding.refine import Fate, Step, refine, unchanged
 from nat.errors import ConfigError
 from nat.losses import log_prob_cross_entropy
@@ -42,7 +42,7 @@ class RollIn(Enum):
 
 
 @dataclass(frozen=True)
-class Growing(EditCanvas):
+class Growing(TracedCanvas):
     """cut: (B,) whether the last pass wanted more placeholders than there was room for."""
 
     cut: Bool[Tensor, " B"]
@@ -222,11 +222,16 @@ class Levenshtein(TranslationModel):
         begun = start(source, copies=copies)
         refined = refine(
             self.stepper(decoding),
-            Growing(**{f.name: getattr(begun, f.name) for f in fields(begun)}, cut=torch.zeros_like(begun.sealed)),
+            Growing(
+                **{f.name: getattr(begun, f.name) for f in fields(begun)},
+                origin=torch.zeros_like(begun.tokens),
+                cut=torch.zeros_like(begun.sealed),
+            ),
             Work(memory, limits.repeat_interleave(copies), decoding.random(source)),
             max_passes=decoding.max_passes,
             finished=unchanged,
             history=decoding.history,
+            picture=with_deleted,
         )
         canvas, shape = refined.canvas, (-1, copies)
         return Translation.best_of(
@@ -243,7 +248,7 @@ class Levenshtein(TranslationModel):
         left out. With a temperature the first pass samples tokens, and the later ones refine the sample."""
 
         def step(canvas: Growing, work: Work, number: int) -> Growing:
-            canvas = self.delete(canvas, work)
+            canvas = self.delete(canvas.traced(), work)
             canvas = self.make_room(canvas, work, penalty=decoding.placeholder_penalty)
             new = canvas.fate == Fate.INSERTED
             if not bool(new.any()):

@@ -50,7 +50,6 @@ class MaskPredict(TranslationModel):
     class Decoding(LengthBeamOptions):
         usual_beam: ClassVar[int] = 5
         max_passes: int = option(4, "decoder calls", minimum=1)
-        history: bool = option(False, "keep token, confidence and fate of every position at every pass")
         remask: float = option(0.3, "with a draft: share of it that the first pass predicts anew", minimum=0, maximum=1)
         orders: int = option(24, "several constraints: orders of them that are tried", minimum=1)
 

@@ -16,6 +16,7 @@ from nat.config import option
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
 from nat.decoding.beam import Hypotheses, beam_search, greedy, sample
+from nat.decoding.refine import History
 from nat.errors import ConfigError
 from nat.losses import token_log_probs
 from nat.models.base import BeamOptions, DecodingOptions, LossTerm, Translation, TranslationModel
@@ -110,8 +111,12 @@ class Pointer(TranslationModel):
         return every.view(num_rows, width).masked_fill(~distinct, -torch.inf).logsumexp(dim=1)
 
     def _forced(self, memory: Memory, tokens: Int[Tensor, "B T"], valid: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
+        return self._each(memory, tokens, valid).sum(dim=1)
+
+    def _each(self, memory: Memory, tokens: Int[Tensor, "B T"], valid: Bool[Tensor, "B T"]) -> Float[Tensor, "B L"]:
+        """Log-probability of each point and of the end, T + 1 of them, 0 where not valid."""
         log_probs, labels, inside = self.log_probs(memory, tokens, valid)
-        return token_log_probs(log_probs, labels, inside).sum(dim=1)
+        return token_log_probs(log_probs, labels, inside)
 
     def log_probs(
         self, memory: Memory, tokens: Int[Tensor, "B T"], valid: Bool[Tensor, "B T"]
@@ -137,7 +142,8 @@ class Pointer(TranslationModel):
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, Pointer.Decoding)
         source = source.compact()
-        state, random = self.start(self.encoder(source)), decoding.random(source)
+        memory, random = self.encoder(source), decoding.random(source)
+        state = self.start(memory)
         limits = self.limits(source, decoding)
         if random is not None and decoding.temperature is not None:
             found = sample(self.step, state, limits, random=random, temperature=decoding.temperature)
@@ -148,7 +154,16 @@ class Pointer(TranslationModel):
             found = possible(beam_search(self.step, state, limits, beam_size=size, num_candidates=count))
         valid = torch.arange(found.tokens.size(2), device=found.tokens.device) < found.lengths[:, :, None]
         tokens = from_lowest(found.tokens, valid) if self.cyclic else found.tokens
-        return Translation(tokens, valid, found.scores, found.steps, found.truncated)
+        history: tuple[History, ...] = ()
+        if decoding.history:
+            pairs = zip(found.tokens.unbind(1), valid.unbind(1), strict=True)
+            history = tuple(self.written(memory, *pair) for pair in pairs)
+        return Translation(tokens, valid, found.scores, found.steps, found.truncated, history)
+
+    def written(self, memory: Memory, tokens: Int[Tensor, "B T"], valid: Bool[Tensor, "B T"]) -> History:
+        """A sequence as it was written, a polygon from its first point on, each point with its log-probability after
+        those before it."""
+        return History.of_one_pass(tokens, valid, self._each(memory, tokens, valid)[:, :-1])
 
     def limits(self, source: Source, decoding: Decoding) -> Int[Tensor, " B"]:
         """The most points of each row's sequence: with the mask, all of them; a triangulation has fewer than 6 S."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from nat.config import option
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
+from nat.decoding.refine import History
 from nat.losses import token_log_probs
 from nat.models.base import DecodingOptions, LossTerm, SampleOptions, Translation, TranslationModel
 from nat.nn.pointing import PointConfig, PointEncoder, PointerHead, each_once, places, pointer_cross_entropy
@@ -89,11 +90,18 @@ class PointerParallel(TranslationModel):
         points = from_lowest(points, valid)
         labels = successors(points, valid, count=wide.size(1)) + 1
         inside = memory.valid.repeat_interleave(count, dim=0)
-        scores = token_log_probs(wide, labels, inside).sum(dim=1)
+        found = token_log_probs(wide, labels, inside)  # (B * N, S) by point
+        scores = found.sum(dim=1)
         tokens = (points + NUM_SYMBOLS).masked_fill(~valid, int(Symbol.PAD))
+        history: tuple[History, ...] = ()
+        if decoding.history:  # of each point, that of the one after it
+            each = found.gather(1, points.clamp(min=0).masked_fill(~valid, 0))
+            made = History.of_one_pass(tokens, valid, each)
+            starts = torch.arange(len(source), device=points.device) * count
+            history = tuple(made.select(starts + n) for n in range(count))
         passes = torch.ones(len(source), dtype=torch.long, device=points.device)
         tokens, valid, scores = (part.unflatten(0, (len(source), count)) for part in (tokens, valid, scores))
-        return Translation(tokens, valid, scores, passes, truncated=torch.zeros_like(passes, dtype=torch.bool))
+        return Translation(tokens, valid, scores, passes, torch.zeros_like(passes, dtype=torch.bool), history)
 
     @property
     def max_source_length(self) -> int | None:

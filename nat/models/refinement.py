@@ -67,7 +67,6 @@ class Refinement(TranslationModel):
     class Decoding(LengthBeamOptions):
         max_passes: int = option(10, "decoder calls at most; a sentence that no longer changes needs fewer", minimum=1)
         adaptive: bool = option(True, "stop at a sentence that no longer changes; false: max_passes for every one")
-        history: bool = option(False, "keep token, confidence and fate of every position at every pass")
 
     def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
         super().__init__(vocabularies)

@@ -16,6 +16,7 @@ from torch import Tensor
 from nat.config import option
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
+from nat.decoding.refine import History
 from nat.errors import ConfigError
 from nat.losses import log_prob_cross_entropy
 from nat.models.base import DecodingOptions, LengthBeamOptions, LossTerm, Translation, TranslationModel
@@ -141,6 +142,7 @@ class Vanilla(TranslationModel):
         log_probs = self.net.decode(self.net.place(x), valid, memory.repeat_rows(copies))[-1]
         tokens = decoding.pick(log_probs, decoding.random(source))
         scores = log_probs.gather(2, tokens[:, :, None]).squeeze(2)
+        history = History.of_one_pass(tokens, valid, scores) if decoding.history else None
         tokens, valid, scores = (t.unflatten(0, (-1, copies)) for t in (tokens, valid, scores))  # (B, K, T)
         return Translation.best_of(
             tokens,
@@ -149,6 +151,7 @@ class Vanilla(TranslationModel):
             extra_scores=length_scores,
             count=decoding.num_candidates,
             ordered=decoding.temperature is not None,
+            history=history,
         )
 
     def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import torch
 
 from nat.cli.decode import main
 from nat.decoding.candidates import Choice
+from nat.decoding.history import read_history
 from nat.errors import ConfigError
 from nat.evaluation import decode as work
 from nat.evaluation import results
@@ -582,3 +584,40 @@ def test_as_a_process(folder: Path, tiny_runs: dict[str, Path]) -> None:
     translation = load(tiny_runs["ctc"], device="cpu").translate(["Opens the dialog."])[0]
     assert done.stdout.decode() == f"{translation}\n\n"
     assert b"sentences 2: empty 1" in done.stderr
+
+
+def test_the_history_of_every_translation(decode: Run, folder: Path) -> None:
+    options = ("source=source.txt", "reference=reference.txt", "output=out.txt", *BEAM)
+    assert decode(*options, "history=history.jsonl", "jsonl=out.jsonl") == 0
+    translations = (folder / "out.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    found = read_history(folder / "history.jsonl")
+    rows = rows_of(folder / "out.jsonl")
+    assert [item.source for item in found] == SOURCES
+    assert [item.reference for item in found] == REFERENCES
+    assert [item.translation.text for item in found] == translations
+    for item, row in zip(found, rows, strict=True):
+        assert [candidate.score for candidate in item.candidates] == [round(each["score"], 4) for each in row["nbest"]]
+        for candidate in item.candidates:
+            assert len(candidate.passes) == item.num_passes == (1 if item.source.strip() else 0)
+            for each in candidate.passes:  # the canvas of CTC, before it is collapsed
+                runs = [token for token, _ in itertools.groupby(each.tokens)]
+                assert [token for token in runs if token != "<blank>"] == candidate.tokens
+
+
+def test_the_history_where_speed_is_measured_is_decoded_once_more(
+    decode: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    real = CTC.decode
+    monkeypatch.setattr(
+        CTC,
+        "decode",
+        lambda self, source, *, decoding: (asked.append(decoding.history), real(self, source, decoding=decoding))[1],
+    )
+    assert decode("source=source.txt", "output=a.txt", "history=slow.jsonl", "speed_sentences=1", "speed=true") == 0
+    assert asked == [False] * (len(asked) - 1) + [True]
+    asked.clear()
+    assert decode("source=source.txt", "output=b.txt", "history=quick.jsonl") == 0
+    assert asked == [True]
+    assert read_history(folder / "slow.jsonl") == read_history(folder / "quick.jsonl")
+    assert decode("source=source.txt", "output=b.txt", "history=source.txt") == 2

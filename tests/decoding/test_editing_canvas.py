@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from builders import draft_of, phrases_of
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nat.data.batch import Source
-from nat.decoding.editing import EditCanvas, num_orders, orders, start
+from nat.decoding.editing import EditCanvas, TracedCanvas, num_orders, orders, start, with_deleted
 from nat.decoding.refine import Fate
 
 PHRASES = [[[10, 11], [12]], [], [[13]]]
@@ -88,3 +88,46 @@ def test_the_start_of_a_row_does_not_depend_on_its_batch() -> None:
         for i, row in enumerate(rows):
             alone = start(source(1, phrases=phrases_of([row])), copies=copies)
             assert lists(alone) == lists(together)[copies * i : copies * (i + 1)]
+
+
+Edits = st.lists(st.tuples(st.booleans(), st.integers(0, 2)), max_size=5)
+
+
+def plain_picture(edits: list[tuple[bool, int]], last: int) -> list[tuple[int, int]]:
+    """(token, fate) after a pass over tokens 10, 11 ...; edits: of each, whether it is deleted and how many 7s are
+    inserted before it (before the next that stays, if it goes); last: how many after all."""
+    found, pending = [], 0
+    for i, (gone, new) in enumerate(edits):
+        pending += new
+        if not gone:
+            found += [(7, int(Fate.INSERTED))] * pending
+            pending = 0
+        found.append((10 + i, int(Fate.DELETED if gone else Fate.KEPT)))
+    return found + [(7, int(Fate.INSERTED))] * (pending + last)
+
+
+@given(st.lists(st.tuples(Edits, st.integers(0, 2)), min_size=1, max_size=4))
+def test_what_a_pass_deleted_is_shown_where_it_stood(rows: list[tuple[list[tuple[bool, int]], int]]) -> None:
+    begun = start(source(len(rows), draft=draft_of([[10 + i for i in range(len(edits))] for edits, _ in rows])))
+    names = [f.name for f in fields(begun)]
+    canvas = TracedCanvas(**{name: getattr(begun, name) for name in names}, origin=torch.zeros_like(begun.tokens))
+    before = replace(canvas, scores=-begun.tokens.float()).traced()
+    dropped = torch.zeros_like(before.valid)
+    for row, (edits, _) in enumerate(rows):
+        dropped[row, : len(edits)] = torch.tensor([gone for gone, _ in edits], dtype=torch.bool)
+    after = before.without(dropped)
+    counts = torch.zeros(len(rows), after.tokens.size(1) + 1, dtype=torch.long)
+    for row, (edits, last) in enumerate(rows):
+        gap = 0
+        for gone, new in edits:
+            counts[row, gap] += new
+            gap += not gone
+        counts[row, gap] += last
+    found = with_deleted(before, after.inserted(counts, token=7))
+    for row, (edits, last) in enumerate(rows):
+        expected = plain_picture(edits, last)
+        real = found.valid[row]
+        assert list(zip(found.tokens[row, real].tolist(), found.fate[row, real].tolist(), strict=True)) == expected
+        assert found.scores[row, real].tolist() == [0.0 if token == 7 else -float(token) for token, _ in expected]
+        assert not found.tokens[row, ~real].any() and not found.fate[row, ~real].any()
+        assert not real[len(expected) :].any()

@@ -68,9 +68,11 @@ def decoded(translator: Translator, sentences: Sequence[str], **options: Any) ->
     return translator.decode(sentences, decoding=translator.decoding(options), batch_size=3)
 
 
-def test_samples_are_refused(tiny: Translator) -> None:
+def test_samples_and_a_history_are_refused(tiny: Translator) -> None:
     with pytest.raises(ConfigError, match=r"^decoding\.temperature=0\.5: ctranslate2 cannot sample"):
         accelerate(tiny).decoding({"temperature": 0.5})
+    with pytest.raises(ConfigError, match=r"^decoding\.history=true: ctranslate2 keeps none, engine=torch does"):
+        accelerate(tiny).decoding({"history": True})
 
 
 def assert_same(found: list[Decoded], expected: list[Decoded]) -> None:

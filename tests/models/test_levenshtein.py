@@ -411,11 +411,15 @@ def test_an_oracle_turns_any_draft_into_the_target_in_one_pass(
     assert not found.truncated.any()
     (history,) = found.history
     for row, (draft, target) in enumerate(zip(drafts, targets, strict=True)):
-        assert history.tokens[row, 0, : len(target)].tolist() == target
-        _, counts, _ = plain_edits(draft, target)
-        fates = history.fate[row, 0]
-        assert (fates == Fate.INSERTED).sum() == sum(counts)
-        assert ((fates == Fate.KEPT) | (fates == Fate.INSERTED)).sum() == len(target)
+        deleted, counts, missing = plain_edits(draft if has_draft else [], target)
+        fates, tokens = history.fate[row, 0], history.tokens[row, 0]
+        there = (fates == Fate.KEPT) | (fates == Fate.INSERTED)
+        assert tokens[there].tolist() == target
+        assert tokens[fates == Fate.INSERTED].tolist() == missing
+        assert sum(counts) == len(missing)
+        assert tokens[fates == Fate.DELETED].tolist() == [t for t, gone in zip(draft, deleted, strict=False) if gone]
+        stood = (fates == Fate.KEPT) | (fates == Fate.DELETED)
+        assert tokens[stood].tolist() == (draft if has_draft else [])  # nothing is lost, and all in its place
 
 
 @settings(deadline=None, max_examples=25)
