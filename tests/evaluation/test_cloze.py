@@ -139,7 +139,8 @@ def test_one_command_prints_everything(runs: dict[str, Path], tmp_path: Path, ca
     for row in report["cloze"]:
         gaps = row["gaps"]
         assert len(gaps) == row["num_gaps"] == 20 - row["num_without_word"]
-        assert row["num_correct"] == sum(gap["word"] == gap["answer"] for gap in gaps)
+        assert all(gap["correct"] == (gap["word"] == gap["answer"]) for gap in gaps)
+        assert row["num_correct"] == sum(gap["correct"] for gap in gaps)
         assert row["accuracy"] == row["num_correct"] / len(gaps)
         assert row["baseline_num_correct"] == sum(gap["word"] == row["baseline_word"] for gap in gaps)
         assert all(gap["answer"] and "___" in gap["sentence"] for gap in gaps)

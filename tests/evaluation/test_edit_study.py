@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
-from nat.evaluation.edit_study import span, spoil
+from nat.data.vocabulary import Symbol
+from nat.evaluation.edit_study import span, spelled, spoil
 
 LINES = [" ".join(f"w{i % 97}" for i in range(n, n + 20)) for n in range(200)]
 
@@ -32,3 +34,16 @@ def test_a_term_is_a_part_of_the_line() -> None:
     found = [span("a b c d", chance, 2) for _ in range(200)]
     assert set(found) == {"a", "b", "c", "d", "a b", "b c", "c d"}
     assert span("a", chance, 5) == "a"
+
+
+def test_a_term_is_asked_for_only_where_it_can_be_written() -> None:
+    class Letters:
+        """a, b and c are known."""
+
+        def encode(self, texts: list[str]) -> list[list[int]]:
+            return [[int(Symbol.UNK) if letter not in "abc" else 90 + ord(letter) for letter in text] for text in texts]
+
+    letters: Any = Letters()
+    assert spelled("abc", letters)
+    assert not spelled("abz", letters)
+    assert not spelled("", letters)
