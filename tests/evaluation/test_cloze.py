@@ -131,6 +131,7 @@ def test_one_command_prints_everything(runs: dict[str, Path], tmp_path: Path, ca
     report = json.loads(output.read_text(encoding="utf-8"))
     assert [row["languages"] for row in report["translation"]] == ["en-de", "de-en"]
     assert report["num_sentences"] == 20
+    assert "direction" not in report["decoding"] and report["decoding"]["end_penalty"] == 0.0
     for row in report["translation"]:
         assert 0 <= row["bleu"] <= 100 and row["passes"] >= 1
         assert f"{row['languages']}  BLEU {row['bleu']:.2f}  chrF {row['chrf']:.2f}" in told

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nat.data.vocabulary import Symbol
-from nat.evaluation.edit_study import span, spelled, spoil
+from nat.evaluation.edit_study import describe_study, span, spelled, spoil
 
 LINES = [" ".join(f"w{i % 97}" for i in range(n, n + 20)) for n in range(200)]
 
@@ -47,3 +47,13 @@ def test_a_term_is_asked_for_only_where_it_can_be_written() -> None:
     assert spelled("abc", letters)
     assert not spelled("abz", letters)
     assert not spelled("", letters)
+
+
+def test_gains_are_those_over_the_draft_and_over_no_constraints() -> None:
+    figures = {"num_sentences": 7, "bleu": 10.0, "teacher_bleu": 30.0, "draft_bleu": 20.0, "edited_bleu": 23.5}
+    figures |= {"edited_passes": 2.0, "num_constraints": 8, "num_constraints_kept": 6}
+    figures |= {"num_cases": 4, "num_cases_kept": 3, "constrained_bleu": 9.0}
+    told = describe_study(figures)
+    assert "spoiled 20.00, edited 23.50 (+3.50)" in told
+    assert "kept 75 % (6 of 8), all of them in 3 of 4 cases" in told
+    assert "BLEU 9.00 (-1.00)" in told

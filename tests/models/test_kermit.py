@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from builders import make_batch, make_model, pair_batch
+from builders import make_batch, make_model, pair_batch, phrases_of
 from oracles import rows_of
 from torch import Tensor
 
@@ -316,6 +317,38 @@ def test_lengths_that_fit() -> None:
     assert model.canvas_length(batch.source.lengths.numpy(), batch.target.lengths.numpy()).tolist() == [14, 12, 12]
     found = decode(model, batch.source.select(torch.tensor([0])), max_length_offset=50)
     assert found.valid.sum() <= 5
+
+
+@pytest.mark.parametrize(("nonempty", "length"), [(True, 3), (False, 2)])
+def test_a_gap_between_given_words_is_left_empty_only_where_it_may(
+    nonempty: bool, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = kermit()
+    honest = model.net.log_probs
+
+    def ending(slots: Tensor, side: Side) -> Tensor:
+        """Every slot wants to end."""
+        found = honest(slots, side)
+        return found.index_add(2, torch.tensor([EOS]), torch.full_like(found[:, :, :1], 50.0)).log_softmax(dim=2)
+
+    monkeypatch.setattr(model.net, "log_probs", ending)
+    _, target = fill(model, gapped([[9]], [[]]), gapped([[7, 8]], [[1]]), nonempty=nonempty)
+    (found,) = outputs(target)
+    assert (len(found), found[0], found[-1]) == (length, 7, 8)
+
+
+def test_of_several_orders_of_phrases_the_better_one_is_given() -> None:
+    model = kermit(seed=3)
+    source = make_batch([(n, 1) for n in range(1, 9)]).source
+
+    def run(*order: int, orders: int) -> list[list[int]]:
+        phrases = phrases_of([[[token] for token in order]] * len(source))
+        return outputs(decode(model, replace(source, phrases=phrases), orders=orders, max_passes=3))
+
+    first, second, best = run(9, 10, orders=1), run(10, 9, orders=1), run(9, 10, orders=2)
+    chosen = [row == one for row, one in zip(best, first, strict=True)]
+    assert all(row in pair for row, *pair in zip(best, first, second, strict=True))
+    assert set(chosen) == {True, False}
 
 
 # --- one checkpoint, overfitted ---------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from builders import make_batch, make_model
@@ -518,6 +519,10 @@ def test_the_order_of_phrases_is_the_one_of_highest_mean_log_probability() -> No
 
 
 # --- decoding: ends, limits, options ------------------------------------------------------------------------
+
+
+def test_a_canvas_counts_both_ends() -> None:
+    assert make_model("levenshtein").canvas_length(np.array([9, 1]), np.array([3, 5])).tolist() == [5, 7]
 
 
 def test_both_ends_are_never_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
