@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from builders import draft_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -330,3 +331,16 @@ def test_drawn_numbers_are_the_rows_own() -> None:
         assert torch.equal(alone[0], together[row])
         counts[tuple(alone[0].tolist())] += 1
     assert len(counts) > 3
+
+
+def test_the_mean_score_is_over_what_was_decided() -> None:
+    """Two tokens were given and three inserted, with two ends: five decisions."""
+    source = Source.from_lists([[9]])
+    grown = replace(
+        InsertionCanvas.of(start(replace(source, draft=draft_of([[9] * 5])))),
+        scores=torch.tensor([[-1.0, 0.0, -2.0, -3.0, 0.0]]),
+        num_given=torch.tensor([2]),
+        end_scores=torch.tensor([-4.0]),
+        num_ends=torch.tensor([2]),
+    )
+    assert grown.mean_score.tolist() == [-2.0]
