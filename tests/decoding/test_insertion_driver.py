@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nat.data.batch import Draft, Phrases, Source
+from nat.data.batch import Phrases, Source
 from nat.decoding.editing import EditCanvas, empty, start
 from nat.decoding.insertion import Finalisation, InsertionCanvas, InsertionRule, best_first, insert_until_complete
 from nat.decoding.refine import Fate, Refined
@@ -138,12 +138,6 @@ def test_it_goes_on_from_a_draft() -> None:
     assert lists(found.canvas) == [list(range(FIRST, FIRST + n)) for n in lengths.tolist()]
     assert found.passes.tolist() == [3, 3, 1]
     assert found.canvas.num_given.tolist() == [2, 0, 1]
-
-
-def draft_of(rows: list[list[int]]) -> Draft:
-    source = Source.from_lists(rows)
-    closed = torch.zeros(len(rows), source.tokens.size(1) + 1, dtype=torch.bool)
-    return Draft(source.tokens, source.valid, torch.zeros_like(source.valid), closed)
 
 
 # --- what is chosen ---------------------------------------------------------------------------------
