@@ -458,7 +458,10 @@ REFUSALS = {
     "source and split": (["source=source.txt", "split=test"], ["source=source.txt", "split=test"]),
     "data without effect": (["source=source.txt", "data.max_words=3"], ["data.max_words", "no effect"]),
     "ter without reference": (["source=source.txt", "ter=true"], ["ter=true", "reference"]),
-    "passes of CTC": (["decoding.max_passes=10"], ["decoding.max_passes=10", "CTC", "beam_size, language_model"]),
+    "passes of CTC": (
+        ["decoding.max_passes=10"],
+        ["decoding.max_passes=10", "CTC", "beam_size, history, language_model"],
+    ),
     "num_candidates": (["decoding.num_candidates=5"], ["num_candidates=5", "beam_size=1"]),
     "samples of a beam": (
         ["decoding.temperature=1.0", "decoding.beam_size=4"],

@@ -91,7 +91,7 @@ def test_the_run_folder_is_whole(reference: Path) -> None:
     assert parse(RunConfig, load_yaml(reference / "config.yaml")).seed == 1
     samples = json.loads((reference / "samples.json").read_text())
     assert len(samples) == 4
-    assert samples[0].keys() == {"source", "reference", "translation"}
+    assert samples[0].keys() == {"source", "reference", "translation", "passes"}  # the canvas of the one pass
     assert len(list((reference / "best").iterdir())) == 2
 
 
