@@ -51,13 +51,16 @@ def attend(
     seen: Bool[Tensor, "#B #H #L K"] | None = None,
     *,
     dropout: float = 0.0,
+    causal: bool = False,
 ) -> Float[Tensor, "B H L E"]:
     """softmax(Q K^T / sqrt(E)) V, where weights of what is not seen are zero; every query must see one key at least.
-    Weights and sums are at least float32. dropout: on the weights."""
+    On CPU weights and sums are at least float32. dropout: on the weights. causal: no query sees later keys."""
     with torch.autocast("cpu", enabled=False):
         if queries.device.type == "cpu":  # its fused kernel is several times slower in bf16 than in fp32
             queries, keys, values = (at_least_float32(part) for part in (queries, keys, values))
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen, dropout_p=dropout)
+        return F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=seen, dropout_p=dropout, is_causal=causal
+        )
 
 
 def attend_blocks(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nat.config import option
 from nat.nn.attention.base import HeadAttention
+from nat.ops.blocks import attend
 from nat.ops.precision import at_least_float32
 
 
@@ -69,17 +70,8 @@ class FullAttention(HeadAttention):
         causal: bool = False,
     ) -> Float[Tensor, "B H L E"]:
         """Softmax-weighted values of each head. mask: True where a query may look, at one key at least."""
-        with torch.autocast("cpu", enabled=False):
-            if queries.device.type == "cpu":  # its fused kernel is several times slower in bf16 than in fp32
-                queries, keys, values = (at_least_float32(part) for part in (queries, keys, values))
-            return F.scaled_dot_product_attention(
-                queries,
-                keys,
-                values,
-                attn_mask=mask,
-                dropout_p=self.dropout if self.training else 0.0,
-                is_causal=causal,
-            )
+        dropout = self.dropout if self.training else 0.0
+        return attend(queries, keys, values, mask, dropout=dropout, causal=causal)
 
     def weights(
         self, queries: Float[Tensor, "B H L E"], keys: Float[Tensor, "B H N E"], valid: Bool[Tensor, "B N"] | None
