@@ -44,6 +44,20 @@ class Attention(nn.Module, ABC):
         return [cls(config, dim=dim, num_heads=num_heads, head_dim=head_dim) for _ in range(num_layers)]  # type: ignore[call-arg]
 
 
+class AttentionOfLayer(Attention):
+    """A kind that draws something, other numbers in each layer: its `__init__` takes `layer`, the layer's number from
+    0, as well."""
+
+    @classmethod
+    def stack(
+        cls, config: Any, *, num_layers: int, dim: int, num_heads: int, head_dim: int | None = None
+    ) -> list[Attention]:
+        return [
+            cls(config, dim=dim, num_heads=num_heads, head_dim=head_dim, layer=layer)  # type: ignore[call-arg]
+            for layer in range(num_layers)
+        ]
+
+
 def attention_stack(
     kind: Component, *, num_layers: int, dim: int, num_heads: int, head_dim: int | None = None
 ) -> list[Attention]:

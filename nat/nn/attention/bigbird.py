@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nat.config import option
 from nat.errors import ConfigError
-from nat.nn.attention.base import Attention, SelfAttention
+from nat.nn.attention.base import AttentionOfLayer, SelfAttention
 from nat.nn.attention.global_tokens import ExtraTokens
 from nat.nn.rng import RowRandom, seed_for
 from nat.ops.blocks import row_lengths
@@ -19,7 +19,7 @@ from nat.ops.global_tokens import attend_from_first, with_first
 from nat.ops.random_blocks import random_block_attention
 
 
-class BigBirdAttention(SelfAttention):
+class BigBirdAttention(AttentionOfLayer, SelfAttention):
     """A block sees the blocks around it, random ones, and global tokens: the sequence's first (the paper's ITC), extra
     ones (ETC), or both. Time and memory: N * (all that a block sees).
 
@@ -53,15 +53,6 @@ class BigBirdAttention(SelfAttention):
         self.extra = ExtraTokens(config.num_extra, dim=dim) if config.num_extra else None
         seeds = [seed_for("bigbird", config.seed, layer, head) % 2**40 for head in range(num_heads)]
         self.register_buffer("keys", torch.tensor(seeds))  # so small that the mean of several checkpoints is exact
-
-    @classmethod
-    def stack(
-        cls, config: Config, *, num_layers: int, dim: int, num_heads: int, head_dim: int | None = None
-    ) -> list[Attention]:
-        """Each layer has random blocks of its own."""
-        return [
-            cls(config, dim=dim, num_heads=num_heads, head_dim=head_dim, layer=layer) for layer in range(num_layers)
-        ]
 
     def mix(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nat.config import option
-from nat.nn.attention.base import Attention, SelfAttention
+from nat.nn.attention.base import AttentionOfLayer, SelfAttention
 from nat.nn.rng import seed_for
 from nat.ops.features import (
     elu_features,
@@ -96,22 +95,13 @@ class EfficientAttention(FeatureAttention):
         return choices @ (maps.transpose(2, 3) @ values)
 
 
-class RandomAttention(FeatureAttention):
+class RandomAttention(AttentionOfLayer, FeatureAttention):
     """A kind with random features: drawn once, for each layer and head other ones, and part of the checkpoint.
 
     Departs from the papers, which draw anew in training: a run that is resumed or decoded has the features it had.
     """
 
     directions: Float[Tensor, "H M E"]
-
-    @classmethod
-    def stack(
-        cls, config: Any, *, num_layers: int, dim: int, num_heads: int, head_dim: int | None = None
-    ) -> list[Attention]:
-        return [
-            cls(config, dim=dim, num_heads=num_heads, head_dim=head_dim, layer=layer)  # type: ignore[call-arg, misc]
-            for layer in range(num_layers)
-        ]
 
 
 class RandomFeatureAttention(RandomAttention):

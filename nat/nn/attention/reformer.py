@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nat.config import option
-from nat.nn.attention.base import Attention, SelfAttention
+from nat.nn.attention.base import AttentionOfLayer, SelfAttention
 from nat.nn.rng import seed_for
 from nat.ops.lsh import DIRECTIONS, hash_buckets, lsh_attention
 from nat.ops.precision import at_least_float32
 
 
-class ReformerAttention(SelfAttention):
+class ReformerAttention(AttentionOfLayer, SelfAttention):
     """LSH attention with shared queries and keys (section 2): time and memory grow with N log N.
 
     A position sees those of its bucket, in several rounds of hashing, and itself if nothing else. Where a row fits
@@ -45,13 +45,6 @@ class ReformerAttention(SelfAttention):
         generator = torch.Generator().manual_seed(seed_for("reformer", config.seed, layer))
         shape = (num_heads, config.num_rounds, self.head_dim, 2 * DIRECTIONS)
         self.register_buffer("rotations", torch.randn(shape, generator=generator))
-
-    @classmethod
-    def stack(
-        cls, config: Config, *, num_layers: int, dim: int, num_heads: int, head_dim: int | None = None
-    ) -> list[Attention]:
-        """Each layer with rotations of its own."""
-        return [cls(config, dim=dim, num_heads=num_heads, head_dim=head_dim, layer=i) for i in range(num_layers)]
 
     def project(
         self, x: Float[Tensor, "B N D"]

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nat.config import option
-from nat.nn.attention.base import Attention, SelfAttention
+from nat.nn.attention.base import AttentionOfLayer, SelfAttention
 from nat.nn.rng import seed_for
 from nat.nn.running import Running
 from nat.ops.clustering import cluster_sums, clustered_attention, members, similarities
@@ -51,7 +51,7 @@ class Centroids(Running):
         means.copy_(torch.where(counts[..., None] > 0, means.lerp(found, 1 - self.decay), means))
 
 
-class RoutingAttention(SelfAttention):
+class RoutingAttention(AttentionOfLayer, SelfAttention):
     """Queries and keys of unit variance, clustered by the same centroids; each cluster takes the w = n / k queries and
     the w keys that are closest to its centroid, and they attend to one another (section 4.1): n^1.5 for k = sqrt(n).
 
@@ -83,13 +83,6 @@ class RoutingAttention(SelfAttention):
             decay=config.decay,
             seed=seed_for("routing", config.seed, layer),
         )
-
-    @classmethod
-    def stack(
-        cls, config: Config, *, num_layers: int, dim: int, num_heads: int, head_dim: int | None = None
-    ) -> list[Attention]:
-        """Each layer with centroids of its own."""
-        return [cls(config, dim=dim, num_heads=num_heads, head_dim=head_dim, layer=i) for i in range(num_layers)]
 
     def project(
         self, x: Float[Tensor, "B N D"]
