@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every kind of self-attention in the encoder: learnt on a long-input task, timed against the length, in one picture of
-# speed, score and memory. About an hour on one CPU core: two to three minutes of training for each kind, then the benchmark.
+# speed, score and memory. About two hours on one CPU core: about five minutes of training for each kind, then the benchmark.
 #   bash scripts/compare_attention.sh [FOLDER] [OVERRIDES of nat-train, for example seed=2 or trainer.max_updates=2000]
 # KINDS="full local linear" chooses kinds. The same command again resumes where it was stopped.
 # FOLDER/KIND: the runs. FOLDER/decoded: answers and scores. FOLDER/attention.json, kinds.svg, table.md: the figures.

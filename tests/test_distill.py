@@ -9,13 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import workers
 
 import nat
 from nat.cli.distill import main
@@ -93,22 +93,17 @@ def test_beam_with_several_candidates(tiny_runs: dict[str, Path], tmp_path: Path
 
 def test_killed_three_times_gives_the_same_bytes(distilled: Path, tiny_runs: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "killed"
-    command = [sys.executable, "-m", "nat.cli.distill", f"teacher={tiny_runs['autoregressive']}", f"output={folder}"]
-    kills, choose = 0, random.Random(5)
-    while kills < 3:
-        before = len(list(folder.glob("parts/shard-*")))
-        process = subprocess.Popen([*command, *FAST], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while len(list(folder.glob("parts/shard-*"))) <= before and process.poll() is None:
-            time.sleep(0.002)
-        time.sleep(choose.uniform(0, 0.05))
-        if process.poll() is not None:
-            break  # done before the kill: the next lines tell whether often enough
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    assert kills == 3
+    arguments = [f"teacher={tiny_runs['autoregressive']}", f"output={folder}", *FAST]
+    chance, parts = random.Random(5), []
+    for _ in range(3):
+        process = workers.start(
+            workers.struck, arguments, str(tmp_path / "log"), folder, chance.randint(6, 20), module="nat.cli.distill"
+        )
+        assert workers.finish(process) == -signal.SIGKILL, (tmp_path / "log").read_text()
+        parts.append(len(list(folder.glob("parts/shard-*"))))
+    assert parts[0] < parts[1] < parts[2]
     assert not (folder / "manifest.json").exists()
-    assert distil(*command[3:], *FAST) == 0
+    assert distil(*arguments) == 0
     assert (folder / "train.jsonl").read_bytes() == (distilled / "train.jsonl").read_bytes()
 
 

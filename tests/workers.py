@@ -6,20 +6,23 @@ They come from one server process that has imported everything, so that each sta
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 import os
+import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["nat.training.run", "nat.cli.train", "workers"])
+CONTEXT.set_forkserver_preload(["nat.training.run", "nat.cli.train", "nat.cli.distill", "workers"])
 
 
-def start(target: Callable[..., Any], *arguments: Any) -> ForkServerProcess:
-    process = CONTEXT.Process(target=target, args=arguments, daemon=True)
+def start(target: Callable[..., Any], *arguments: Any, **options: Any) -> ForkServerProcess:
+    process = CONTEXT.Process(target=target, args=arguments, kwargs=options, daemon=True)
     process.start()
     return process
 
@@ -33,13 +36,45 @@ def finish(process: ForkServerProcess, seconds: float = 120.0) -> int:
     return process.exitcode
 
 
-def command(arguments: list[str], log: str, environment: dict[str, str] | None = None) -> None:
-    """nat-train with its output in a file. Exits with its code."""
+def command(
+    arguments: list[str], log: str, environment: dict[str, str] | None = None, module: str = "nat.cli.train"
+) -> None:
+    """A command (nat-train) with its output in a file. Exits with its code."""
     with logged(log):
         os.environ.update(environment or {})
-        from nat.cli.train import main
+        importlib.import_module(module).main(arguments)
 
-        main(arguments)
+
+def struck(
+    arguments: list[str],
+    log: str,
+    folder: Path,
+    number: int,
+    blow: signal.Signals = signal.SIGKILL,
+    module: str = "nat.cli.train",
+) -> None:
+    """A command that a signal hits as it is about to touch `folder` for the `number`-th time.
+
+    To touch is to open, move or remove a file there or to make a folder; a file that is written anew is left empty, as
+    it is between its opening and its first byte. Unlike a signal from outside after some time, this hits the same
+    place on a quick machine and on a busy one.
+    """
+    left = number
+
+    def strike(event: str, values: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event in TOUCHES and str(values[0]).startswith(str(folder)):
+            left -= 1
+            if left == 0:
+                if event == "open" and values[2] & os.O_TRUNC:
+                    Path(values[0]).write_bytes(b"")
+                os.kill(os.getpid(), blow)
+
+    sys.addaudithook(strike)
+    command(arguments, log, module=module)
+
+
+TOUCHES = ("open", "os.rename", "os.remove", "os.mkdir")
 
 
 @contextlib.contextmanager

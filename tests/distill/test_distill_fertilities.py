@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import workers
 from builders import VOCABULARIES
 from jaxtyping import Float
 from torch import Tensor
@@ -142,13 +141,11 @@ def test_killed_and_resumed_gives_the_same_lines(
     made: Callable[..., Path], tiny_runs: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "killed"
-    options = ["decoding.batch_size=16", "shard_size=4", "data.limit=100"]  # many: the kill comes between two of them
+    options = ["decoding.batch_size=16", "shard_size=4", "data.limit=100"]
     arguments = [f"teacher={tiny_runs['autoregressive']}", f"output={folder}", "fertilities=attention", *options]
-    process = subprocess.Popen([sys.executable, "-m", "nat.cli.distill", *arguments], stderr=subprocess.DEVNULL)
-    while not list(folder.glob("parts/shard-*")) and process.poll() is None:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    log = str(tmp_path / "log")
+    process = workers.start(workers.struck, arguments, log, folder, 25, module="nat.cli.distill")
+    assert workers.finish(process) == -signal.SIGKILL, Path(log).read_text()
     assert 0 < len(list(folder.glob("parts/shard-*"))) < 25
     assert distil(*arguments) == 0
     assert without_scores(folder) == without_scores(made("fertilities=attention", "targets=teacher"))

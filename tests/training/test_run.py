@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -280,12 +279,7 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(
 ) -> None:
     folder = tmp_path / "run"
     arguments = [*small, "model=ctc", f"run_dir={folder}", "trainer.moving_average=0.5", "trainer.save_every=1000"]
-    process = workers.start(workers.command, arguments, str(tmp_path / "log"))
-    deadline = time.monotonic() + 120
-    while not (folder / "metrics.jsonl").is_file() and time.monotonic() < deadline and process.is_alive():
-        time.sleep(0.002)
-    assert process.pid is not None
-    os.kill(process.pid, number)
+    process = workers.start(workers.struck, arguments, str(tmp_path / "log"), folder / "metrics.jsonl", 3, number)
     assert workers.finish(process) == 128 + number, (tmp_path / "log").read_text()
     text = (tmp_path / "log").read_text()
     assert "saved: the same command resumes" in text
@@ -302,20 +296,15 @@ def test_killed_again_and_again_the_run_ends_bit_equal(reference: Path, small: l
     slow = ["trainer.save_every=1", "validation.every=4"]
     arguments = [*small, "model=ctc", f"run_dir={folder}", "trainer.moving_average=0.5", *slow]
     chance = random.Random(7)
-    kills = 0
-    for _ in range(12):
-        process = workers.start(workers.command, arguments, str(tmp_path / "log"))
-        process.join(0.5 + 2.5 * chance.random())
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            kills += 1
-        elif process.exitcode == 0:
-            break
-        else:
-            raise AssertionError((tmp_path / "log").read_text())
+    updates = []
+    for _ in range(10):
+        log, touches = str(tmp_path / "log"), chance.randint(1, 100)
+        process = workers.start(workers.struck, arguments, log, folder, touches)
+        assert workers.finish(process) == -signal.SIGKILL, Path(log).read_text()
+        path = latest_checkpoint(folder)
+        updates.append(read_json(path / "state.json")["update"] if path else 0)
+    assert 0 < updates[4] < updates[9] < 12
     assert command(*arguments) == 0
-    assert kills >= 1
     assert same_weights(folder, reference)
     assert [line["update"] for line in metrics(folder, "train")] == list(range(1, 13))
     assert [line["update"] for line in metrics(folder, "valid")] == [4, 8, 12]
