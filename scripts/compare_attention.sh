@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # Every kind of self-attention in the encoder: learnt on a long-input task, timed against the length, in one picture of
-# speed, score and memory. About two hours on one CPU core: about five minutes of training for each kind, then the benchmark.
+# speed, score and memory. About two hours on one CPU core: five minutes of training for each kind, then the benchmark,
+# which needs a machine that does nothing else.
 #   bash scripts/compare_attention.sh [FOLDER] [OVERRIDES of nat-train, for example seed=2 or trainer.max_updates=2000]
 # KINDS="full local linear" chooses kinds. The same command again resumes where it was stopped.
-# FOLDER/KIND: the runs. FOLDER/decoded: answers and scores. FOLDER/attention.json, kinds.svg, table.md: the figures.
-# BLEU on page-long inputs is a second panel where FOLDER/pages/KIND.txt.json is given (nat-decode of runs on data=pages).
+# CTC=RUN_DIR, a run of small/ctc on sentences (scripts/compare_systems.sh makes runs/small/compare/ctc-distilled), adds
+# BLEU on page-long inputs: five minutes of training more for each kind, from that run's weights.
+# FOLDER/KIND, FOLDER/pages/KIND: the runs. FOLDER/decoded, FOLDER/pages/KIND.txt.json: answers and scores.
+# FOLDER/attention.json, kinds.svg, table.md: the figures.
 set -euo pipefail
 output=${1:-runs/attention}
 shift || true
@@ -19,8 +22,19 @@ for kind in $kinds; do
   fi
 done
 
+if [ -n "${CTC:-}" ]; then
+  for kind in $kinds; do
+    if [ ! -f "$output/pages/$kind.txt.json" ]; then
+      echo "== $kind, pages"
+      nat-train experiment=small/pages attention="$kind" init_from="$CTC" data.tokenizer.path="$CTC/tokenizer" run_dir="$output/pages/$kind" "$@"
+      nat-decode run_dir="$output/pages/$kind" output="$output/pages/$kind.txt" speed=false
+    fi
+  done
+fi
+
 if [ ! -f "$output/attention.json" ]; then
-  nat-bench attention "attention.kinds=[${kinds// /,}]" repeats=5 output="$output/attention.json"
+  # compressed: its factor grows with the length from 768 tokens on, for 256 keys at most
+  nat-bench attention "attention.kinds=[${kinds// /,}]" attention.options.compressed.max_keys=256 repeats=5 output="$output/attention.json"
 fi
 scores=("attention.accuracy=$output/decoded/KIND.txt.json")
 if compgen -G "$output/pages/*.txt.json" >/dev/null; then

@@ -138,12 +138,21 @@ def check_folder(folder: Path, config: RunConfig) -> None:
     except OSError as error:
         raise DataError(f"run_dir={folder}: cannot be written to ({error.strerror})") from None
     if (folder / "config.yaml").is_file() and latest_checkpoint(folder) is not None:
-        differing = differences(load_yaml(folder / "config.yaml"), to_plain(config))
+        differing = differences(saved_options(folder / "config.yaml"), to_plain(config))
         if differing:
             raise ConfigError(
                 f"run_dir={folder}: holds a run with other options ({'; '.join(differing[:5])}); "
                 "choose another run_dir, or resume with the same options"
             )
+
+
+def saved_options(path: Path) -> Mapping[str, Any]:
+    """The options of a run; those that its nat did not have yet at their defaults."""
+    options = load_yaml(path)
+    try:
+        return to_plain(parse(RunConfig, options, ""))
+    except ConfigError:  # of a nat that allowed more: the difference is named by its plain values
+        return options
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:

@@ -17,6 +17,7 @@ import pytest
 import torch
 import workers
 from builders import command, make_model
+from omegaconf import OmegaConf
 from sacrebleu.metrics import BLEU, CHRF
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -261,6 +262,18 @@ def test_other_options_are_refused_by_name(train: Run, capsys: pytest.CaptureFix
     train("run", model="autoregressive", code=2)
     assert "model._target_: nat.models.ctc.CTC before" in capsys.readouterr().err
     train("run", "trainer.log_every=7", "validation.batch_size=3")  # these may change
+
+
+def test_a_run_of_a_nat_with_fewer_options_goes_on(train: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    path = train("run", "trainer.max_updates=2") / "config.yaml"
+    plain = load_yaml(path)
+    del plain["model"]["size"]["initial"], plain["data"]["source_words"]
+    path.write_text(OmegaConf.to_yaml(plain), encoding="utf-8")
+    train("run", "trainer.max_updates=3")
+    assert load_yaml(path)["model"]["size"]["initial"] == "xavier"
+    path.write_text(OmegaConf.to_yaml(plain), encoding="utf-8")
+    train("run", "trainer.max_updates=4", "model.size.initial=normal", code=2)
+    assert "model.size.initial: xavier before, normal now" in capsys.readouterr().err
 
 
 def test_options_may_change_before_anything_was_trained(train: Run, monkeypatch: pytest.MonkeyPatch) -> None:
