@@ -132,14 +132,14 @@ class Panels:
         """Writes the picture; what it shows, in words."""
         if self.path is None:
             return ""
-        panels, lines = {}, []
-        for label, scores in self.scores.items():
-            length, found = circles(figures, scores)
-            panels[f"{label} (speed and memory at N={length})"] = found
-            best = sorted(found, key=lambda circle: -circle.score)
-            lines.append(f"{label}: " + ", ".join(f"{circle.name} {circle.score:.1f}" for circle in best))
-        plot_kinds(panels, self.path)
-        return "\n".join(["", *lines, f"picture: {self.path}", ""])
+        measured = {label: circles(figures, scores) for label, scores in self.scores.items()}
+        plot_kinds({f"{label} (speed and memory at N={n})": found for label, (n, found) in measured.items()}, self.path)
+        names = list(dict.fromkeys(circle.name for _, found in measured.values() for circle in found))
+        lines = ["| kind | " + " | ".join(measured) + " |", "|:--|" + "--:|" * len(measured)]
+        for name in names:
+            cells = [_shown(self.scores[label].get(name), 1) for label in measured]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        return "\n".join(["", *lines, "", f"picture: {self.path}", ""])
 
 
 def read_figures(path: Path) -> dict[str, Any]:

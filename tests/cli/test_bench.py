@@ -89,7 +89,10 @@ def test_the_picture_from_figures_and_scores(tmp_path: Path, capsys: pytest.Capt
     shown = picture.read_text(encoding="utf-8")
     assert shown.count('<g id="full, exact match, % (') == shown.count('<g id="full, BLEU (') == 1
     out = capsys.readouterr().out
-    assert "exact match, %: full 87.5" in out and "BLEU: full 33.3" in out and f"picture: {picture}" in out
+    assert (
+        "| kind | exact match, % | BLEU |\n|:--|--:|--:|\n| full | 87.5 | 33.3 |\n" in out
+        and f"picture: {picture}" in out
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 7])
