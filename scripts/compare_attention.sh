@@ -28,7 +28,12 @@ if [ -n "${CTC:-}" ]; then
   for kind in $kinds; do
     if [ ! -f "$output/pages/$kind.txt.json" ]; then
       echo "== $kind, pages"
-      nat-train experiment=small/pages attention="$kind" init_from="$CTC" data.tokenizer.path="$CTC/tokenizer" run_dir="$output/pages/$kind" "$@"
+      case "$kind" in # kinds that are made for a longest sequence: canvases are twice as long as pages
+        linformer | synthesizer_dense) longest=(attention.max_length=4096) ;;
+        synthesizer_random) longest=(attention.max_length=4096 attention.rank=64) ;; # whole matrices: 400 M parameters
+        *) longest=() ;;
+      esac
+      nat-train experiment=small/pages attention="$kind" "${longest[@]}" init_from="$CTC" data.tokenizer.path="$CTC/tokenizer" run_dir="$output/pages/$kind" "$@"
       nat-decode run_dir="$output/pages/$kind" output="$output/pages/$kind.txt" speed=false
     fi
   done
