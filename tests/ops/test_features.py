@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from nat.ops import features
 from nat.ops.features import (
     elu_features,
     fourier_features,
     gaussian_directions,
+    in_pieces,
     mix_by_features,
     mix_by_log_features,
     positive_log_features,
@@ -28,8 +30,19 @@ def test_the_order_of_multiplication_changes_nothing() -> None:
     keys[1, :, 4:] = 0.0  # keys that do not count
     weights = queries @ keys.transpose(2, 3)
     expected = weights / weights.sum(dim=-1, keepdim=True) @ values
-    torch.testing.assert_close(mix_by_features(queries, keys, values), expected)
-    torch.testing.assert_close(mix_by_log_features(queries.log(), keys.log(), values), expected)
+    for pieces in (lambda x: [x], lambda x: x.split(2, dim=2)):
+        torch.testing.assert_close(mix_by_features(pieces(queries), pieces(keys), values), expected)
+        torch.testing.assert_close(mix_by_log_features(pieces(queries.log()), pieces(keys.log()), values), expected)
+
+
+def test_pieces_are_the_features_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "PIECE", 3)
+    x, valid = numbers(2, 3, 8, 4), torch.arange(8) < torch.tensor([[5], [8]])
+    pieces = list(in_pieces(elu_features, x, valid, padding=-1.0))
+    assert [piece.size(2) for piece in pieces] == [3, 3, 2]
+    assert torch.equal(torch.cat(pieces, dim=2), elu_features(x).masked_fill(~valid[:, None, :, None], -1.0))
+    assert torch.equal(torch.cat(list(in_pieces(elu_features, x)), dim=2), elu_features(x))
+    assert [piece.shape for piece in in_pieces(elu_features, x[:, :, :0])] == [(2, 3, 0, 4)]
 
 
 @pytest.mark.parametrize("size", [300.0, -300.0])
@@ -41,14 +54,14 @@ def test_exponentials_that_float32_cannot_hold(size: float) -> None:
     values = numbers(1, 1, 5, 2, seed=2).float()
     scores = (queries.double()[:, :, :, None] + keys.double()[:, :, None]).logsumexp(dim=-1)
     expected = scores.softmax(dim=-1) @ values.double()
-    torch.testing.assert_close(mix_by_log_features(queries, keys, values).double(), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(mix_by_log_features([queries], [keys], values).double(), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("mix", [mix_by_features, mix_by_log_features])
 def test_without_any_key_there_is_nothing_and_gradients_are_finite(mix: object) -> None:
     none = 0.0 if mix is mix_by_features else -torch.inf
     queries, keys, values = (numbers(1, 1, 2, 3).requires_grad_() for _ in range(3))
-    found = mix(queries, keys.masked_fill(torch.ones(1, 1, 2, 1, dtype=torch.bool), none), values)  # type: ignore[operator]
+    found = mix([queries], [keys.masked_fill(torch.ones(1, 1, 2, 1, dtype=torch.bool), none)], values)  # type: ignore[operator]
     assert torch.equal(found, torch.zeros_like(found))
     for gradient in torch.autograd.grad(found.sum(), (queries, keys, values)):
         assert torch.isfinite(gradient).all()
@@ -56,7 +69,7 @@ def test_without_any_key_there_is_nothing_and_gradients_are_finite(mix: object) 
 
 def test_sums_are_held_above_the_least() -> None:
     queries, keys, values = torch.ones(2, 1, 1, 1), torch.full((2, 1, 1, 1), 0.5), torch.ones(2, 1, 1, 1)
-    found = mix_by_features(queries, keys, values, least=torch.tensor([0.25, 2.0])[:, None, None, None])
+    found = mix_by_features([queries], [keys], values, least=torch.tensor([0.25, 2.0])[:, None, None, None])
     assert found.flatten().tolist() == [1.0, 0.25]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from nat.ops.features import (
     elu_features,
     fourier_features,
     gaussian_directions,
+    in_pieces,
     mix_by_features,
     mix_by_log_features,
     positive_log_features,
@@ -69,7 +71,7 @@ class LinearAttention(FeatureAttention):
         values: Float[Tensor, "B H N E"],
         valid: Bool[Tensor, "B N"] | None,
     ) -> Float[Tensor, "B H N E"]:
-        return mix_by_features(elu_features(queries), without_padding(elu_features(keys), valid), values)
+        return mix_by_features(in_pieces(elu_features, queries), in_pieces(elu_features, keys, valid), values)
 
 
 class EfficientAttention(FeatureAttention):
@@ -136,10 +138,12 @@ class RandomFeatureAttention(RandomAttention):
         valid: Bool[Tensor, "B N"] | None,
     ) -> Float[Tensor, "B H N E"]:
         frequencies = self.directions * self.scale
-        looks, sees = (fourier_features(F.normalize(part, dim=-1), frequencies) for part in (queries, keys))
+        features = partial(fourier_features, frequencies=frequencies)
+        looks, sees = (F.normalize(part, dim=-1) for part in (queries, keys))
         number = keys.new_full((len(keys),), keys.size(2)) if valid is None else valid.sum(dim=1).to(keys)
         error = number.clamp(min=1) / math.sqrt(2 * frequencies.size(1))
-        return mix_by_features(looks, without_padding(sees, valid), values, least=error[:, None, None, None])
+        least = error[:, None, None, None]
+        return mix_by_features(in_pieces(features, looks), in_pieces(features, sees, valid), values, least=least)
 
 
 class PerformerAttention(RandomAttention):
@@ -171,12 +175,6 @@ class PerformerAttention(RandomAttention):
         valid: Bool[Tensor, "B N"] | None,
     ) -> Float[Tensor, "B H N E"]:
         temperature = queries.size(-1) ** -0.25  # of both sides: q . k / sqrt(E)
-        looks, sees = (positive_log_features(part * temperature, self.directions) for part in (queries, keys))
-        return mix_by_log_features(looks, without_padding(sees, valid, value=-torch.inf), values)
-
-
-def without_padding(
-    features: Float[Tensor, "B H N F"], valid: Bool[Tensor, "B N"] | None, *, value: float = 0.0
-) -> Float[Tensor, "B H N F"]:
-    """Features of keys, with `value` where there is none."""
-    return features if valid is None else features.masked_fill(~valid[:, None, :, None], value)
+        features = partial(positive_log_features, directions=self.directions)
+        looks = in_pieces(features, queries * temperature)
+        return mix_by_log_features(looks, in_pieces(features, keys * temperature, valid, padding=-torch.inf), values)
