@@ -281,3 +281,36 @@ def test_other_methods_learn_from_points_with_a_fixed_vocabulary(name: str) -> N
         model.decode(batch.source, decoding=type(model).Decoding())
     assert make("pointer").max_points is make("pointer_parallel").max_points is None
     assert make_model(name).max_points is None
+
+
+# --- histories and limits ---------------------------------------------------------------------------
+
+
+@EACH
+@torch.no_grad()
+def test_the_history_has_the_log_probability_of_each_point(name: str) -> None:
+    """pointer: of the point after those before it, as it was written; pointer_parallel: of the point after it."""
+    model, source = make_model(name, dtype=torch.float64, seed=2), batch_of().source
+    found = model.decode(source, decoding=type(model).Decoding(history=True))
+    valid, memory, (history,), lengths = found.valid[:, 0], model.encoder(source), found.history, []
+    tokens = history.tokens[:, 0]
+    for b, seen in enumerate(valid):
+        assert canonical(tokens[b, seen].tolist()) == found.tokens[b, 0, seen].tolist()
+        points = (tokens[b, seen] - NUM_SYMBOLS).tolist()
+        if name == "pointer":
+            log_probs = model.log_probs(memory, tokens, valid)[0][b]
+            expected = [log_probs[i, 1 + point] for i, point in enumerate(points)]
+        else:
+            log_probs = model.log_probs(memory)[b]
+            expected = [
+                log_probs[point, 1 + after] for point, after in zip(points, points[1:] + points[:1], strict=True)
+            ]
+        lengths.append(len(points))
+        torch.testing.assert_close(history.confidence[b, 0, seen], log_probs.new_tensor(expected))
+    assert max(lengths) > 1
+
+
+@EACH
+def test_the_most_points_are_taken_and_no_more(name: str) -> None:
+    model = make(name, positions={"kind": "learned", "max_length": 6})
+    assert model.encoder.takes(batch_of([(5, 3), (6, 3), (7, 3)]).source).tolist() == [True, True, False]
