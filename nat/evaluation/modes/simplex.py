@@ -1,0 +1,96 @@
+"""Each system's sentences in the simplex of three languages, side by side (Zhou et al. 2020,
+https://arxiv.org/abs/1911.02727, figure 1): a corner is a language, a dot on an edge or inside is a mixed sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from nat.errors import ConfigError
+from nat.evaluation.drawing import INK, LINE, PALETTE, style, write_png
+from nat.evaluation.plots import write_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(0.75)]])
+MARKERS = ("o", "s", "^")  # with the colour, so that no one has to tell colours apart
+COLUMNS = 4
+SIDE = 2.3  # inches of a panel
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """shares: places of N sentences in the simplex of three languages. main: number of each one's language."""
+
+    title: str
+    note: str
+    shares: Float[np.ndarray, "N 3"]
+    main: Int[np.ndarray, " N"]
+
+
+def drawable(names: Sequence[str]) -> bool:
+    """Whether there is a triangle to draw."""
+    return len(names) == len(CORNERS)
+
+
+def check_simplex(names: Sequence[str]) -> None:
+    """Raises ConfigError where there is none."""
+    if not drawable(names):
+        raise ConfigError(f"plots=true: the simplex is drawn of three languages, data.target names {len(names)}")
+
+
+def places(shares: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 2"]:
+    """Points of the triangle whose barycentric coordinates are the shares."""
+    return shares @ CORNERS
+
+
+def draw_simplex(panels: Sequence[Panel], names: Sequence[str]) -> Figure:
+    """Small multiples, COLUMNS in a row."""
+    from matplotlib.figure import Figure
+
+    rows = -(-len(panels) // COLUMNS)
+    with style():
+        figure = Figure(figsize=(SIDE * COLUMNS, (SIDE + 0.25) * rows), layout="constrained")
+        for number, panel in enumerate(panels, 1):
+            draw_panel(figure.add_subplot(rows, COLUMNS, number), panel, names)
+    return figure
+
+
+def draw_panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
+    axes.set(aspect="equal", xlim=(-0.22, 1.22), ylim=(-0.2, 1.04))
+    axes.axis("off")
+    axes.set_title(f"{panel.title}\n{panel.note}", fontsize=8)
+    axes.fill(*CORNERS.T, facecolor="none", edgecolor=INK, linewidth=0.8)
+    for corner in CORNERS:  # lines of equal shares meet in the middle
+        foot = (CORNERS.sum(axis=0) - corner) / 2
+        axes.plot(*zip(corner, foot, strict=True), color=LINE, linewidth=0.6, zorder=0)
+    spots = places(panel.shares)
+    for number, name in enumerate(names):
+        here = spots[panel.main == number]
+        axes.plot(
+            *here.T, color=PALETTE[number], marker=MARKERS[number], linestyle="", markersize=3.5, alpha=0.35,
+            markeredgewidth=0, clip_on=False,
+        )  # fmt: skip
+        share = len(here) / max(1, len(spots))
+        x, y = CORNERS[number]
+        above = 0.05 if y else -0.06
+        axes.annotate(
+            f"{name} {100 * share:.0f} %", (x, y + above), ha="center", va="bottom" if y else "top", fontsize=7,
+            color=INK,
+        )  # fmt: skip
+
+
+def write_simplex(panels: Sequence[Panel], names: Sequence[str], folder: Path) -> None:
+    """simplex.png and simplex.svg. Raises DataError where they cannot be written."""
+    figure = draw_simplex(panels, names)
+    write_png(figure, folder / "simplex.png")
+    with style():
+        write_svg(figure, folder / "simplex.svg")
