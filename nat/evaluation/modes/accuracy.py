@@ -12,7 +12,7 @@ from nat.evaluation.modes.languages import Languages, Posteriors, weights_of, wo
 from nat.evaluation.modes.mixing import Contents
 
 TELLING = 0.5  # least weight of a word that is put under a language: of three, one has about 83 %
-ANY = 1e-9  # a sentence is put under its main language, however little tells it
+ANY = 0.0  # a sentence is put under its main language, however little tells it
 
 
 def accuracy(

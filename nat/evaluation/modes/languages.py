@@ -29,6 +29,7 @@ from nat.errors import DataError
 
 WORD = re.compile(r"[^\W\d_]+['’](?=[^\W\d_])|[^\W\d_]+")
 ORDER = 3  # characters of the longest n-gram: the most probable held-out new words of lohelp4, of 3 to 6
+ROUNDING = 1e-9  # even odds have a weight of exactly 0
 BEGIN, END = "\x02", "\x03"
 SPACE = "\u2581"  # SentencePiece: a space before this piece
 
@@ -58,7 +59,8 @@ def weights_of(posteriors: Posteriors) -> Float[np.ndarray, " T"]:
     """What each word tells of its language, from 0, nothing, to 1, everything."""
     safe = np.where(posteriors > 0, posteriors, 1.0)
     entropy = -(posteriors * np.log(safe)).sum(axis=1)
-    return np.clip(1.0 - entropy / math.log(posteriors.shape[1]), 0.0, 1.0)
+    weights = 1.0 - entropy / math.log(posteriors.shape[1])
+    return np.where(weights > ROUNDING, weights, 0.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,7 +55,7 @@ class Contents:
     @property
     def telling(self) -> np.ndarray:
         """(N,) bool: sentences with a word that tells its language."""
-        return self.masses.sum(axis=1) > 1e-9
+        return self.masses.sum(axis=1) > 0
 
     @property
     def shares(self) -> Masses:

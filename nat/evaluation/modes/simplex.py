@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(0.75)]])
 MARKERS = ("o", "s", "^")  # with the colour, so that no one has to tell colours apart
 COLUMNS = 4
-SIDE = 2.3  # inches of a panel
+SIDE, TITLE = 2.3, 0.35  # inches of a panel, and of the two lines above it
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,16 +56,19 @@ def draw_simplex(panels: Sequence[Panel], names: Sequence[str]) -> Figure:
     """Small multiples, COLUMNS in a row."""
     from matplotlib.figure import Figure
 
-    rows = -(-len(panels) // COLUMNS)
+    rows, columns = -(-len(panels) // COLUMNS), min(COLUMNS, len(panels))
+    height = SIDE + TITLE
     with style():
-        figure = Figure(figsize=(SIDE * COLUMNS, (SIDE + 0.25) * rows), layout="constrained")
-        for number, panel in enumerate(panels, 1):
-            draw_panel(figure.add_subplot(rows, COLUMNS, number), panel, names)
+        figure = Figure(figsize=(SIDE * columns, height * rows))
+        for number, panel in enumerate(panels):
+            row, column = divmod(number, columns)
+            bottom = (rows - 1 - row) / rows
+            draw_panel(figure.add_axes((column / columns, bottom, 1 / columns, SIDE / height / rows)), panel, names)
     return figure
 
 
 def draw_panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
-    axes.set(aspect="equal", xlim=(-0.22, 1.22), ylim=(-0.2, 1.04))
+    axes.set(aspect="equal", xlim=(-0.2, 1.2), ylim=(-0.2, 1.0))
     axes.axis("off")
     axes.set_title(f"{panel.title}\n{panel.note}", fontsize=8)
     axes.fill(*CORNERS.T, facecolor="none", edgecolor=INK, linewidth=0.8)
