@@ -81,8 +81,8 @@ def accuracy_table(figures: Row) -> str:
     lines = table([*headings, "expected right %"], rows)
     confusion = found["tokens"]["confusion"]
     columns = [*names, "untold"]
-    cells = [[name, *(str(confusion[name][column]) for column in columns)] for name in names]
-    lines += ["", *table(["tokens of", *(f"told as {name}" for name in names), "untold"], cells)]
+    counts = [[name, *(str(confusion[name][column]) for column in columns)] for name in names]
+    lines += ["", *table(["tokens of", *(f"told as {name}" for name in names), "untold"], counts)]
     note = (
         f"telling: words and tokens of weight above {figures['telling_weight']:g} (1 - H(p) / log {len(names)}), "
         "sentences with any; right: share of these whose most probable language is the true one; expected right: mean "
