@@ -11,7 +11,7 @@ words; they belong to every language alike, and so do the token pieces that touc
 word's. What a word tells, its `weight`, is 1 - H(p) / log L: 1 for a word of one language, 0 for one of all alike.
 
 Zhou et al. 2020, https://arxiv.org/abs/1911.02727, section 3.1, take a token's relative frequency in each language.
-Departs from the paper: words instead of pieces, the back-off, and weights where the paper has a plain mean.
+Departs from the paper: words instead of pieces, and the back-off; what sentences are made of, see `mixing`.
 """
 
 from __future__ import annotations

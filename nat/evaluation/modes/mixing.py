@@ -1,15 +1,20 @@
 """Languages mixed inside sentences, as one number with its standard error.
 
-Of a sentence whose words have posteriors p_t and weights w_t (`nat.evaluation.modes.languages`), m_l = sum_t w_t p_t(l)
-is what is in language l; its main language has the largest m_l. The mixing of a text is the expected share of what its
-words tell that is not in the main language of their sentence:
+A sentence is taken as drawn from a mixture of languages, whose shares s are those of the highest likelihood:
 
-    mixing = sum_i (sum_l m_il - max_l m_il) / sum_i sum_l m_il
+    s = argmax_s sum_t log sum_l s_l p(w_t | l),  where p(w | l) is proportional to p(l | w), since priors are equal
 
-0 where every sentence is in one language, at most 1 - 1/L. Languages share words, so that references do not score 0
-either: the floor is the mixing of the references of the same sentences in the languages that a system chose, and its
-excess is what it mixes above them. Standard errors are of bootstrap resampling (Efron 1979) of sentences, which come
-with their references.
+by expectation maximisation from equal shares. Zhou et al. 2020, https://arxiv.org/abs/1911.02727, section 3.1, plot the
+mean posterior, which is its first step; but languages share words, "de" is French and Spanish, and that step takes a
+sentence of such words for a mixed one, while the highest likelihood wants words that one language cannot explain. Words
+that tell nothing change nothing. With n_i, the weights of the words of sentence i together (`nat.evaluation.modes.
+languages`), the mixing of a text is the expected share of its words that are not in their sentence's main language:
+
+    mixing = sum_i n_i (1 - max_l s_il) / sum_i n_i
+
+0 where every sentence is in one language, at most 1 - 1/L. References do not quite score 0 either: the floor is the
+mixing of the references of the same sentences in the languages that a system chose, and its excess is what it mixes
+above them. Standard errors are of bootstrap resampling (Efron 1979) of sentences, which come with their references.
 """
 
 from __future__ import annotations
@@ -20,9 +25,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from nat.evaluation.modes.languages import Languages, weights_of, words_of
+from nat.evaluation.modes.languages import Languages, Posteriors, weights_of, words_of
 
 NUM_RESAMPLES = 1000
+STEPS = 1000  # of expectation maximisation: words that are 1 % likelier in one language add up to it in so many
 SEED = 1  # of the resampling: the same outputs give the same errors
 
 Masses = Float[np.ndarray, "N L"]
@@ -30,7 +36,7 @@ Masses = Float[np.ndarray, "N L"]
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What N sentences are made of. masses: (N, L) m_il. means: (N, L) the plain mean posterior of the words, as in
+    """What N sentences are made of. masses: (N, L) n_i s_il. means: (N, L) the plain mean posterior of the words, as in
     Zhou et al. 2020; 1/L each where there is no word."""
 
     masses: Masses
@@ -38,13 +44,11 @@ class Contents:
 
     @classmethod
     def of(cls, lines: Sequence[str], languages: Languages) -> Contents:
-        count = len(languages.names)
-        masses, means = np.zeros((len(lines), count)), np.full((len(lines), count), 1.0 / count)
-        for number, line in enumerate(lines):
-            posteriors = languages.posteriors(words_of(line))
-            if len(posteriors):
-                masses[number] = weights_of(posteriors) @ posteriors
-                means[number] = posteriors.mean(axis=0)
+        posteriors = [languages.posteriors(words_of(line)) for line in lines]
+        told = np.array([weights_of(part).sum() for part in posteriors])
+        masses = told[:, None] * likeliest_shares(posteriors, len(languages.names))
+        even = np.full(len(languages.names), 1.0 / len(languages.names))
+        means = np.array([part.mean(axis=0) if len(part) else even for part in posteriors]).reshape(masses.shape)
         return cls(masses, means)
 
     @property
@@ -59,13 +63,29 @@ class Contents:
 
     @property
     def shares(self) -> Masses:
-        """m_il / sum_l m_il, a sentence's place in the simplex; 1/L each where no word tells."""
+        """s_il, a sentence's place in the simplex; 1/L each where no word tells."""
         even = np.full_like(self.masses, 1.0 / self.masses.shape[1])
         return np.divide(self.masses, self.masses.sum(axis=1, keepdims=True), out=even, where=self.telling[:, None])
 
 
+def likeliest_shares(posteriors: Sequence[Posteriors], num_languages: int) -> Masses:
+    """Of sentences with these posteriors of their words, the shares of the languages of the highest likelihood; 0 each
+    where there is no word."""
+    longest = max([1, *(len(part) for part in posteriors)])
+    words = np.zeros((len(posteriors), longest, num_languages))
+    for row, part in zip(words, posteriors, strict=True):
+        row[: len(part)] = part
+    counts = np.array([max(1, len(part)) for part in posteriors])
+    shares = np.full((len(posteriors), num_languages), 1.0 / num_languages)
+    for _ in range(STEPS):
+        joint = words * shares[:, None, :]  # (N, T, L)
+        responsible = joint / np.maximum(joint.sum(axis=2, keepdims=True), 1e-300)
+        shares = responsible.sum(axis=1) / counts[:, None]
+    return shares
+
+
 def mixing(contents: Contents) -> float:
-    """Expected share of what the words tell that is not their sentence's main language; 0 where no word tells."""
+    """Expected share of the words that are not in their sentence's main language; 0 where no word tells."""
     return float(ratio(*parts(contents)))
 
 
@@ -110,10 +130,11 @@ def resamples(count: int) -> Int[np.ndarray, "R N"]:
 
 
 def chosen(contents: Contents, references: Sequence[Contents]) -> Contents:
-    """Of each sentence the reference in its main language. references: the contents of each language's references."""
+    """Of each sentence the reference in its main language, nothing for one that has none, since no word tells.
+    references: the contents of each language's references."""
     rows = np.arange(len(contents.main))
     masses, means = (np.stack([getattr(part, name) for part in references]) for name in ("masses", "means"))
-    return Contents(masses[contents.main, rows], means[contents.main, rows])
+    return Contents(masses[contents.main, rows] * contents.telling[:, None], means[contents.main, rows])
 
 
 def excess(contents: Contents, floor: Contents, rows: Int[np.ndarray, "R N"]) -> Excess:

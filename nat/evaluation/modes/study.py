@@ -11,7 +11,7 @@ DIR/languages/     NAME.jsonl: a translation a line, with the language of its wo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,10 +109,13 @@ def study(config: ModesConfig) -> tuple[dict[str, Any], str]:
     rows, judged = [], []
     for system, training in zip(systems, training_names(systems), strict=True):
         found = translate(system, sentences.text.sources, name=system.name)
-        judged.append(judge(system.name, Contents.of(found.best, languages), references))
+        contents = Contents.of(found.best, languages)
+        judged.append(Judged(system.name, contents, chosen(contents, references)))
         rows.append({"name": system.name, "training_text": training} | measured(judged[-1], names))
         rows[-1] |= scored(found, judged[-1], sentences) | provenance(system)
-        write_languages(folder, system, found, sentences, languages)
+        name, lines = file_name(system.name), language_lines(system, found, contents, sentences, languages)
+        write_lines(folder / "outputs" / f"{name}.txt", found.best)
+        write_lines(folder / "languages" / f"{name}.jsonl", (json.dumps(line, ensure_ascii=False) for line in lines))
     alike = {name: Judged(f"{REFERENCES} {name}", part, part) for name, part in zip(names, references, strict=True)}
     figures = {
         "languages": names,
@@ -145,11 +148,6 @@ def check_packages(config: ModesConfig) -> None:
 
 
 # --- figures ---------------------------------------------------------------------------------------
-
-
-def judge(name: str, contents: Contents, references: Sequence[Contents]) -> Judged:
-    """references: of each language."""
-    return Judged(name, contents, chosen(contents, references))
 
 
 def measured(text: Judged, names: Sequence[str]) -> dict[str, Any]:
@@ -215,27 +213,19 @@ def write_texts(folder: Path, sentences: Sentences) -> None:
     named = {"source": sentences.text.sources}
     named |= {f"reference.{name}": lines for name, lines in sentences.references.items()}
     for name, lines in named.items():
-        write_text(folder / "outputs" / f"{name}.txt", "".join(f"{line}\n" for line in lines))
+        write_lines(folder / "outputs" / f"{name}.txt", lines)
 
 
-def write_languages(
-    folder: Path, system: System, found: Translations, sentences: Sentences, languages: Languages
-) -> None:
-    """A system's translations, and the language of all that is in them."""
-    name = file_name(system.name)
-    write_text(folder / "outputs" / f"{name}.txt", "".join(f"{line}\n" for line in found.best))
-    lines = language_lines(system, found, sentences, languages)
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_text(folder / "languages" / f"{name}.jsonl", text)
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def language_lines(
-    system: System, found: Translations, sentences: Sentences, languages: Languages
+    system: System, found: Translations, contents: Contents, sentences: Sentences, languages: Languages
 ) -> Iterator[dict[str, Any]]:
-    """line: in the split's file. language: the main one, null where no word tells. words, pieces: each with its
-    language, null where it tells too little. posteriors: of the words, in the order of the languages."""
+    """line: in the split's file. language: the main one, null where no word tells. shares: of the languages, in their
+    order. words, pieces: each with its language, null where it tells too little. posteriors: of the words."""
     tokenizer = system.translator.sides(system.decoding)[1]
-    contents = Contents.of(found.best, languages)
     for i, (item, line) in enumerate(zip(found.candidates, sentences.text.lines or [], strict=True)):
         words, pieces = words_of(item.best), tokenizer.pieces(item.tokens[item.chosen])
         posteriors = languages.posteriors(words)
@@ -245,6 +235,7 @@ def language_lines(
             "source": sentences.text.sources[i],
             "translation": item.best,
             "language": languages.names[contents.main[i]] if contents.telling[i] else None,
+            "shares": [round(float(share), 4) for share in contents.shares[i]],
             "words": [list(pair) for pair in zip(texts, told(posteriors, languages), strict=True)],
             "posteriors": [[round(float(p), 4) for p in row] for row in posteriors],
             "pieces": [list(pair) for pair in zip(pieces, told(parts, languages), strict=True)],

@@ -38,10 +38,11 @@ def systems_table(figures: Row) -> str:
         f"{figures['text']}, {figures['num_sentences']} sentences with a reference in each of {', '.join(names)} "
         f"({figures['num_incomplete']} without left out), {first['date'][:10]}. BLEU: against the reference in the "
         f"main language of each translation, `{first['bleu_signature']}`; all references: "
-        f"`{first['bleu_all_references_signature']}`. mixing: expected share of what the words tell that is not the "
-        "main language of their sentence; floor: that of the references of the same sentences in the languages that "
-        f"the system chose; excess: mixing above the floor; s.e.: its standard error, {NUM_RESAMPLES} bootstrap "
-        f"samples of the sentences. {', '.join(f'{name} %' for name in names)}: sentences by their main language."
+        f"`{first['bleu_all_references_signature']}`. mixing: expected share of the words that are not in the main "
+        "language of their sentence; floor: that of the references of the same sentences in the languages that the "
+        f"system chose; excess: mixing above the floor; s.e.: its standard error, {NUM_RESAMPLES} bootstrap samples "
+        f"of the sentences. {', '.join(f'{name} %' for name in names)}: sentences by their main language; the others "
+        "have no word that tells one."
     )
     return "\n".join([*table(headings, rows, left=2), "", note, ""])
 

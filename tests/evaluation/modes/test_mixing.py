@@ -8,6 +8,8 @@ import random
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nat.evaluation.modes.languages import Languages
 from nat.evaluation.modes.mixing import (
@@ -17,6 +19,7 @@ from nat.evaluation.modes.mixing import (
     chosen,
     entropy,
     excess,
+    likeliest_shares,
     mixing,
     plain_mixing,
     resampled,
@@ -71,6 +74,30 @@ def test_mixing_is_of_words_not_of_sentences() -> None:
     assert plain_mixing(contents) == pytest.approx(1 / 4)
 
 
+def test_words_that_languages_share_are_no_mixture() -> None:
+    texts = {"de": ["der die das"], "fr": ["de la de que fin"], "es": ["de la que que fin fin"]}
+    languages = Languages.learn(texts, [], smoothing=1.0)
+    contents = Contents.of(["de la de de", "que fin que", "der la der der"], languages)
+    assert contents.main.tolist() == [1, 2, 0]
+    np.testing.assert_allclose(contents.shares[:2], [[0, 1, 0], [0, 0, 1]], atol=1e-3)
+    assert 0.2 < 1 - contents.shares[2].max() < 0.3, "one word of four"
+    assert plain_mixing(contents) > 2 * mixing(contents)
+
+
+@given(st.lists(st.floats(0.01, 0.99), min_size=1, max_size=6))
+@settings(max_examples=12)
+def test_shares_have_the_highest_likelihood(first: list[float]) -> None:
+    words = np.array([first, [1 - p for p in first]]).T
+    (found,) = likeliest_shares([words], 2)
+    assert found.sum() == pytest.approx(1)
+    grid = np.linspace(0, 1, 2001)
+    likelihoods = np.log(np.outer(grid, words[:, 0]) + np.outer(1 - grid, words[:, 1])).sum(axis=1)
+    assert np.log(words @ found).sum() >= likelihoods.max() - 1e-3
+    # a sentence's shares do not depend on what stands beside it
+    together = likeliest_shares([np.full((9, 2), 0.5), words, np.empty((0, 2))], 2)
+    np.testing.assert_allclose(together, [[0.5, 0.5], found, [0, 0]], atol=1e-12)
+
+
 def test_the_main_language_is_chosen_and_references_are_the_floor() -> None:
     languages = learn()
     text = Contents.of([f"{WORDS['fr'][0]} {WORDS['fr'][1]} {WORDS['de'][0]}", WORDS["es"][0], "office"], languages)
@@ -81,12 +108,12 @@ def test_the_main_language_is_chosen_and_references_are_the_floor() -> None:
         for lines in (
             [WORDS["de"][5]] * 3,
             [shared, WORDS["fr"][5], WORDS["fr"][5]],
-            [WORDS["es"][5]] * 3,
+            [f"{WORDS['es'][5]} {WORDS['es'][6]}"] * 3,
         )
     ]
     floor = chosen(text, references)
     np.testing.assert_allclose(floor.masses[0], references[1].masses[0])
-    np.testing.assert_allclose(floor.masses[1:], [references[2].masses[1], references[0].masses[2]])
+    np.testing.assert_allclose(floor.masses[1:], [references[2].masses[1], np.zeros(3)])
     found = excess(text, floor, resamples(3))
     assert found.mixing == pytest.approx(1 / 4)
     assert found.floor == pytest.approx(1 / 5)
