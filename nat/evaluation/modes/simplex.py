@@ -1,5 +1,6 @@
-"""Each system's sentences in the simplex of three languages, side by side (Zhou et al. 2020,
-https://arxiv.org/abs/1911.02727, figure 1): a corner is a language, a dot on an edge or inside is a mixed sentence."""
+"""Each system's sentences in the simplex of three languages, side by side, as Zhou et al. 2020 have them in section 3.1
+(https://arxiv.org/abs/1911.02727): a corner is a language, what lies on an edge or inside are mixed sentences, and the
+area of a mark is how many they are."""
 
 from __future__ import annotations
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(0.75)]])
 MARKERS = ("o", "s", "^")  # with the colour, so that no one has to tell colours apart
+LARGEST = 1200.0  # area of all sentences in one place, in square points
+NEAR = 2  # digits of the shares of sentences that are one mark
+LABEL = 0.17  # from a corner to its name: beyond the largest mark
 COLUMNS = 4
 SIDE, TITLE = 2.3, 0.35  # inches of a panel, and of the two lines above it
 
@@ -68,26 +72,25 @@ def draw_simplex(panels: Sequence[Panel], names: Sequence[str]) -> Figure:
 
 
 def draw_panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
-    axes.set(aspect="equal", xlim=(-0.2, 1.2), ylim=(-0.2, 1.0))
+    axes.set(aspect="equal", xlim=(-0.25, 1.25), ylim=(-0.3, 1.15))
     axes.axis("off")
     axes.set_title(f"{panel.title}\n{panel.note}", fontsize=8)
     axes.fill(*CORNERS.T, facecolor="none", edgecolor=INK, linewidth=0.8)
     for corner in CORNERS:  # lines of equal shares meet in the middle
         foot = (CORNERS.sum(axis=0) - corner) / 2
         axes.plot(*zip(corner, foot, strict=True), color=LINE, linewidth=0.6, zorder=0)
-    spots = places(panel.shares)
     for number, name in enumerate(names):
-        here = spots[panel.main == number]
-        axes.plot(
-            *here.T, color=PALETTE[number], marker=MARKERS[number], linestyle="", markersize=3.5, alpha=0.35,
-            markeredgewidth=0, clip_on=False,
+        here = panel.shares[panel.main == number]
+        spots, counts = np.unique(here.round(NEAR), axis=0, return_counts=True)
+        axes.scatter(
+            *places(spots).T, s=LARGEST * counts / max(1, len(panel.shares)), color=PALETTE[number],
+            marker=MARKERS[number], alpha=0.6, linewidths=0, clip_on=False, zorder=2,
         )  # fmt: skip
-        share = len(here) / max(1, len(spots))
+        share = len(here) / max(1, len(panel.shares))
         x, y = CORNERS[number]
-        above = 0.05 if y else -0.06
         axes.annotate(
-            f"{name} {100 * share:.0f} %", (x, y + above), ha="center", va="bottom" if y else "top", fontsize=7,
-            color=INK,
+            f"{name} {100 * share:.0f} %", (x, y + (LABEL if y else -LABEL)), ha="center",
+            va="bottom" if y else "top", fontsize=7, color=INK,
         )  # fmt: skip
 
 
