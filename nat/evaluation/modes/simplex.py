@@ -82,8 +82,9 @@ def draw_panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
     for number, name in enumerate(names):
         here = panel.shares[panel.main == number]
         spots, counts = np.unique(here.round(NEAR), axis=0, return_counts=True)
+        across, up = places(spots).T
         axes.scatter(
-            *places(spots).T, s=LARGEST * counts / max(1, len(panel.shares)), color=PALETTE[number],
+            across, up, s=LARGEST * counts / max(1, len(panel.shares)), color=PALETTE[number],
             marker=MARKERS[number], alpha=0.6, linewidths=0, clip_on=False, zorder=2,
         )  # fmt: skip
         share = len(here) / max(1, len(panel.shares))

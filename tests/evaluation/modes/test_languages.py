@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nat.errors import DataError
@@ -67,6 +67,7 @@ def slow_prob(words: list[str], context: str, letter: str, num_letters: int) -> 
     return prob
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=5, unique=True),
     st.text("abc", min_size=1, max_size=3),

@@ -85,7 +85,7 @@ def test_words_that_languages_share_are_no_mixture() -> None:
 
 
 @given(st.lists(st.floats(0.01, 0.99), min_size=1, max_size=6))
-@settings(max_examples=12)
+@settings(deadline=None, max_examples=12)
 def test_shares_have_the_highest_likelihood(first: list[float]) -> None:
     words = np.array([first, [1 - p for p in first]]).T
     (found,) = likeliest_shares([words], 2)
