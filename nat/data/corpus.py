@@ -19,7 +19,19 @@ from nat.config import nearest, option
 from nat.data.cache import cache_directory, digest, unwritable, writing
 from nat.data.filters import FilterConfig
 from nat.data.generated import parse_task
-from nat.data.readers import LISTS, Format, Location, Reader, Row, embedded_directory, has_column, parse_location, pick
+from nat.data.readers import (
+    JOIN,
+    LISTS,
+    Format,
+    Location,
+    Reader,
+    Row,
+    embedded_directory,
+    has_column,
+    parse_location,
+    pick,
+    target_columns,
+)
 from nat.data.tokenizer import TokenizerConfig
 from nat.errors import ConfigError, DataError
 
@@ -38,10 +50,14 @@ class DataConfig:
     A location is a .tsv, .txt (tab-separated), .jsonl or .json file (also with .gz), a .parquet file, a list of
     two line-aligned files, hub:NAME, embedded:CORPUS/FILE, or task:NAME?OPTIONS (`nat.data.generated`). Raises
     ConfigError for one that is none of these.
+
+    Several target columns, target=de+fr+es, make three pairs of one row, in this order and of one line number; a file
+    that has a column of that whole name, such as nat-distill writes, gives one. Where translations are scored, a row is
+    one sentence with several references.
     """
 
     source: str = option("en", "name of the source column or language")
-    target: str = option("de", "name of the target column or language")
+    target: str = option("de", "name of the target column, or of several, de+fr: each row gives a pair for each")
     fertilities: str | None = option(None, "name of the column of fertilities, if the training pairs have one")
     train: str | list[str] | None = option(None, "location of the training pairs")
     valid: str | list[str] | None = option(None, "location of the validation pairs")
@@ -70,14 +86,24 @@ class DataConfig:
                     )
             except ConfigError as error:
                 errors.append(f"{split}={value}: {error}")
-        for key in ("source", "target"):
-            name = getattr(self, key)
-            if self.columns is not None and name not in self.columns:
-                errors.append(f"{key}={name}: data.columns has no such column, {nearest(name, self.columns)}")
+        errors += self._wrong_columns()
         if self.source_words is not None and self.fertilities is not None:
             errors.append(f"source_words={self.source_words}: fertilities={self.fertilities} count whole sources")
         if errors:
             raise ConfigError("\n".join(errors))
+
+    def _wrong_columns(self) -> list[str]:
+        names = self.target.split(JOIN)
+        if len(names) > 1 and (not all(names) or len(set(names)) < len(names)):
+            return [f"target={self.target}: several columns are joined so: de+fr, each of them once"]
+        if self.columns is None:
+            return []
+        wanted = [("source", self.source)] + [("target", name) for name in target_columns(self.target, self.columns)]
+        return [
+            f"{key}={name}: data.columns has no such column, {nearest(name, self.columns)}"
+            for key, name in wanted
+            if name not in self.columns
+        ]
 
 
 class _Rows(Protocol):
@@ -155,7 +181,7 @@ class _Hub:
         where = f"hub:{self.name} {self.split}"
         number = 0
         for number, item in enumerate(self._load(streaming=self.config.streaming), 1):
-            yield pick(item, self.config.source, self.config.target, f"{where} row {number}", number)
+            yield from pick(item, self.config.source, self.config.target, f"{where} row {number}", number)
         if not number:
             raise DataError(f"{where}: the split holds no sentence pairs")
 

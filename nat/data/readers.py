@@ -9,7 +9,7 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -27,6 +27,7 @@ from nat.errors import ConfigError, DataError
 Row = dict[str, Any]
 VERSION = "1"  # part of every cache key: raise it when a reader's rows change
 LARGEST = 1 << 31  # the columns of numbers are 32 bits wide
+JOIN = "+"  # between the names of several target columns
 BOM = b"\xef\xbb\xbf"
 
 
@@ -92,10 +93,16 @@ def _expand(path: str) -> str:
     return str(Path(path).expanduser())
 
 
+def target_columns(target: str, there: Collection[str]) -> list[str]:
+    """Of the columns that are there, those that a row's targets stand in: the one of this very name, such as
+    nat-distill writes, else those whose names it joins: de+fr+es."""
+    return [target] if target in there else target.split(JOIN)
+
+
 @dataclass(frozen=True)
 class Reader:
-    """The rows of one split. source, target: names of the two columns; columns: see DataConfig; fertilities: name
-    of their column, if they are wanted."""
+    """The rows of one split. source, target: names of the two columns, or of several target columns, each of which
+    gives a row; columns: see DataConfig; fertilities: name of their column, if they are wanted."""
 
     location: Location
     source: str
@@ -136,14 +143,15 @@ class Reader:
         columns = list(self.columns) if self.columns else next(lines, (0, ""))[1].split("\t")
         if columns == [""]:
             return
-        for name in (self.source, self.target):
+        targets = target_columns(self.target, columns)
+        for name in (self.source, *targets):
             if name not in columns:
                 shown = ", ".join(column[:40] for column in columns)
                 raise DataError(
                     f"{path} line 1: the header has no column '{name}' (it has: {shown}); "
                     "name the columns with data.columns if the file has no header line"
                 )
-        source, target = columns.index(self.source), columns.index(self.target)
+        source, places = columns.index(self.source), [columns.index(name) for name in targets]
         for number, line in lines:
             cells = line.split("\t")
             if len(cells) != len(columns):
@@ -153,7 +161,7 @@ class Reader:
                 )
             if number == 1 and cells == columns:
                 raise DataError(f"{path} line 1: this is a header line; leave data.columns null to have it read")
-            yield {"source": cells[source], "target": cells[target], "line": number}
+            yield from ({"source": cells[source], "target": cells[place], "line": number} for place in places)
 
     def _read_json(self, path: str) -> Iterator[Row]:
         for number, line in enumerate(read_lines(path), 1):
@@ -162,14 +170,15 @@ class Reader:
                 item = json.loads(line)
             except ValueError as error:
                 raise DataError(f"{where}: not a JSON object ({error})") from None
-            yield pick(item, self.source, self.target, where, number, fertilities=self.fertilities)
+            yield from pick(item, self.source, self.target, where, number, fertilities=self.fertilities)
 
     def _read_parquet(self, path: str) -> Iterator[Row]:
         number = 0
         try:
             with _opening(path), pq.ParquetFile(path) as file:
                 names = file.schema_arrow.names
-                wanted = [name for name in (self.source, self.target, "translation") if name in names]
+                columns = (self.source, *target_columns(self.target, names), "translation")
+                wanted = [name for name in columns if name in names]
                 if not wanted:
                     raise DataError(f"{path}: no column '{self.source}' (columns: {', '.join(names)})")
                 if self.fertilities is not None and self.fertilities in names:
@@ -178,7 +187,7 @@ class Reader:
                     for item in batch.to_pylist():
                         number += 1
                         where = f"{path} row {number}"
-                        yield pick(item, self.source, self.target, where, number, fertilities=self.fertilities)
+                        yield from pick(item, self.source, self.target, where, number, fertilities=self.fertilities)
         except pa.ArrowException as error:
             raise DataError(f"{path}: not a Parquet file, or a damaged one ({_first_line(error)})") from None
 
@@ -200,15 +209,20 @@ def has_column(location: Location, name: str) -> bool:
         return False
 
 
-def pick(item: Any, source: str, target: str, where: str, number: int, *, fertilities: str | None = None) -> Row:
-    """The row of a JSON object or table row, also of {"translation": {source: ..., target: ...}}; fertilities
-    stand beside the translation, not in it."""
+def pick(
+    item: Any, source: str, target: str, where: str, number: int, *, fertilities: str | None = None
+) -> Iterator[Row]:
+    """The rows of a JSON object or table row, also of {"translation": {source: ..., target: ...}}: one for each target
+    column. Fertilities stand beside the translation, not in it."""
     numbers = {} if fertilities is None else {"fertilities": _whole_numbers(item, fertilities, where)}
     if isinstance(item, dict) and isinstance(item.get("translation"), dict):
         item = item["translation"]
     if not isinstance(item, dict):
         raise DataError(f"{where}: not a JSON object")
-    for name in (source, target):
+    targets = target_columns(target, item)
+    if fertilities is not None and len(targets) > 1:
+        raise DataError(f"{where}: '{fertilities}' counts the tokens of one target, but {target} are {len(targets)}")
+    for name in (source, *targets):
         if name not in item:
             raise DataError(f"{where}: no '{name}' (there is: {', '.join(map(str, item)) or 'nothing'})")
         if not isinstance(item[name], str):
@@ -216,7 +230,7 @@ def pick(item: Any, source: str, target: str, where: str, number: int, *, fertil
             raise DataError(f"{where}: '{name}' is {kind}, text is needed")
         if not _is_encodable(item[name]):
             raise DataError(f"{where}: '{name}' holds half of a surrogate pair, which is no character")
-    return {"source": item[source], "target": item[target], "line": number} | numbers
+    yield from ({"source": item[source], "target": item[name], "line": number} | numbers for name in targets)
 
 
 def _whole_numbers(item: Any, name: str, where: str) -> list[int]:

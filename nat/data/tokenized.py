@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -14,6 +15,7 @@ from nat.data.cache import cache_directory, digest, writing
 from nat.data.corpus import DataConfig, read_corpus
 from nat.data.filters import DropReport, FilterConfig, Lengths, apply_rules, drop_rules
 from nat.data.points import BadText, no_such_point
+from nat.data.references import Reference
 from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import NUM_SYMBOLS, Tokenizer
 from nat.errors import DataError
@@ -67,6 +69,19 @@ class TokenizedCorpus:
         """Source and target texts of the pairs at `indices`, in that order."""
         chosen = self.texts_table[self.rows[np.asarray(indices, dtype=np.int64)]]
         return list(chosen["source"]), list(chosen["target"])
+
+    @property
+    def sentences(self) -> list[np.ndarray]:
+        """Indices of the pairs of each source: one, or several of a row with several targets."""
+        ends = 1 + np.flatnonzero(np.diff(self.lines))
+        return np.split(np.arange(len(self)), ends)
+
+    def references(self, sentences: Sequence[np.ndarray]) -> tuple[list[str], list[str]]:
+        """Source texts of such `sentences`, each once, and their references: a `Reference` where there are several."""
+        sources, targets = self.texts(np.concatenate([np.empty(0, np.int64), *sentences]))
+        starts = np.cumsum([0, *(len(sentence) for sentence in sentences)])
+        groups = [targets[start:end] for start, end in pairwise(starts)]
+        return [sources[i] for i in starts[:-1]], [Reference(*some) if len(some) > 1 else some[0] for some in groups]
 
     def select(self, keep: np.ndarray, reason: str) -> TokenizedCorpus:
         """The pairs where `keep`, (N,) bool, holds; the others are counted under `reason`. Raises DataError if

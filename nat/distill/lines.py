@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nat.data.batching import Pair
-from nat.decoding.batched import decode_in_batches
+from nat.decoding.batched import Decoded, decode_in_batches
 from nat.distill.fertilities import FertilitySource, WordAligner, attention_fertilities, link_fertilities
 from nat.distill.job import Job, Targets
 from nat.progress import Progress
@@ -41,23 +41,33 @@ def shard_lines(job: Job, indices: np.ndarray, progress: Progress) -> list[Line]
 
 
 def translations(job: Job, indices: np.ndarray, progress: Progress) -> list[list[Line]]:
-    """The teacher's translations of each source, the best first."""
+    """The teacher's translations of each source, the best first; a source that occurs again is decoded once."""
     teacher = job.teacher
-    pairs = job.corpus.pairs(indices)
     sources, _ = job.corpus.texts(indices)
-    results: list[list[Line]] = [[] for _ in pairs]
-    rows = [pair.source for pair in pairs]
+    results: list[list[Line]] = [[] for _ in sources]
+    places: dict[tuple[int, ...], list[int]] = {}
+    for i, pair in enumerate(job.corpus.pairs(indices)):
+        places.setdefault(tuple(pair.source), []).append(i)
+    rows, copies = list(places), list(places.values())
     for chosen, found in decode_in_batches(
         teacher.model, rows, decoding=job.decoding, batch_size=job.batch_size, device=teacher.device
     ):
-        for i, decoded in zip(chosen, found, strict=True):
-            texts = teacher.tokenizers.target.decode(decoded.tokens)
-            for rank, (text, score) in enumerate(zip(texts, decoded.scores, strict=True)):
-                line = {job.data.source: sources[i], job.data.target: text, "score": round(score, 4)}
-                line |= {"line": int(job.corpus.lines[indices[i]]), "rank": rank}
-                results[i].append(line | ({"truncated": True} if decoded.truncated and rank == 0 else {}))
-        progress.advance(len(chosen))
+        for number, decoded in zip(chosen, found, strict=True):
+            for i in copies[number]:
+                results[i] = translated(job, sources[i], int(job.corpus.lines[indices[i]]), decoded)
+            progress.advance(len(copies[number]))
     return results
+
+
+def translated(job: Job, source: str, number: int, decoded: Decoded) -> list[Line]:
+    """A source's translations. number: its line in the corpus."""
+    texts = job.teacher.tokenizers.target.decode(decoded.tokens)
+    lines = []
+    for rank, (text, score) in enumerate(zip(texts, decoded.scores, strict=True)):
+        line = {job.data.source: source, job.data.target: text, "score": round(score, 4)}
+        line |= {"line": number, "rank": rank}
+        lines.append(line | ({"truncated": True} if decoded.truncated and rank == 0 else {}))
+    return lines
 
 
 def given_targets(job: Job, indices: np.ndarray, progress: Progress) -> list[list[Line]]:

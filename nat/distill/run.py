@@ -5,6 +5,10 @@ The corpus is cut into shards of consecutive pairs; a shard is decoded in batche
 whole or not at all, so a run that was killed goes on with the first missing shard, and the result does not
 depend on kills or ranks. Ranks take turns at the shards; the main rank joins them in corpus order.
 
+Of a row with several targets (data.target=de+fr+es) each pair gets the teacher's one translation, so that the corpus
+keeps its size and the weight of each source, as in Zhou et al. 2020, https://arxiv.org/abs/1911.02727, section 3.1,
+which distils the joined corpora of several languages; the column is then called de+fr+es, and is read as one.
+
 OUTPUT/train.jsonl     one object a line: the source and target columns, score (log-probability), line, rank, and
                        fertilities where they are asked for: one number for each source token of the teacher's
                        tokenizer, whose sum is the number of the target's tokens
@@ -26,6 +30,7 @@ from sacrebleu.metrics import BLEU
 
 import nat
 from nat.config import to_plain
+from nat.data.references import reference_streams
 from nat.distill.fertilities import FertilitySource
 from nat.distill.job import CORPUS, MANIFEST, DistillConfig, Job, Targets, file_digest, prepare_job
 from nat.distill.lines import align_lines, as_text, read_lines, shard_lines
@@ -134,12 +139,15 @@ def describe_fertilities(job: Job, best: list[dict[str, Any]]) -> dict[str, Any]
 
 
 def compare(job: Job, outputs: list[str]) -> dict[str, Any]:
-    """BLEU of the teacher's translations against the corpus's own targets; null where the targets are these."""
+    """BLEU of the teacher's translations against the corpus's own targets, all that a source has; null where the
+    targets are these."""
     if job.config.targets is Targets.CORPUS:
         return {"bleu_against_original": None, "bleu_signature": None}
-    _, references = job.corpus.texts(np.arange(len(job.corpus)))
+    sentences = job.corpus.sentences
+    _, references = job.corpus.references(sentences)
     metric = BLEU()
-    score = metric.corpus_score(outputs, [references]).score
+    once = [outputs[sentence[0]] for sentence in sentences]
+    score = metric.corpus_score(once, reference_streams(references)).score
     return {"bleu_against_original": score, "bleu_signature": str(metric.get_signature())}
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest, Result
 
+from nat.data.references import reference_streams
 from nat.errors import ConfigError
 
 NUM_RESAMPLES = 1000
@@ -58,11 +59,13 @@ def examine(claim: Claim, outputs: Mapping[str, Sequence[str]], references: Sequ
     """Paired bootstrap resampling, by sacreBLEU (its seed is fixed: the same outputs give the same p)."""
     systems: list[tuple[str, Sequence[str]]] = [(name, list(outputs[name])) for name in (claim.worse, claim.better)]
     if systems[0][1] == systems[1][1]:  # sacreBLEU would call no difference at all a sure one
-        score = BLEU().corpus_score(systems[0][1], [list(references)]).score
+        score = BLEU().corpus_score(systems[0][1], reference_streams(references)).score
         return Finding(claim, score, score, 1.0)
     logging.getLogger("sacrebleu").setLevel(logging.ERROR)
     with contextlib.redirect_stderr(io.StringIO()):  # it tells of its progress
-        test = PairedTest(systems, {"BLEU": BLEU()}, [list(references)], test_type="bs", n_samples=NUM_RESAMPLES)
+        test = PairedTest(
+            systems, {"BLEU": BLEU()}, reference_streams(references), test_type="bs", n_samples=NUM_RESAMPLES
+        )
         worse, better = test()[1]["BLEU"]
     assert isinstance(worse, Result)
     assert isinstance(better, Result)

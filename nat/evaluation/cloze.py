@@ -236,6 +236,10 @@ class Pairs:
 def read_pairs(translator: Translator, split: Split, changes: dict[str, Any]) -> Pairs:
     """A split of the run's corpus, with `changes` of its data options. Raises ConfigError or DataError."""
     corpus = read_corpus(translator, split, changes)
+    if len(corpus.sentences) < len(corpus):
+        raise ConfigError(
+            "data.target: gaps are filled in pairs of one source and one target, here are several; name one"
+        )
     every = np.arange(len(corpus))
     pairs = corpus.pairs(every)
     rows = [pair.source for pair in pairs], [pair.target for pair in pairs]

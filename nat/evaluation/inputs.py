@@ -11,11 +11,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nat.config import parse
 from nat.data.corpus import DataConfig
 from nat.data.readers import read_lines
+from nat.data.references import Reference
 from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.decoding.requests import Request, Sentence
 from nat.errors import ConfigError, DataError
@@ -71,8 +70,13 @@ class Text:
         )
 
     def swapped(self) -> Text:
-        """The other direction: references are read, sources are the references."""
+        """The other direction: references are read, sources are the references. Raises ConfigError where a source has
+        several."""
         assert self.references is not None
+        if any(isinstance(reference, Reference) for reference in self.references):
+            raise ConfigError(
+                "direction=backward: reads one target of a source, here are several; data.target=... names one"
+            )
         return dataclasses.replace(self, sources=self.references, references=self.sources)
 
 
@@ -144,22 +148,29 @@ def read_standard_input() -> list[str]:
 
 
 def read_split(translator: Translator, split: Split, changes: Mapping[str, Any]) -> Text:
-    """A split of the run's own corpus, with `changes` of its data options. The tokenizer is the run's, whatever they
-    say. Raises ConfigError or DataError."""
+    """A split of the run's own corpus, with `changes` of its data options; a source with several targets is read once.
+    The tokenizer is the run's, whatever they say. Raises ConfigError or DataError."""
     corpus = read_corpus(translator, split, changes)
-    sources, references = corpus.texts(np.arange(len(corpus)))
-    return Text(f"split {split.value}", sources, references, corpus.lines.tolist(), corpus.report.to_plain())
+    sentences = corpus.sentences
+    sources, references = corpus.references(sentences)
+    lines = corpus.lines[[sentence[0] for sentence in sentences]].tolist()
+    return Text(f"split {split.value}", sources, references, lines, corpus.report.to_plain())
 
 
 def read_corpus(translator: Translator, split: Split, changes: Mapping[str, Any]) -> TokenizedCorpus:
     """A split of the run's own corpus, see `read_split`, with its tokens."""
-    stored = translator.config.get("data")
-    if not isinstance(stored, Mapping):
-        raise DataError(f"{translator.folder}/config.yaml: has no data options; give source=FILE")
-    data = dataclasses.replace(parse(DataConfig, merge(stored, changes), "data"), streaming=False)
+    data = data_options(translator, changes)
     corpus = prepare(data, split.value, translator.tokenizers, filtered=split is Split.TRAIN)
     assert isinstance(corpus, TokenizedCorpus)
     return corpus
+
+
+def data_options(translator: Translator, changes: Mapping[str, Any]) -> DataConfig:
+    """Those of the run's own corpus, with `changes`, read as a whole. Raises ConfigError or DataError."""
+    stored = translator.config.get("data")
+    if not isinstance(stored, Mapping):
+        raise DataError(f"{translator.folder}/config.yaml: has no data options; give source=FILE")
+    return dataclasses.replace(parse(DataConfig, merge(stored, changes), "data"), streaming=False)
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import torch
 
 import nat
 from nat.config import to_plain
+from nat.data.references import all_references
 from nat.decoding.candidates import Candidates, Metric, sentence_bleu, sentence_chrf, with_teacher_scores
 from nat.decoding.requests import Sentence, source_of
 from nat.evaluation.editing import describe_edits
@@ -175,10 +176,12 @@ def candidate_report(system: System, text: Text, found: Translations) -> dict[st
 
 
 def oracle(candidates: Sequence[Candidates], references: Sequence[str], metric: Metric) -> list[str]:
-    """Of each sentence's candidates, the first of the highest metric against its reference."""
+    """Of each sentence's candidates, the first of the highest metric against its reference, of several any."""
     return [
-        max(dict.fromkeys(item.texts), key=lambda text: metric(text, reference)) if len(item.texts) > 1 else item.best
-        for item, reference in zip(candidates, references, strict=True)
+        max(dict.fromkeys(item.texts), key=lambda text: max(metric(text, line) for line in lines))
+        if len(item.texts) > 1
+        else item.best
+        for item, lines in zip(candidates, map(all_references, references), strict=True)
     ]
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from sacrebleu.metrics import BLEU, CHRF, TER
 
+from nat.data.references import all_references, reference_streams
 from nat.data.vocabulary import Symbol
 
 
@@ -15,7 +16,8 @@ from nat.data.vocabulary import Symbol
 class Scores:
     """Scores of translations against references.
 
-    bleu, chrf, ter: 0-100. length_ratio: words of the output over words of the references.
+    bleu, chrf, ter: 0-100, against all references of a sentence. length_ratio: words of the output over words of the
+    references, of several their mean.
     repetition_rate: share of words equal to the word before them. ter is None unless asked for.
     """
 
@@ -30,13 +32,14 @@ class Scores:
 
 
 def score_corpus(outputs: Sequence[str], references: Sequence[str], *, ter: bool = False) -> Scores:
-    """Score line-aligned outputs and references."""
+    """Score line-aligned outputs and references; a sentence may have several (`Reference`)."""
     assert len(outputs) == len(references)
+    streams = reference_streams(references)
     bleu, chrf = BLEU(), CHRF()
-    bleu_score = bleu.corpus_score(list(outputs), [list(references)]).score
-    chrf_score = chrf.corpus_score(list(outputs), [list(references)]).score
+    bleu_score = bleu.corpus_score(list(outputs), streams).score
+    chrf_score = chrf.corpus_score(list(outputs), streams).score
     ter_metric = TER() if ter else None
-    reference_words = sum(len(line.split()) for line in references)
+    reference_words = sum(mean_words(reference) for reference in references)
     return Scores(
         bleu=bleu_score,
         bleu_signature=str(bleu.get_signature()),
@@ -44,9 +47,15 @@ def score_corpus(outputs: Sequence[str], references: Sequence[str], *, ter: bool
         chrf_signature=str(chrf.get_signature()),
         length_ratio=sum(len(line.split()) for line in outputs) / max(1, reference_words),
         repetition_rate=repetition_rate(outputs),
-        ter=ter_metric.corpus_score(list(outputs), [list(references)]).score if ter_metric else None,
+        ter=ter_metric.corpus_score(list(outputs), streams).score if ter_metric else None,
         ter_signature=str(ter_metric.get_signature()) if ter_metric else None,
     )
+
+
+def mean_words(reference: str) -> float:
+    """Words of a reference; of several their mean."""
+    counts = [len(line.split()) for line in all_references(reference)]
+    return sum(counts) / len(counts)
 
 
 def repetition_rate(lines: Sequence[str]) -> float:
@@ -60,8 +69,11 @@ def repetition_rate(lines: Sequence[str]) -> float:
 
 
 def exact_match_rate(outputs: Sequence[str], references: Sequence[str]) -> float:
-    """Share of outputs that are their reference, but for white space."""
-    same = sum(output.split() == reference.split() for output, reference in zip(outputs, references, strict=True))
+    """Share of outputs that are their reference, or one of them, but for white space."""
+    same = sum(
+        any(output.split() == line.split() for line in all_references(reference))
+        for output, reference in zip(outputs, references, strict=True)
+    )
     return same / max(1, len(outputs))
 
 

@@ -58,7 +58,8 @@ class Validated:
 
 
 class Validator:
-    """Decodes a split and scores it, on the main rank."""
+    """Decodes a split and scores it, on the main rank. A source with several targets is decoded once and scored against
+    all of them; the losses are those of every pair."""
 
     def __init__(
         self,
@@ -72,9 +73,10 @@ class Validator:
         self.config, self.tokenizers, self.decoding, self.device = config, tokenizers, decoding, device
         if config.metric is Metric.ACCURACY and not tokenizers.vocabularies.points:
             raise ConfigError("validation.metric=accuracy: is of points (data.tokenizer.kind=points); bleu, chrf, loss")
-        count = len(corpus) if config.max_sentences is None else min(len(corpus), config.max_sentences)
-        self.pairs = corpus.pairs(np.arange(count))
-        self.sources, self.references = corpus.texts(np.arange(count))
+        sentences = corpus.sentences[: config.max_sentences]
+        pairs = corpus.pairs(np.concatenate(sentences))
+        self.pairs = [pairs[sentence[0] : sentence[-1] + 1] for sentence in sentences]  # of each source, decoded once
+        self.sources, self.references = corpus.references(sentences)
 
     def better(self, value: float, than: float) -> bool:
         return value < than if self.config.metric is Metric.LOSS else value > than
@@ -83,7 +85,7 @@ class Validator:
         """Decode and score; `limit` looks at the first sentences only."""
         count = len(self.pairs) if limit is None else min(limit, len(self.pairs))
         found: list[Decoded | None] = [None] * count
-        rows = [pair.source for pair in self.pairs[:count]]
+        rows = [pairs[0].source for pairs in self.pairs[:count]]
         for indices, decoded in decode_in_batches(
             model, rows, decoding=self.decoding, batch_size=self.config.batch_size, device=self.device
         ):
@@ -114,7 +116,7 @@ class Validator:
         if not any(f.name == "history" for f in fields(self.decoding)):
             return samples
         decoding = replace(self.decoding, history=True)  # type: ignore[call-arg]
-        rows = [pair.source for pair in self.pairs[: len(samples)]]
+        rows = [pairs[0].source for pairs in self.pairs[: len(samples)]]
         for indices, decoded in decode_in_batches(
             model, rows, decoding=decoding, batch_size=self.config.batch_size, device=self.device
         ):
@@ -127,13 +129,13 @@ class Validator:
     def _losses(self, model: TranslationModel, count: int, update: int) -> dict[str, float]:
         """Means of the loss terms, and their weighted sum `loss`, without dropout; nothing where the model has no loss
         on these pairs. Raises ConfigError where the best checkpoint is chosen by it."""
-        usable = [i for i in range(count) if self.pairs[i].source and self.pairs[i].target]
-        lengths = [len(self.pairs[i].source) + len(self.pairs[i].target) for i in usable]
+        usable = [pair for pairs in self.pairs[:count] for pair in pairs if pair.source and pair.target]
+        lengths = [len(pair.source) + len(pair.target) for pair in usable]
         training, totals = model.training, Totals()
         weights: dict[str, float] = {}
         model.eval()
         for number, chosen in enumerate(length_sorted_batches(lengths, batch_size=self.config.batch_size)):
-            batch = collate([self.pairs[usable[i]] for i in chosen])
+            batch = collate([usable[i] for i in chosen])
             set_seed("validation", number)
             terms = model.loss(batch.to(self.device), update=update)
             totals.add(terms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import sacrebleu
 
+from nat.data.references import Reference
 from nat.data.vocabulary import Symbol
 from nat.evaluation.scores import copied_rate, exact_match_rate, repetition_rate, score_corpus, unknown_rate
 
@@ -20,6 +21,23 @@ def test_scores_are_those_of_sacrebleu() -> None:
     assert "tok:13a" in scores.bleu_signature
     assert "nc:6" in scores.chrf_signature
     assert scores.ter_signature is not None
+
+
+def test_several_references_are_all_looked_at() -> None:
+    outputs = ["the cat sat on the mat today", "a dog ran away", "gone"]
+    references = [
+        Reference("a cat sat", "the cat sat on a mat"),
+        "a dog ran off",
+        Reference("left", "gone", "went off"),
+    ]
+    streams = [["a cat sat", "a dog ran off", "left"], ["the cat sat on a mat", None, "gone"], [None, None, "went off"]]
+    scores = score_corpus(outputs, references, ter=True)
+    assert scores.bleu == sacrebleu.corpus_bleu(outputs, streams).score > score_corpus(outputs, streams[0]).bleu
+    assert scores.chrf == sacrebleu.corpus_chrf(outputs, streams).score
+    assert scores.ter == sacrebleu.corpus_ter(outputs, streams).score
+    assert "nrefs:var" in scores.bleu_signature
+    assert scores.length_ratio == pytest.approx(12 / (4.5 + 4 + 4 / 3))
+    assert exact_match_rate(outputs, references) == pytest.approx(1 / 3)
 
 
 def test_ter_is_left_out_unless_asked_for() -> None:

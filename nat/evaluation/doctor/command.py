@@ -117,7 +117,7 @@ def read_facts(config: DoctorConfig, translator: Translator) -> Facts:
         origin=read_origin(merge(stored, changes), places),
         training=training,
         overlaps=overlaps,
-        num_validated=len(held_out[Split.VALID]) if Split.VALID in held_out and not others else None,
+        num_validated=len(held_out[Split.VALID].sentences) if Split.VALID in held_out and not others else None,
         decode=decode,
         notes=notes,
     )
@@ -177,15 +177,17 @@ def decode_part(
             f"there is no split {split.value} to translate, so that no translation is looked at (decode=FILE.json)"
         )
         return None
-    indices = spread_indices(len(corpus), config.sentences or SENTENCES)
-    sources, references = corpus.texts(indices)
+    every = corpus.sentences
+    sentences = [every[i] for i in spread_indices(len(every), config.sentences or SENTENCES)]
+    sources, references = corpus.references(sentences)
     limit = system.translator.model.max_source_length
-    fits = [i for i, row in enumerate(corpus.pairs(indices)) if limit is None or len(row.source) <= limit]
+    lengths = corpus.source_lengths[[sentence[0] for sentence in sentences]].tolist()
+    fits = [i for i, length in enumerate(lengths) if limit is None or length <= limit]
     if len(fits) < len(sources):
         notes.append(
             f"{len(sources) - len(fits)} sentences of split {split.value} are too long for the model: left out"
         )
-    name = f"split {split.value}, {len(fits)} of {len(corpus)} sentences"
+    name = f"split {split.value}, {len(fits)} of {len(every)} sentences"
     return decode_now(system, Text(name, [sources[i] for i in fits], [references[i] for i in fits]))
 
 
