@@ -18,7 +18,8 @@ from nat.ops.precision import at_least_float32
 def similarities(x: Float[Tensor, "B H N E"], centroids: Float[Tensor, "H K E"]) -> Float[Tensor, "B H K N"]:
     """Scalar products; of vectors of one length, the nearest to a centroid has the largest."""
     x = at_least_float32(x)
-    return centroids.to(x.dtype) @ x.transpose(2, 3)
+    with torch.autocast(x.device.type, enabled=False):  # a rounded product could choose another cluster
+        return centroids.to(x.dtype) @ x.transpose(2, 3)
 
 
 @torch.no_grad()
@@ -40,7 +41,8 @@ def cluster_sums(
     nearest = distances.masked_fill(~used[:, None, :, None], torch.inf).argmin(dim=2)  # (B, H, N)
     numbers = torch.arange(centroids.size(1), device=x.device)[:, None]
     chosen = ((nearest[:, :, None] == numbers) & valid[:, None, None]).to(scores.dtype)  # (B, H, K, N)
-    return (chosen @ x.to(scores.dtype)).sum(dim=0), chosen.sum(dim=(0, 3))
+    with torch.autocast(x.device.type, enabled=False):
+        return (chosen @ x.to(scores.dtype)).sum(dim=0), chosen.sum(dim=(0, 3))
 
 
 def clustered_attention(

@@ -47,7 +47,8 @@ def _hash(
     x: Float[Tensor, "B H N E"], rotations: Float[Tensor, "H R E G"], directions: Int[Tensor, " B"]
 ) -> Int[Tensor, "B H R N"]:
     """Among the first `directions` of each row."""
-    turned = at_least_float32(x)[:, :, None] @ rotations.to(torch.promote_types(x.dtype, torch.float32))
+    with torch.autocast(x.device.type, enabled=False):  # a rounded product could choose another bucket
+        turned = at_least_float32(x)[:, :, None] @ rotations.to(torch.promote_types(x.dtype, torch.float32))
     unused = torch.arange(rotations.size(-1), device=x.device) >= directions[:, None]
     nearest = turned.abs().masked_fill(unused[:, None, None, None], -1.0).argmax(dim=-1)
     opposite = turned.gather(-1, nearest[..., None]).squeeze(-1) < 0

@@ -65,6 +65,7 @@ REFUSALS = {
     "recal": "there is no task 'recal', did you mean 'recall'",
     "recall?size=3": "task:recall has no 'size', it has length, questions",
     "recall?length=x": "length=x: a whole number is needed",
+    "recall?length=": "length=: a whole number is needed",
     "recall?distance=10-20": "distance=10-20: a whole number is needed",
     "recall?length=74-90": "length=74-90: questions, distance and clues together need 75",
     "recall?questions=4-2": "questions=4-2: a whole number is needed, such as questions=5 or of a rising range",

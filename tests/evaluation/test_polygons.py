@@ -51,6 +51,49 @@ def test_areas() -> None:
     large = np.array([[0, 0], [FINEST, 0], [FINEST, FINEST], [0, FINEST]], dtype=np.int32)
     assert area(large) == FINEST**2
 
+    assert area(SQUARE[[0, 1, 2, 4]] + [3, 7]) == 50  # wherever it lies
+
+
+def test_every_polygon_of_a_grid_is_judged_edge_by_edge() -> None:
+    """Corners on a small grid lie on edges, edges in line with each other and beside each other."""
+    draw, found = random.Random(3), set()
+    for _ in range(400):
+        points = np.array(draw.sample([(x, y) for x in range(4) for y in range(3)], draw.randint(3, 5)))
+        order = list(range(len(points)))
+        found.add(simple := is_simple_polygon(points, order))
+        assert simple == simple_by_loop([tuple(map(int, point)) for point in points]), points
+    assert found == {True, False}
+
+
+def simple_by_loop(corners: list[tuple[int, int]]) -> bool:
+    """No two edges have a point in common but the corner between neighbours."""
+    edges = list(zip(corners, corners[1:] + corners[:1], strict=True))
+    for (i, first), (j, second) in itertools.combinations(enumerate(edges), 2):
+        shared = set(first) & set(second)
+        if (j - i) % len(edges) in (1, len(edges) - 1):
+            assert len(shared) == 1
+            ends = [(set(edge) - shared).pop() for edge in (first, second)]
+            if on_segment(ends[0], *second) or on_segment(ends[1], *first):
+                return False
+        elif meet(*first, *second):
+            return False
+    return True
+
+
+def turn(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> int:
+    return int(np.sign((b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])))
+
+
+def on_segment(p: tuple[int, int], a: tuple[int, int], b: tuple[int, int]) -> bool:
+    inside = all(min(a[k], b[k]) <= p[k] <= max(a[k], b[k]) for k in range(2))
+    return turn(a, b, p) == 0 and inside
+
+
+def meet(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int], d: tuple[int, int]) -> bool:
+    """They cross, or an end of one lies on the other."""
+    crosses = turn(a, b, c) * turn(a, b, d) < 0 and turn(c, d, a) * turn(c, d, b) < 0
+    return crosses or on_segment(a, c, d) or on_segment(b, c, d) or on_segment(c, a, b) or on_segment(d, a, b)
+
 
 def test_what_is_right_what_is_covered_and_what_is_no_polygon() -> None:
     outputs = ["0 1 2 3", "0 1 2", "0 2 1 3", "1 2 3 0"]

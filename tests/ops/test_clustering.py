@@ -69,3 +69,15 @@ def test_attention_is_that_of_a_loop() -> None:
     ours, theirs = (torch.autograd.grad((y * upstream).sum(), (q, k, v)) for y in (found, expected))
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_under_autocast_clusters_are_exact() -> None:
+    x, centroids = vectors(4, 2, 7, 4).float(), vectors(2, 3, 4, seed=1).float()
+
+    def found() -> tuple[Tensor, ...]:
+        scores = similarities(x, centroids)
+        return scores, *cluster_sums(x, scores, centroids, VALID, USED)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = found()
+    assert all(torch.equal(*pair) for pair in zip(under, found(), strict=True))

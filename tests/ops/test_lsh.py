@@ -128,3 +128,10 @@ def test_near_vectors_share_buckets_more_often() -> None:
     assert shares[0] == 1.0
     assert shares[0] > shares[1] > shares[2] > shares[3]
     assert shares[3] < 0.15
+
+
+def test_under_autocast_a_hash_is_exact() -> None:
+    queries, most = vectors(1, 2, 64, 4).float(), torch.tensor([8])
+    plain = hash_buckets(queries, rotations().float(), most, most=8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(hash_buckets(queries, rotations().float(), most, most=8), plain)

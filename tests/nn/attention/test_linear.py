@@ -157,3 +157,13 @@ def test_impossible_values_are_refused(name: str, option: str, value: int, least
     node = {"_target_": f"nat.nn.attention.linear.{name}", option: value}
     with pytest.raises(ConfigError, match=f"attention.{option}={value}: must be at least {least}"):
         parse(Component, node, "attention")
+
+
+@EACH
+@torch.no_grad()
+def test_sums_are_exact_under_autocast(name: str) -> None:
+    attention = make(name).float()
+    q, k, v = (torch.randn(2, 2, 9, 4, generator=torch.Generator().manual_seed(n)) for n in range(3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = attention.mix(q, k, v, None)  # type: ignore[operator]
+    assert torch.equal(found, attention.mix(q, k, v, None))  # type: ignore[operator]

@@ -118,3 +118,12 @@ def test_impossible_values_are_refused(kind: str, options: dict[str, Any], messa
     node = {"_target_": f"nat.nn.attention.synthesizer.{kind}Synthesizer"} | options
     with pytest.raises(ConfigError, match=message):
         parse(Component, node, "attention")
+
+
+def test_scores_are_of_the_order_of_one_at_first() -> None:
+    attention = make("synthesizer_dense", max_length=512)
+    x = torch.randn(1, 512, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weights = [parameter for name, parameter in attention.named_parameters() if parameter.dim() == 3]
+    assert x.shape and weights
+    for weight in weights:  # (H, E, size)
+        assert 0.5 < weight.std().item() * weight.size(1) ** 0.5 < 2.0
