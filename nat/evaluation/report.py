@@ -12,42 +12,35 @@ DIR/outputs/NAME.txt   every system's translations, one a line; source.txt and r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from yaml import YAMLError, safe_load
 
-from nat.config import option, parse
-from nat.decoding.candidates import Choice, resolve_choice
+from nat.config import option
 from nat.decoding.history import SentenceHistory, write_history
-from nat.errors import ConfigError
 from nat.evaluation.claims import describe_claims, examine, parse_claim
 from nat.evaluation.curves import read_curves
 from nat.evaluation.drawing import draw_all
-from nat.evaluation.engine import Engine, accelerate
+from nat.evaluation.engine import Engine
 from nat.evaluation.figures import charts
 from nat.evaluation.histories import how_made
 from nat.evaluation.inputs import (
-    Device,
-    Split,
     Text,
     check_outputs,
-    decoding_options,
-    open_run,
     read_split,
     run_summary,
 )
+from nat.evaluation.opening import SystemsConfig, open_systems
 from nat.evaluation.page import render
 from nat.evaluation.plots import check_plots, has_plots
 from nat.evaluation.results import results, translate
 from nat.evaluation.speed import spread, spread_indices, time_alone
-from nat.evaluation.system import Scorer, System
+from nat.evaluation.system import System
 from nat.files import write_json, write_text
 from nat.progress import Progress
-from nat.translator import Translator
 
 FILES = ("results.json", "table.md", "samples.txt")
 COLUMNS = (  # heading, field of a row, digits, factor
@@ -67,29 +60,17 @@ CANDIDATE_COLUMNS = (  # where a system has more than one
     ("other chosen", "num_choice_differs", 0, 1),
     ("oracle BLEU", "oracle_bleu", 2, 1),
 )
-LITERAL = ("name", "teacher")  # text as it stands, even where it reads like a number
 
 
 @dataclass(frozen=True)
-class ReportConfig:
+class ReportConfig(SystemsConfig):
     """Everything that `configs/report.yaml` holds."""
 
-    run_dirs: list[str] = option(help="run folders, each also as FOLDER?beam_size=4&engine=ctranslate2&name=LABEL")
-    output: str = option(help="folder of results.json, table.md and samples.txt")
-    split: Split = option(Split.TEST, "what is translated: test, valid or train")
     samples: int = option(10, "sentences in samples.txt and in the viewer, spread evenly over the split", minimum=0)
     max_sentences: int | None = option(None, "sentences translated, at most; null: all", minimum=1)
     speed_sentences: int = option(100, "sentences timed alone, at most", minimum=1)
-    device: Device = option(Device.AUTO, "auto, cpu or cuda")
-    num_threads: int | None = option(None, "CPU threads of torch; null: torch's choice", minimum=1)
     plots: bool | None = option(None, "figures; null: where the package is there")
     claims: list[str] = option([], "pairs of systems, 'A > B', to be tested for a higher BLEU")
-    data: dict[str, Any] = field(default_factory=dict, metadata={"help": "options over those of the first run"})
-    decoding: dict[str, Any] = field(default_factory=dict, metadata={"help": "batch_size and options for every system"})
-
-    def __post_init__(self) -> None:
-        if not self.run_dirs:
-            raise ConfigError("run_dirs=[]: at least one run folder is needed")
 
 
 def report(config: ReportConfig, *, command: str = "nat-report") -> tuple[list[dict[str, Any]], str, str]:
@@ -103,7 +84,7 @@ def report(config: ReportConfig, *, command: str = "nat-report") -> tuple[list[d
     check_outputs({f"output, {name}": folder / name for name in FILES})
     if config.plots:
         check_plots()
-    systems = open_systems(config)
+    systems = open_systems(config.run_dirs, decoding=config.decoding, device=config.device)
     claims = [parse_claim(claim, [system.name for system in systems]) for claim in config.claims]
     text = read_split(systems[0].translator, config.split, config.data)
     text = shortened(text, config.max_sentences)
@@ -156,63 +137,6 @@ def named_texts(text: Text) -> dict[str, list[str]]:
 def file_name(name: str) -> str:
     """A system's name without what a file's name cannot hold."""
     return re.sub(r"[^\w.+-]+", "_", name)
-
-
-def open_systems(config: ReportConfig) -> list[System]:
-    """Load every run, each folder once. Raises ConfigError or DataError; two systems of one name are refused."""
-    systems: list[System] = []
-    opened: dict[Path, Translator] = {}
-
-    def open_once(run_dir: str) -> Translator:
-        where = Path(run_dir).resolve()
-        if where not in opened:
-            opened[where] = open_run(run_dir, device=config.device)
-        return opened[where]
-
-    for entry in config.run_dirs:
-        try:
-            system = open_system(entry, config.decoding, open_once)
-        except ConfigError as error:
-            raise ConfigError("\n".join(f"run_dirs, {entry}: {line}" for line in str(error).splitlines())) from None
-        if system.name in [other.name for other in systems]:
-            folder = entry.partition("?")[0]
-            raise ConfigError(f"run_dirs: two systems are called '{system.name}', label one: {folder}?name=LABEL")
-        systems.append(system)
-    return systems
-
-
-def open_system(entry: str, decoding: Mapping[str, Any], open_once: Callable[[str], Translator]) -> System:
-    """The system of an entry; decoding: options for every system. Raises ConfigError or DataError."""
-    run_dir, name, options = parse_entry(entry)
-    translator = open_once(run_dir)
-    if parse(Engine, options.pop("engine", Engine.TORCH.value), "engine") is Engine.CTRANSLATE2:
-        translator = accelerate(translator)
-    choose, teacher = options.pop("choose", None), options.pop("teacher", None)
-    asked = None if choose is None else parse(Choice, choose, "choose")
-    own, batch_size = decoding_options(translator, {**decoding, **options})
-    if own.reverse:
-        raise ConfigError("direction: the systems of a report translate one way, the corpus's; nat-decode does both")
-    choice = resolve_choice(asked, teacher=teacher is not None, num_candidates=own.num_candidates)
-    scorer = None if teacher is None else Scorer(teacher, open_once(teacher))
-    return System(name, translator, own, batch_size, choice, scorer)
-
-
-def parse_entry(entry: str) -> tuple[str, str, dict[str, Any]]:
-    """`FOLDER?option=value&name=LABEL` -> folder, label (by default the folder's name and the options), options.
-    Raises ConfigError."""
-    run_dir, _, query = entry.partition("?")
-    parts = query.split("&") if query else []
-    options: dict[str, Any] = {}
-    for part in parts:
-        key, equals, value = part.partition("=")
-        if not (key and equals and value):
-            raise ConfigError(f"'{part}' is not option=value; write FOLDER?beam_size=4&name=LABEL")
-        try:
-            options[key] = value if key in LITERAL else safe_load(value)
-        except YAMLError:
-            raise ConfigError(f"the value of {key} cannot be read") from None
-    name = options.pop("name", " ".join([Path(run_dir).resolve().name, *parts]))
-    return run_dir, name, options
 
 
 def evaluate(

@@ -15,6 +15,7 @@ from nat.config import option
 from nat.data.points import BITS, FINEST
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
 from nat.errors import DataError
+from nat.ops.precision import without_autocast
 
 
 class PositionKind(Enum):
@@ -98,7 +99,7 @@ class PointEmbedding(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "*B L"]) -> Float[Tensor, "*B L D"]:
         """tokens: ids of points; special symbols have some value that means nothing."""
-        with torch.autocast(tokens.device.type, enabled=False):  # neighbours differ in the last bits
+        with without_autocast(tokens):
             return self.mix(F.relu(self.widen(coordinates(tokens).to(self.widen.weight.dtype))))
 
 

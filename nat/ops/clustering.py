@@ -11,14 +11,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nat.ops.partition import gather_slots, scatter_slots
-from nat.ops.precision import at_least_float32
+from nat.ops.precision import at_least_float32, without_autocast
 
 
 @torch.no_grad()
 def similarities(x: Float[Tensor, "B H N E"], centroids: Float[Tensor, "H K E"]) -> Float[Tensor, "B H K N"]:
     """Scalar products; of vectors of one length, the nearest to a centroid has the largest."""
     x = at_least_float32(x)
-    with torch.autocast(x.device.type, enabled=False):  # a rounded product could choose another cluster
+    with without_autocast(x):
         return centroids.to(x.dtype) @ x.transpose(2, 3)
 
 
@@ -41,7 +41,7 @@ def cluster_sums(
     nearest = distances.masked_fill(~used[:, None, :, None], torch.inf).argmin(dim=2)  # (B, H, N)
     numbers = torch.arange(centroids.size(1), device=x.device)[:, None]
     chosen = ((nearest[:, :, None] == numbers) & valid[:, None, None]).to(scores.dtype)  # (B, H, K, N)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         return (chosen @ x.to(scores.dtype)).sum(dim=0), chosen.sum(dim=(0, 3))
 
 
@@ -61,7 +61,7 @@ def clustered_attention(
     uses all or the first ones, and all clusters that are used as many.
     """
     length = queries.size(2)
-    with torch.autocast(queries.device.type, enabled=False):
+    with without_autocast(queries):
         if queries.device.type == "cpu":  # as in full attention
             values = at_least_float32(values)
         queries, keys = queries.to(values.dtype), keys.to(values.dtype)

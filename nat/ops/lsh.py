@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nat.ops.precision import at_least_float32
+from nat.ops.precision import at_least_float32, without_autocast
 
 DIRECTIONS = 64  # of one hash, which has twice as many buckets; where more are needed, two hashes together
 SELF_PENALTY = 1e5  # section 2: of the score of a position for itself, so that it looks there if nowhere else
@@ -47,7 +47,7 @@ def _hash(
     x: Float[Tensor, "B H N E"], rotations: Float[Tensor, "H R E G"], directions: Int[Tensor, " B"]
 ) -> Int[Tensor, "B H R N"]:
     """Among the first `directions` of each row."""
-    with torch.autocast(x.device.type, enabled=False):  # a rounded product could choose another bucket
+    with without_autocast(x):
         turned = at_least_float32(x)[:, :, None] @ rotations.to(torch.promote_types(x.dtype, torch.float32))
     unused = torch.arange(rotations.size(-1), device=x.device) >= directions[:, None]
     nearest = turned.abs().masked_fill(unused[:, None, None, None], -1.0).argmax(dim=-1)
@@ -75,7 +75,7 @@ def lsh_attention(
     queries, keys, values = (F.pad(part, (0, 0, 0, extra)) for part in (queries, keys, values))
     order, place, codes = sort_into_chunks(F.pad(buckets, (0, extra)), F.pad(valid, (0, extra)), width=width)
     hidden = unseen(codes, order, width=width)
-    with torch.autocast(queries.device.type, enabled=False):
+    with without_autocast(queries):
         if queries.device.type == "cpu":  # as in full attention
             queries, keys, values = (at_least_float32(part) for part in (queries, keys, values))
         sums, shares, peaks = _rounds(queries / math.sqrt(queries.size(-1)), keys, values, order, hidden, dropout)

@@ -1,4 +1,4 @@
-"""Precision of sums and logarithms."""
+"""Precision of sums, logarithms and choices."""
 
 from __future__ import annotations
 
@@ -9,3 +9,9 @@ from torch import Tensor
 def at_least_float32(x: Tensor) -> Tensor:
     """bf16 and fp16 -> float32; float32 and float64 as they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def without_autocast(x: Tensor) -> torch.autocast:
+    """In it products on the device of x have the precision of what is multiplied: where thousands are summed, or where
+    a rounded one would choose another bucket or neighbour."""
+    return torch.autocast(x.device.type, enabled=False)

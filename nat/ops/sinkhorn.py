@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nat.ops.partition import gather_slots, scatter_slots
-from nat.ops.precision import at_least_float32
+from nat.ops.precision import at_least_float32, without_autocast
 
 NEVER = -1e9  # instead of -inf, so that softmax and cumulated sums of nothing else are finite
 
@@ -69,7 +69,7 @@ def sorted_attention(
     """
     heads, length = queries.shape[1:3]
     at, held = positions[:, None].expand(-1, heads, -1, -1), inside[:, None, :, :, None]
-    with torch.autocast(queries.device.type, enabled=False):
+    with without_autocast(queries):
         if queries.device.type == "cpu":  # as in full attention
             queries, keys, values = (at_least_float32(part) for part in (queries, keys, values))
         asking, keys, values = (gather_slots(part, at).masked_fill(~held, 0.0) for part in (queries, keys, values))

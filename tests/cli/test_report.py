@@ -13,8 +13,8 @@ from nat.cli.decode import main as decode
 from nat.cli.report import main, quote_entries
 from nat.decoding.history import read_history
 from nat.errors import ConfigError
-from nat.evaluation import report as work
-from nat.evaluation.report import parse_entry
+from nat.evaluation import opening as work
+from nat.evaluation.opening import parse_entry
 
 SHORT = ("data.max_words=3", "speed_sentences=3", "device=cpu")
 QUICK = (*SHORT, "plots=false")

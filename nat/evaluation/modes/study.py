@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,8 @@ import numpy as np
 import torch
 
 from nat.config import option
-from nat.errors import ConfigError
 from nat.evaluation.claims import Claim, parse_claim
-from nat.evaluation.inputs import Device, Split, check_outputs
+from nat.evaluation.inputs import check_outputs
 from nat.evaluation.modes.accuracy import TELLING, accuracy
 from nat.evaluation.modes.languages import Languages, Posteriors, weights_of, words_of
 from nat.evaluation.modes.mixing import (
@@ -45,8 +44,9 @@ from nat.evaluation.modes.texts import (
     read_sentences,
     training_names,
 )
+from nat.evaluation.opening import SystemsConfig, open_systems
 from nat.evaluation.plots import check_plots, has_plots
-from nat.evaluation.report import ReportConfig, file_name, open_systems
+from nat.evaluation.report import file_name
 from nat.evaluation.results import Translations, provenance, translate
 from nat.evaluation.scores import score_corpus
 from nat.evaluation.system import System
@@ -57,24 +57,13 @@ REFERENCES = "references"
 
 
 @dataclass(frozen=True)
-class ModesConfig:
-    """Everything that `configs/modes.yaml` holds."""
+class ModesConfig(SystemsConfig):
+    """Everything that `configs/modes.yaml` holds. The first run is one on raw text: its text tells the languages."""
 
-    run_dirs: list[str] = option(help="run folders, each also as FOLDER?max_passes=4&name=LABEL; the first on raw text")
-    output: str = option(help="folder of study.json, study.md, simplex.png, simplex.svg and all translations")
-    split: Split = option(Split.TEST, "what is translated: test, valid or train")
     smoothing: float = option(1.0, "occurrences that a word's spelling counts for, beside those in the text", above=0)
     alignments: bool | None = option(None, "complexity and faithfulness of the training texts by a word aligner")
     plots: bool | None = option(None, "the simplex, of three languages; null: where that can be")
     claims: list[str] = option([], "pairs of systems, 'A > B': A mixes more")
-    device: Device = option(Device.AUTO, "auto, cpu or cuda")
-    num_threads: int | None = option(None, "CPU threads of torch; null: torch's choice", minimum=1)
-    data: dict[str, Any] = field(default_factory=dict, metadata={"help": "options over those of the first run"})
-    decoding: dict[str, Any] = field(default_factory=dict, metadata={"help": "batch_size and options for every system"})
-
-    def __post_init__(self) -> None:
-        if not self.run_dirs:
-            raise ConfigError("run_dirs=[]: at least one run folder is needed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +83,7 @@ def study(config: ModesConfig) -> tuple[dict[str, Any], str]:
     folder = Path(config.output)
     check_outputs({f"output, {name}": folder / name for name in FILES})
     check_packages(config)
-    systems = open_systems(
-        ReportConfig(config.run_dirs, config.output, device=config.device, decoding=dict(config.decoding))
-    )
+    systems = open_systems(config.run_dirs, decoding=config.decoding, device=config.device)
     claims = [parse_claim(claim, [system.name for system in systems]) for claim in config.claims]
     first = systems[0].translator
     sentences = read_sentences(first, config.split, config.data)

@@ -25,7 +25,7 @@ from nat.ops.features import (
     positive_log_features,
     separate_softmaxes,
 )
-from nat.ops.precision import at_least_float32
+from nat.ops.precision import at_least_float32, without_autocast
 
 
 class FeatureAttention(SelfAttention):
@@ -38,7 +38,7 @@ class FeatureAttention(SelfAttention):
         values: Float[Tensor, "B H N E"],
         valid: Bool[Tensor, "B N"] | None,
     ) -> Float[Tensor, "B H N E"]:
-        with torch.autocast(queries.device.type, enabled=False):
+        with without_autocast(queries):
             exact = [at_least_float32(part) for part in (queries, keys, values)]
             mixed = self.sum_first(exact[0], exact[1], exact[2], valid)
         return mixed.to(queries.dtype)
