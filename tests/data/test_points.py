@@ -75,10 +75,14 @@ def test_words_that_are_no_points_are_refused(word: str, reason: str) -> None:
     assert error.value.row == 1
 
 
-@pytest.mark.parametrize(("word", "reason"), [("-1", "no index"), ("1.0", "no index"), ("9999999999", "too large")])
+@pytest.mark.parametrize(("word", "reason"), [("-1", "no index"), ("1.0", "no index"), (str(2**30), "too large")])
 def test_words_that_are_no_indices_are_refused(word: str, reason: str) -> None:
     with pytest.raises(BadText, match=reason):
         IndexTokenizer(3).encode([word])
+
+
+def test_the_largest_index_has_an_id() -> None:
+    assert IndexTokenizer(3).encode([str(2**30 - 1)]) == [[NUM_SYMBOLS + 2**30 - 1]]
 
 
 def test_tokenizers_of_points_survive_their_folder(tmp_path: Path) -> None:
@@ -151,6 +155,7 @@ def test_a_row_depends_on_the_seed_and_its_number_alone() -> None:
         ("task:convex_hull?pairs=1-2", "pairs=1-2: a whole number is needed"),
         ("task:convex_hull?points=2-5", "points=2-5: must rise, from 3 or more"),
         ("task:convex_hull?points=9-5", "points=9-5: must rise"),
+        ("task:convex_hull?points=5-10001", "points=5-10001: must rise, from 3 or more to at most 10000"),
         ("task:convex_hull?pairs=0", "pairs=0: must be at least 1"),
     ],
 )
@@ -158,6 +163,10 @@ def test_a_task_that_cannot_be_made_is_refused(location: str, reason: str) -> No
     with pytest.raises(ConfigError) as error:
         config(train=location)
     assert f"train={location}: {reason}" in str(error.value)
+
+
+def test_the_fewest_and_the_most_points() -> None:
+    assert Task.parse("convex_hull?points=3-10000") == Task("convex_hull", 3, 10_000)
 
 
 # --- corpora ----------------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ def test_no_group_and_no_kind_are_refused() -> None:
 def test_layers_alternate() -> None:
     kinds = [type(layer) for layer in stack(layered(LOCAL, FULL), num_layers=5)]
     assert kinds == [LocalAttention, FullAttention, LocalAttention, FullAttention, LocalAttention]
+    assert [type(layer) for layer in stack(layered(LOCAL, FULL), num_layers=2)] == kinds[:2]
 
 
 def test_more_kinds_than_layers_are_refused() -> None:

@@ -69,6 +69,7 @@ def test_dropout_is_for_both_groups_and_for_training() -> None:
 def test_refusals() -> None:
     with pytest.raises(ConfigError, match="num_heads=1: strided attention needs 2 at least, local and strided heads"):
         make(num_heads=1)
+    assert make(num_heads=2).num_local == 1
     with pytest.raises(ConfigError, match=r"attention\.num_local_heads=4: must be less than num_heads=4"):
         make(num_local_heads=4)
     with pytest.raises(ConfigError, match="stride=0: must be at least 1"):
