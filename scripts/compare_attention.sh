@@ -5,7 +5,7 @@
 #   bash scripts/compare_attention.sh [FOLDER] [OVERRIDES of nat-train, for example seed=2]
 # KINDS="full local linear" chooses kinds. The same command again resumes where it was stopped.
 # CTC=RUN_DIR, a run of small/ctc on sentences (scripts/compare_systems.sh makes runs/small/compare/ctc-distilled), adds
-# BLEU on page-long inputs: five minutes of training more for each kind, from that run's weights.
+# BLEU on page-long inputs: two to eight minutes of training more for each kind, from that run's weights.
 # FOLDER/KIND, FOLDER/pages/KIND: the runs. FOLDER/decoded, FOLDER/pages/KIND.txt.json: answers and scores.
 # FOLDER/attention.json, kinds.svg, table.md: the figures.
 set -euo pipefail
