@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from nat.errors import ConfigError
 from nat.evaluation.attention_benchmark import AttentionSizes, measure
 from nat.evaluation.attention_results import Panels, describe_kinds, read_figures, rows_of
 from nat.evaluation.inputs import Device, check_outputs
-from nat.evaluation.speed import device_name, synchronize, threads
+from nat.evaluation.speed import device_name, machine_name, synchronize, threads
 from nat.files import write_json
 from nat.models.levenshtein import Levenshtein
 from nat.nn.rng import RowRandom
@@ -150,6 +151,8 @@ def with_provenance(
         "sizes": sizes,
         "repeats": config.repeats,
         "device": device_name(device),
+        "machine": machine_name(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "num_threads": config.num_threads,
         "torch": torch.__version__,
         "results": results,

@@ -34,46 +34,134 @@ RATES = (
     ("length_ratio", 1.0, "length ratio"),
 )
 WIDTH, HEIGHT, LEGEND = 4.8, 3.1, 0.18  # inches: the plot, and a line of its legend
+WIDE = 1.9 * WIDTH
+LONG_NAME = 26  # letters beyond which a legend has one column
+PANELS = 3  # side by side
+PLACES = ((0, 5), (0, -12), (9, -3), (-9, -3), (9, 5), (-9, 5), (9, -11), (-9, -11))  # of a number, in points
 
 
 def draw(chart: Chart) -> Figure:
     """A figure of this chart."""
+    if chart.crowded:
+        return draw_panels(chart) if chart.joined else draw_crowd(chart)
     with style():
-        figure, axes = blank(rows=(len(chart.series) + 1) // 2)
+        columns = 1 if max((len(label(series)) for series in chart.series), default=0) > LONG_NAME else 2
+        figure, axes = blank(WIDTH, HEIGHT + LEGEND * (1 + -(-len(chart.series) // columns)))
         axes.set(xlabel=chart.x, ylabel=chart.y)
-        (lines if chart.joined else scatter)(axes, chart)
-        if chart.guide is not None:
-            axes.plot(*zip(*chart.guide.points, strict=True), label=chart.guide.name, **GUIDE)
-        for base, axis, rescale in (
-            (chart.x_base, axes.xaxis, axes.set_xscale),
-            (chart.y_base, axes.yaxis, axes.set_yscale),
-        ):
-            if base is not None:
-                rescale("log", base=base)
-                plain_ticks(axis, base)
+        for series in chart.series:
+            if chart.joined:
+                line(axes, series, series.number - 1)
+            else:
+                point(axes, series, series.number - 1, name=label(series))
+                write_number(axes, series, PLACES[0])
+        finish(axes, chart)
         handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower left", ncols=2, frameon=False, handlelength=2.2)
+        figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, handlelength=2.2)
     return figure
 
 
-def scatter(axes: Axes, chart: Chart) -> None:
-    for series in chart.series:
-        xs, ys = zip(*series.points, strict=True)
-        axes.plot(xs, ys, color=color_of(series), linewidth=0.8)
-        axes.plot(xs[:1], ys[:1], color=color_of(series), marker=marker_of(series), linestyle="", label=label(series))
-        axes.annotate(
-            str(series.number), (xs[0], ys[0]), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=8
-        )
+def draw_crowd(chart: Chart) -> Figure:
+    """Many points: colour and marker tell the family, the number the system where it has room."""
+    with style():
+        figure, axes = blank(WIDE, 2 * HEIGHT)
+        axes.set(xlabel=chart.x, ylabel=chart.y)
+        for number, (family, members) in enumerate(chart.families.items()):
+            for i, series in enumerate(members):
+                point(axes, series, number, name="" if i else family)
+        finish(axes, chart)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", ncols=6, frameon=False)
+        number_points(figure, axes, chart)
+    return figure
 
 
-def lines(axes: Axes, chart: Chart) -> None:
-    for series in chart.series:
-        xs, ys = zip(*series.points, strict=True)
-        every = max(1, len(xs) // 12)
-        axes.plot(
-            xs, ys, color=color_of(series), marker=marker_of(series), markevery=every, markersize=4, linewidth=1.3,
-            linestyle=LINES[(series.number - 1) // len(PALETTE) % len(LINES)], label=label(series),
-        )  # fmt: skip
+def number_points(figure: Figure, axes: Axes, chart: Chart) -> None:
+    """The number of each point beside it, where it covers no other number and no point; those of the guide first."""
+    figure.draw_without_rendering()  # only then it is known where points are
+    front = [] if chart.guide is None else chart.guide.points
+    ordered = sorted(chart.series, key=lambda series: series.points[0] not in front)
+    scale = 72 / figure.dpi
+    at = {series.number: axes.transData.transform(series.points[0]) * scale for series in ordered}  # in points
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in at.values()]
+    for series in ordered:
+        x, y = at[series.number]
+        half = 2.5 * len(str(series.number))
+        for dx, dy in PLACES:
+            box = (x + dx - half, y + dy, x + dx + half, y + dy + 7)
+            if not any(overlap(box, other) for other in taken):
+                taken.append(box)
+                write_number(axes, series, (dx, dy))
+                break
+
+
+def overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Of two boxes (left, bottom, right, top)."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def draw_panels(chart: Chart) -> Figure:
+    """Many lines: a panel for each family, on the same axes, with the first system in each for comparison."""
+    from matplotlib.figure import Figure
+
+    families, first = chart.families, chart.series[0]
+    rows = -(-len(families) // PANELS)
+    most = max(len(members) for members in families.values()) + 2
+    with style():
+        figure = Figure(figsize=(WIDE, rows * (0.7 * HEIGHT + 0.8 * LEGEND * most)), layout="constrained")
+        panels = figure.subplots(rows, PANELS, sharex=True, sharey=True, squeeze=False).flatten()
+        for axes, (family, members) in zip(panels, families.items(), strict=False):
+            for i, series in enumerate(members):
+                line(axes, series, i)
+            if first not in members:
+                axes.plot(*zip(*first.points, strict=True), color=INK, linewidth=0.8, label=label(first), zorder=0)
+            finish(axes, chart)
+            axes.set_title(family, fontsize=9, loc="left")
+            axes.tick_params(labelbottom=True)
+            axes.legend(loc="upper left", bbox_to_anchor=(0, -0.12), frameon=False, fontsize=7, borderaxespad=0.3)
+        for axes in panels[len(families) :]:
+            axes.set_axis_off()
+        figure.supxlabel(chart.x, fontsize=9)
+        figure.supylabel(chart.y, fontsize=9)
+    return figure
+
+
+def point(axes: Axes, series: Series, look: int, *, name: str) -> None:
+    """The first of the points, and a thin line to the others. look: number of its colour and marker."""
+    xs, ys = zip(*series.points, strict=True)
+    axes.plot(xs, ys, color=PALETTE[look % len(PALETTE)], linewidth=0.8)
+    axes.plot(
+        xs[:1], ys[:1], color=PALETTE[look % len(PALETTE)], marker=MARKERS[look % len(MARKERS)], linestyle="",
+        label=name or "_",
+    )  # fmt: skip
+
+
+def write_number(axes: Axes, series: Series, place: tuple[float, float]) -> None:
+    axes.annotate(
+        str(series.number), series.points[0], xytext=place, textcoords="offset points", ha="center", fontsize=8
+    )
+
+
+def line(axes: Axes, series: Series, look: int) -> None:
+    """look: number of its colour, marker and dashes."""
+    xs, ys = zip(*series.points, strict=True)
+    every = max(1, len(xs) // 12)
+    axes.plot(
+        xs, ys, color=PALETTE[look % len(PALETTE)], marker=MARKERS[look % len(MARKERS)], markevery=every, markersize=4,
+        linewidth=1.3, linestyle=LINES[look // len(PALETTE) % len(LINES)], label=label(series),
+    )  # fmt: skip
+
+
+def finish(axes: Axes, chart: Chart) -> None:
+    """The guide, and logarithmic axes."""
+    if chart.guide is not None:
+        axes.plot(*zip(*chart.guide.points, strict=True), label=chart.guide.name, **GUIDE)
+    for base, axis, rescale in (
+        (chart.x_base, axes.xaxis, axes.set_xscale),
+        (chart.y_base, axes.yaxis, axes.set_yscale),
+    ):
+        if base is not None:
+            rescale("log", base=base)
+            plain_ticks(axis, base)
 
 
 def draw_rates(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -81,7 +169,7 @@ def draw_rates(rows: Sequence[Mapping[str, Any]]) -> Figure:
     from matplotlib.figure import Figure
 
     with style():
-        figure = Figure(figsize=(1.9 * WIDTH, 0.9 + 0.27 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(WIDE, 0.9 + 0.27 * len(rows)), layout="constrained")
         panels = figure.subplots(1, len(RATES), sharey=True)
         places = range(len(rows))
         for axes, (name, factor, title) in zip(panels, RATES, strict=True):
@@ -97,7 +185,7 @@ def draw_rates(rows: Sequence[Mapping[str, Any]]) -> Figure:
             axes.margins(x=0.25)
             axes.set_title(title, fontsize=9)
         panels[0].set_yticks(list(places), [f"{i} {row['name']}" for i, row in enumerate(rows, start=1)])
-        panels[0].invert_yaxis()
+        panels[0].set_ylim(len(rows) - 0.4, -0.6)  # the first on top
     return figure
 
 
@@ -162,11 +250,11 @@ def style() -> Iterator[None]:
         yield
 
 
-def blank(*, rows: int) -> tuple[Figure, Axes]:
-    """rows: lines of the legend."""
+def blank(width: float, height: float) -> tuple[Figure, Axes]:
+    """Of so many inches, with the legend."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, HEIGHT + LEGEND * (rows + 1)), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
@@ -177,14 +265,6 @@ def plain_ticks(axis: Axis, base: int) -> None:
     axis.set_major_locator(LogLocator(base=base, subs=(1, 2, 5) if base == 10 else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
-
-
-def color_of(series: Series) -> str:
-    return PALETTE[(series.number - 1) % len(PALETTE)]
-
-
-def marker_of(series: Series) -> str:
-    return MARKERS[(series.number - 1) % len(MARKERS)]
 
 
 def label(series: Series) -> str:

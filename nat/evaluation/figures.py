@@ -9,14 +9,17 @@ from typing import Any
 Row = Mapping[str, Any]  # a system's row of results.json
 Curves = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]  # by name of a run folder, see `read_curves`
 
+MOST_TOGETHER = 12  # systems in one plot
+
 
 @dataclass(frozen=True)
 class Series:
-    """A system's points. number: its row in the table, from 1; a run's: that of its first system. points: (x, y).
-    notes: of each point, for example how many sentences it stands for."""
+    """A system's points. number: its row in the table, from 1; a run's: that of its first system. family: systems of
+    one method. points: (x, y). notes: of each point, for example how many sentences it stands for."""
 
     number: int
     name: str
+    family: str
     points: list[tuple[float, float]]
     notes: list[str]
 
@@ -44,6 +47,19 @@ class Chart:
     y_base: int | None = None
     joined: bool = True
     guide: Guide | None = None
+
+    @property
+    def crowded(self) -> bool:
+        """More systems than one plot can tell apart: they are told apart by family, and each family has its plot."""
+        return len(self.series) > MOST_TOGETHER
+
+    @property
+    def families(self) -> dict[str, list[Series]]:
+        """The systems of each family, in order."""
+        found: dict[str, list[Series]] = {}
+        for series in self.series:
+            found.setdefault(series.family, []).append(series)
+        return found
 
 
 def charts(rows: Sequence[Row], curves: Curves) -> list[Chart]:
@@ -91,6 +107,7 @@ def alone(rows: Sequence[Row]) -> Chart:
             Series(
                 i,
                 row["name"],
+                row["model"],
                 [(row["ms_per_sentence_p50"], row["bleu"]), (row["ms_per_sentence_p95"], row["bleu"])],
                 ["median", "95th percentile"],
             )
@@ -110,7 +127,9 @@ def together(rows: Sequence[Row]) -> Chart:
         caption="BLEU against sentences a second in batches, with all threads; right and above is better.",
         x="sentences per second, in batches (log)",
         y="BLEU",
-        series=[Series(i, row["name"], [(row["sentences_per_second"], row["bleu"])], [""]) for i, row in known],
+        series=[
+            Series(i, row["name"], row["model"], [(row["sentences_per_second"], row["bleu"])], [""]) for i, row in known
+        ],
         x_base=10,
         joined=False,
         guide=front_of({i: (row["sentences_per_second"], row["bleu"]) for i, row in known}, more_is_better=True),
@@ -123,7 +142,7 @@ def by_source_length(rows: Sequence[Row]) -> Chart:
         groups = row["bleu_by_source_words"]
         points = [(group["mean_words"], group["bleu"]) for group in groups]
         notes = [f"{group['from']}-{group['to']} words, {group['sentences']} sentences" for group in groups]
-        series.append(Series(i, row["name"], points, notes))
+        series.append(Series(i, row["name"], row["model"], points, notes))
     counts = series[0].notes if series else []
     return Chart(
         name="bleu_by_source_length",
@@ -140,6 +159,7 @@ def passes_by_length(rows: Sequence[Row]) -> Chart:
         Series(
             i,
             row["name"],
+            row["model"],
             [(group["length"], group["passes"]) for group in row["passes_by_length"]],
             [f"{group['sentences']} sentences" for group in row["passes_by_length"]],
         )
@@ -162,20 +182,20 @@ def passes_by_length(rows: Sequence[Row]) -> Chart:
 
 def training(rows: Sequence[Row], curves: Curves) -> list[Chart]:
     """Validation BLEU and training loss of each run, once however many systems it serves."""
-    first: dict[str, tuple[int, str]] = {}
+    first: dict[str, tuple[int, Row]] = {}
     for i, row in enumerate(rows, start=1):
-        first.setdefault(row["run_dir"], (i, row["name"]))
+        first.setdefault(row["run_dir"], (i, row))
 
     def series(kind: str, value: str) -> list[Series]:
         found = []
-        for run, (number, name) in first.items():
+        for run, (number, row) in first.items():
             points = [
                 (point["tokens"] / 1e6, point[value])
                 for point in curves.get(run, {}).get(kind, [])
                 if point["tokens"] and point[value] is not None  # no zero on a logarithmic axis
             ]
             if points:
-                found.append(Series(number, name, points, [""] * len(points)))
+                found.append(Series(number, row["name"], row["model"], points, [""] * len(points)))
         return found
 
     bleu = Chart(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from nat.ops.ctc import ctc_loss
 
 TINY = [f"alignments.{size}" for size in ("batch_size=2", "source_length=3", "target_length=4", "vocabulary_size=9")]
 
+TODAY = [(datetime.now(UTC) + timedelta(days)).date() for days in (0, 1)]
+
 
 def run(*arguments: str) -> int:
     with pytest.raises(SystemExit) as stop:
@@ -42,6 +45,7 @@ def test_alignments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "batch_size": 2, "source_length": 3, "target_length": 4, "upsampling": 2, "vocabulary_size": 9,
     }  # fmt: skip
     assert (figures["repeats"], figures["num_threads"], figures["device"]) == (3, 1, "cpu")
+    assert figures["machine"] and datetime.fromisoformat(figures["date"]).date() in TODAY
     rows = figures["results"]
     assert [row["limit"] for row in rows] == [None, 3.0, 1.0]
     lines = capsys.readouterr().out.split("\n")
