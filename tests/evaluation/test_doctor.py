@@ -432,6 +432,7 @@ def test_the_command(healthy: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     given = [f"run_dir={folder / 'run'}", f"decode={folder / 'out.json'}", f"output={output}"]
     assert run_main(*given) == 0
     told = capsys.readouterr().out
+    assert "split test: BLEU 32.80, 1.0 passes a sentence" in told
     assert "1. [severe] 30.0 % of the words" in told
     assert "2. [costly] Translations are too short" in told
     assert "Limit 0.85: words over those of the references" in told
@@ -452,6 +453,20 @@ def test_text_that_is_gone_is_said(healthy: Path, tmp_path: Path) -> None:
     told = describe(plain)
     assert "Not looked at: the training text cannot be read" in told
     assert "Whether the training text is distilled cannot be known: data.train=gone/train.jsonl has no manifest" in told
+
+
+def test_a_stream_is_not_read_through(healthy: Path) -> None:
+    given = {"run_dir": str(healthy / "run"), "decode": str(healthy / "out.json"), "device": "cpu"}
+    diagnosis, _ = doctor(parse(DoctorConfig, given | {"data": {"streaming": True}}))
+    assert diagnosis.facts.training is None
+    assert "the training text is a stream (data.streaming=true)" in diagnosis.facts.notes[0]
+
+
+@pytest.mark.parametrize(("done", "update", "ended"), [(True, 10, True), (False, 3000, True), (False, 2999, False)])
+def test_a_run_has_ended_by_its_word_or_by_its_budget(done: bool, update: int, ended: bool) -> None:
+    facts = RunFacts({"trainer": {"max_updates": 3000}}, {"finished": done, "update": update}, [])
+    assert facts.ended is ended
+    assert not RunFacts({}, {"update": update}, []).ended
 
 
 def test_the_training_text_is_what_it_was(healthy: Path) -> None:

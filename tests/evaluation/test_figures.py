@@ -54,6 +54,7 @@ def test_every_chart_has_its_points() -> None:
     assert found["quality_against_latency"].guide == Guide("Pareto front", [(5.0, 20.0), (7.0, 30.0)])
     assert found["quality_against_latency"].series[2].points == [(7.0, 30.0), (9.0, 30.0)]
     assert found["quality_against_throughput"].guide == Guide("Pareto front", [(100.0, 30.0)])
+    assert found["quality_against_throughput"].series[1].points == [(100.0, 10.0)]
     assert found["bleu_by_source_length"].series[0].points == [(2.5, 31.0)]
     assert "1-3 words, 4 sentences" in found["bleu_by_source_length"].caption
     assert found["passes_by_length"].series[1].points == [(3, 1.5)]
