@@ -31,7 +31,8 @@ outputs/NAME.txt; prints table and samples.
 
 
 def main(arguments: list[str] | None = None) -> None:
-    words = [quote_entries(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    typed = sys.argv[1:] if arguments is None else arguments
+    words = [quote_entries(word) for word in typed]
 
     def work(config: dict[str, object]) -> int:
         from nat.config import parse
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         refuse_tokenizer(words)
         given = {key: value for key, value in config.items() if value != "???"}
-        _, table, samples = report(parse(ReportConfig, given), command=shlex.join(["nat-report", *words]))
+        _, table, samples = report(parse(ReportConfig, given), command=shlex.join(["nat-report", *typed]))
         print(f"{table}\n{samples}", end="")
         return 0
 
