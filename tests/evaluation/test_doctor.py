@@ -330,6 +330,11 @@ def test_lengths_are_mended_by_what_the_method_has() -> None:
         assert [finding.override for finding in found.values()] == [override]
 
 
+@pytest.mark.parametrize(("shared", "found"), [(100, []), (101, ["overlap"])])
+def test_overlap_is_judged_by_its_share(shared: int, found: list[str]) -> None:
+    assert list(examine_facts(facts_of(overlaps=[Overlap("test", 10_000, shared)]))) == found
+
+
 def test_post_norm_needs_warm_up() -> None:
     for norm, warmup, names in (("post", 0, ["no_warm_up"]), ("pre", 0, []), ("post", 300, [])):
         run = {"schedule": {"warmup": warmup}, "model": {"size": {"norm": norm}}}

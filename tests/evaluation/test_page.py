@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ METHODS = {
     "imputer": "max_passes=3&name=Imputer",
     "levenshtein": "max_passes=4&max_length_offset=2&name=Levenshtein",
 }
+PUBLISHED = Path(__file__).parents[2] / "scripts" / "results"
 NAMES = [options.rpartition("name=")[2] for options in METHODS.values()]
 
 
@@ -145,6 +148,34 @@ def test_a_page_with_much_to_view_stays_small(folder: Path, monkeypatch: pytest.
     assert len(data[0]["sentences"]) + left_out == 9
 
 
+def test_the_command_is_as_it_was_typed(folder: Path) -> None:
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    (command,) = re.findall(r"<pre[^>]*>(nat-report .*?)</pre>", text, flags=re.DOTALL)
+    words = shlex.split(html.unescape(command))
+    assert words[1].startswith("run_dirs=[/") and "'" not in words[1]
+    assert words[-4:] == ["samples=3", "speed_sentences=2", "device=cpu", "max_sentences=5"]
+
+
+def test_systems_of_either_front_are_marked() -> None:
+    def row(bleu: float | None, alone: float, together: float) -> dict[str, float | None]:
+        return {"bleu": bleu, "ms_per_sentence_p50": alone, "sentences_per_second": together}
+
+    rows = [
+        row(30.0, 20.0, 50.0),
+        row(20.0, 5.0, 40.0),
+        row(19.0, 6.0, 45.0),
+        row(10.0, 9.0, 99.0),
+        row(None, 1.0, 1e3),
+    ]
+    assert work.front(rows) == (1, 2, 4)
+
+
+def test_another_engine_is_named(folder: Path) -> None:
+    row = json.loads((folder / "results.json").read_text(encoding="utf-8"))[0]
+    shown = [work.table_row(1, row | {"engine": engine}, ())["model"] for engine in ("torch", "ctranslate2")]
+    assert shown == [row["model"], f"{row['model']} (ctranslate2)"]
+
+
 # --- in a browser -----------------------------------------------------------------------------------
 
 ROWS = "[...document.querySelectorAll('#passes li')]"
@@ -168,7 +199,12 @@ def test_the_browser_sees_errors_and_requests(browser: Page, tmp_path: Path) -> 
     assert len(browser.errors) >= 2
 
 
-def test_the_page_works_offline_and_the_slider_moves_the_passes(browser: Page, folder: Path) -> None:
+@pytest.mark.parametrize("of_the_repository", [False, True])
+def test_the_page_works_offline_and_the_slider_moves_the_passes(
+    browser: Page, folder: Path, of_the_repository: bool
+) -> None:
+    if of_the_repository:
+        folder = PUBLISHED
     browser.errors.clear()
     browser.requests.clear()
     browser.size(1280, 900)
@@ -213,7 +249,9 @@ def test_every_system_and_sentence_can_be_seen(browser: Page, folder: Path) -> N
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_is_wider_than_the_screen(browser: Page, folder: Path, width: int) -> None:
+@pytest.mark.parametrize("of_the_repository", [False, True])
+def test_nothing_is_wider_than_the_screen(browser: Page, folder: Path, width: int, of_the_repository: bool) -> None:
+    folder = PUBLISHED if of_the_repository else folder
     browser.size(width, 844)
     browser.open(f"file://{folder}/index.html")
     for number in range(len(METHODS)):
