@@ -12,12 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from builders import command
 
+import nat
 from nat.cli.decode import main as nat_decode
 from nat.cli.doctor import main
 from nat.config import compose, load_yaml, parse, save_yaml
+from nat.data.batching import collate
 from nat.data.corpus import embedded_directory
 from nat.data.readers import read_lines
 from nat.evaluation.doctor import command as doctor_command
@@ -25,6 +28,8 @@ from nat.evaluation.doctor.command import CHECKS, DoctorConfig, describe, doctor
 from nat.evaluation.doctor.decodes import commonest
 from nat.evaluation.doctor.facts import DecodeFacts, Facts, Origin, Overlap, RunFacts, TrainingText, Trial
 from nat.evaluation.doctor.finding import Severity
+from nat.evaluation.doctor.reading import needed_slots, read_training_text, source_lengths
+from nat.evaluation.inputs import Split, read_corpus
 from nat.files import read_json, write_json
 from nat.training.record import flattened
 
@@ -328,6 +333,31 @@ def test_lengths_are_mended_by_what_the_method_has() -> None:
     for decoding, ratio, override in cases:
         found = examine_facts(facts_of(decode=refined([], length_ratio=ratio, decoding=decoding)))
         assert [finding.override for finding in found.values()] == [override]
+
+
+def test_a_canvas_that_is_just_long_enough(healthy: Path, tmp_path: Path) -> None:
+    """A pair is short where CTC's own rule says that it has no alignment, not before."""
+    shutil.copytree(healthy, folder := tmp_path / "long")
+    training(lambda pairs: [(s, " ".join([t] * (i % 6 + 1))) for i, (s, t) in enumerate(pairs)])(folder)
+    config(data__filters__max_ratio=20.0)(folder)
+    translator = nat.load(folder / "run")
+    corpus = read_corpus(translator, Split.TRAIN, {})
+    pairs = corpus.pairs(np.arange(len(corpus)))
+    room = 3 * source_lengths(pairs) - needed_slots(pairs)  # model.upsampling
+    assert (room == 0).any()
+    short = ~translator.model.learnable(collate(pairs)).numpy()
+    assert short.tolist() == (room < 0).tolist()
+    text = read_training_text(translator.model, corpus, count=len(corpus))
+    assert text.num_short == short.sum() > 0
+    assert text.num_unlearnable == 0
+
+
+@pytest.mark.parametrize(("validated", "asked"), [(20, "data.valid=FILE"), (500, "validation.max_sentences=300")])
+def test_more_validation_text_or_more_of_it(validated: int, asked: str) -> None:
+    found = examine_facts(facts_of({"validation": {"max_sentences": 20}}, num_validated=validated))
+    assert {name: finding.override for name, finding in found.items()} == {
+        "few_validation_sentences": f"nat-train {asked}"
+    }
 
 
 @pytest.mark.parametrize(("shared", "found"), [(100, []), (101, ["overlap"])])
