@@ -490,9 +490,13 @@ def test_text_that_is_gone_is_said(healthy: Path, tmp_path: Path) -> None:
     assert "Whether the training text is distilled cannot be known: data.train=gone/train.jsonl has no manifest" in told
 
 
-def test_a_stream_is_not_read_through(healthy: Path) -> None:
-    given = {"run_dir": str(healthy / "run"), "decode": str(healthy / "out.json"), "device": "cpu"}
-    diagnosis, _ = doctor(parse(DoctorConfig, given | {"data": {"streaming": True}}))
+@pytest.mark.parametrize("given", [{"data": {"streaming": True}}, {}])
+def test_a_stream_is_not_read_through(healthy: Path, tmp_path: Path, given: dict[str, Any]) -> None:
+    """Whether this command says so or the run itself."""
+    shutil.copytree(healthy / "run", run := tmp_path / "run")
+    change_config(run, {"data.streaming": not given})
+    given = given | {"run_dir": str(run), "decode": str(healthy / "out.json"), "device": "cpu"}
+    diagnosis, _ = doctor(parse(DoctorConfig, given))
     assert diagnosis.facts.training is None
     assert "the training text is a stream (data.streaming=true)" in diagnosis.facts.notes[0]
 
@@ -522,7 +526,7 @@ def test_relative_paths_are_those_of_where_the_run_was_made(
     change_config(folder / "run", paths | {"data.test": "test.jsonl"})
     monkeypatch.chdir("/")
     assert findings_of(folder) == {}
-    assert doctor_command.Places(folder / "run", "runs/run").find("valid.jsonl") == "valid.jsonl"
+    assert doctor_command.Places(folder / "run", "runs/run").find("x/valid.jsonl") == "x/valid.jsonl"
 
 
 REFUSALS = {
