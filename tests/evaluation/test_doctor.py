@@ -360,6 +360,13 @@ def test_more_validation_text_or_more_of_it(validated: int, asked: str) -> None:
     }
 
 
+@pytest.mark.parametrize(("precision", "asked"), [("fp16", "trainer.precision=fp32"), ("fp32", "schedule.peak=0.001")])
+def test_updates_without_a_gradient_are_mended_by_what_caused_them(precision: str, asked: str) -> None:
+    facts = facts_of({"trainer": {"max_updates": 3000, "precision": precision}, "schedule": {"peak": 0.002}})
+    found = examine_facts(replace(facts, run=replace(facts.run, summary={**facts.run.summary, "skipped": 31})))
+    assert {name: finding.override for name, finding in found.items()} == {"many_skipped": f"nat-train {asked}"}
+
+
 @pytest.mark.parametrize(("shared", "found"), [(100, []), (101, ["overlap"])])
 def test_overlap_is_judged_by_its_share(shared: int, found: list[str]) -> None:
     assert list(examine_facts(facts_of(overlaps=[Overlap("test", 10_000, shared)]))) == found
