@@ -8,7 +8,6 @@ as it is. --check: writes nothing; exit code 1 if README.md is not what scripts/
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -17,7 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nat.evaluation.modes.tables import table
 from nat.evaluation.report import COLUMNS
+from nat.files import read_json, write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 README, RESULTS = ROOT / "README.md", ROOT / "scripts" / "results"
@@ -39,13 +40,9 @@ GROUPS = {"linear": LINEAR_TIME, "between": BETWEEN, "square": ("synthesizer_den
 # --- from run folders --------------------------------------------------------------------------------
 
 
-def read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def slim(path: Path) -> list[Row]:
     """The rows of a results.json."""
-    return [{name: row.get(name) for name in KEPT} for row in read(path)]
+    return [{name: row.get(name) for name in KEPT} for row in read_json(path)]
 
 
 def collect(runs: Path, page: Path) -> dict[str, Any]:
@@ -64,12 +61,12 @@ def collect(runs: Path, page: Path) -> dict[str, Any]:
     if points:
         found["points"] = {"rows": points}
     if (runs / "multimodality" / "study" / "study.json").exists():
-        found["modes"] = mode_figures(read(runs / "multimodality" / "study" / "study.json"))
+        found["modes"] = mode_figures(read_json(runs / "multimodality" / "study" / "study.json"))
     return found
 
 
 def attention_figures(folder: Path) -> dict[str, Any]:
-    figures = read(folder / "attention.json")
+    figures = read_json(folder / "attention.json")
     kinds = {
         row["name"]: {
             "time_exponent": row["time_exponent"],
@@ -79,7 +76,7 @@ def attention_figures(folder: Path) -> dict[str, Any]:
     }
     for name, kind in kinds.items():
         decoded = folder / "decoded" / f"{name}.txt.json"
-        kind["recall"] = read(decoded)["exact_match"] if decoded.exists() else None
+        kind["recall"] = read_json(decoded)["exact_match"] if decoded.exists() else None
     keys = ("date", "machine", "num_threads", "repeats")
     return {"kinds": kinds, "dim": figures["sizes"]["dim"]} | {key: figures[key] for key in keys}
 
@@ -89,7 +86,7 @@ def pointer_rows(run: Path, decoded: Path) -> list[Row]:
     paths = {points: decoded / f"{run.name}-{points}.txt.json" for points in (10, 50)}
     if not all(path.exists() for path in paths.values()):
         return []
-    training, reports = read(run / "run.json"), {points: read(path) for points, path in paths.items()}
+    training, reports = read_json(run / "run.json"), {points: read_json(path) for points, path in paths.items()}
     row: Row = {
         "name": {"hull": "small/pointer", "hull_parallel": "small/pointer_parallel"}[run.name],
         "updates": training["update"],
@@ -110,19 +107,13 @@ def mode_figures(study: Mapping[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
     rows = []
     for row in study["systems"]:
-        seed = read(Path(row["run_dir"]) / "run.json")["seed"]
+        seed = read_json(Path(row["run_dir"]) / "run.json")["seed"]
         rows.append({key: row[key] for key in keys} | {"training_seed": seed})
     shared = ("claims", "training_texts", "num_sentences", "accuracy")
     return {"rows": rows} | {key: study[key] for key in shared}
 
 
 # --- blocks ------------------------------------------------------------------------------------------
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Markdown; every column but the first is of numbers."""
-    lines = ["| " + " | ".join(headings) + " |", "|:--|" + "--:|" * (len(headings) - 1)]
-    return [*lines, *("| " + " | ".join(cells) + " |" for cells in rows)]
 
 
 def number(value: float | None, digits: int, factor: float = 1.0) -> str:
@@ -163,7 +154,7 @@ def report_table(rows: Sequence[Row]) -> list[str]:
         numbers = [number(row[name], digits, factor) for _, name, digits, factor in COLUMNS]
         return [row["name"], row["model"] + engine, *numbers]
 
-    return table(["system", "model", *(heading for heading, *_ in COLUMNS)], map(cells, rows))
+    return table(["system", "model", *(heading for heading, *_ in COLUMNS)], [cells(row) for row in rows])
 
 
 def quickstart(figures: Row) -> str:
@@ -220,7 +211,7 @@ def systems(figures: Row) -> str:
     )
     headings = ["system", "BLEU raw", "BLEU distilled", "chrF", "passes", "ms alone p50", "sentences/s"]
     rest = paragraph(measured(rows), "chrF, passes and speed: of the distilled run where there is one.")
-    return "\n".join([found, "", *table(headings, (pair_cells(*pair) for pair in pairs.items())), "", rest])
+    return "\n".join([found, "", *table(headings, [pair_cells(*pair) for pair in pairs.items()]), "", rest])
 
 
 def pair_cells(name: str, texts: Mapping[str, Row]) -> list[str]:
@@ -270,7 +261,7 @@ def points(figures: Row) -> str:
     headings += ["polygons not simple, 50 points", "ms alone, 50 points"]
     made = source(rows, "nat-train experiment=MODEL; bash scripts/results_page.sh", seed="seed")
     told = f"Measured ({made}; trained on 5-20 points; {rows[0]['10']['num_sentences']} test sets each):"
-    return "\n".join([paragraph(told), "", *table(headings, map(cells, rows))])
+    return "\n".join([paragraph(told), "", *table(headings, [cells(row) for row in rows])])
 
 
 def modes(figures: Row) -> str:
@@ -287,7 +278,7 @@ def modes(figures: Row) -> str:
         "figures](scripts/results/study.md)). BLEU: against the reference in the language that a translation chose;",
         "mixing: words in another language than the sentence's; floor: what the references score.",
     )
-    return "\n".join([told, "", *table(headings, map(cells, rows)), "", judged(figures["claims"])])
+    return "\n".join([told, "", *table(headings, [cells(row) for row in rows]), "", judged(figures["claims"])])
 
 
 def judged(claims: Sequence[Row]) -> str:
@@ -328,7 +319,7 @@ def rewritten(readme: str) -> str:
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
         if len(pattern.findall(readme)) != 1:
             sys.exit(f"{README}: has no block <!-- {name} --> ... <!-- /{name} -->")
-        text = block(read(path))
+        text = block(read_json(path))
         readme = pattern.sub(rf"\g<1>{escaped(text)}\g<2>", readme)
     return readme
 
@@ -339,17 +330,14 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(0 if rewritten(readme) == readme else f"{README}: not what scripts/results holds")
     runs = Path(arguments[0] if arguments else "runs")
     page = Path(arguments[1]) if len(arguments) > 1 else runs / "page"
-    RESULTS.mkdir(exist_ok=True)
     for name, figures in collect(runs, page).items():
-        (RESULTS / f"{name}.json").write_text(
-            json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        write_json(RESULTS / f"{name}.json", figures)
         print(f"{RESULTS / name}.json")
     study = runs / "multimodality" / "study"
     for origin in (page / "index.html", study / "simplex.png", study / "study.md"):
         if origin.exists():
             shutil.copyfile(origin, RESULTS / origin.name)
-    README.write_text(rewritten(readme), encoding="utf-8")
+    write_text(README, rewritten(readme))
 
 
 if __name__ == "__main__":
