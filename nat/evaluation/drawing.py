@@ -128,11 +128,8 @@ def draw_panels(chart: Chart) -> Figure:
 def point(axes: Axes, series: Series, look: int, *, name: str) -> None:
     """The first of the points, and a thin line to the others. look: number of its colour and marker."""
     xs, ys = zip(*series.points, strict=True)
-    axes.plot(xs, ys, color=PALETTE[look % len(PALETTE)], linewidth=0.8)
-    axes.plot(
-        xs[:1], ys[:1], color=PALETTE[look % len(PALETTE)], marker=MARKERS[look % len(MARKERS)], linestyle="",
-        label=name or "_",
-    )  # fmt: skip
+    axes.plot(xs, ys, color=color(look), linewidth=0.8)
+    axes.plot(xs[:1], ys[:1], color=color(look), marker=marker(look), linestyle="", label=name or "_")
 
 
 def write_number(axes: Axes, series: Series, place: tuple[float, float]) -> None:
@@ -146,8 +143,8 @@ def line(axes: Axes, series: Series, look: int) -> None:
     xs, ys = zip(*series.points, strict=True)
     every = max(1, len(xs) // 12)
     axes.plot(
-        xs, ys, color=PALETTE[look % len(PALETTE)], marker=MARKERS[look % len(MARKERS)], markevery=every, markersize=4,
-        linewidth=1.3, linestyle=LINES[look // len(PALETTE) % len(LINES)], label=label(series),
+        xs, ys, color=color(look), marker=marker(look), markevery=every, markersize=4, linewidth=1.3,
+        linestyle=LINES[look // len(PALETTE) % len(LINES)], label=label(series),
     )  # fmt: skip
 
 
@@ -265,6 +262,14 @@ def plain_ticks(axis: Axis, base: int) -> None:
     axis.set_major_locator(LogLocator(base=base, subs=(1, 2, 5) if base == 10 else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def color(look: int) -> str:
+    return PALETTE[look % len(PALETTE)]
+
+
+def marker(look: int) -> str:
+    return MARKERS[look % len(MARKERS)]
 
 
 def label(series: Series) -> str:

@@ -62,6 +62,11 @@ class Chart:
         return found
 
 
+def series_of(number: int, row: Row, points: list[tuple[float, float]], notes: list[str]) -> Series:
+    """Of a system's row."""
+    return Series(number, row["name"], row["model"], points, notes)
+
+
 def charts(rows: Sequence[Row], curves: Curves) -> list[Chart]:
     """All that have something to show."""
     found = [alone(rows), together(rows), by_source_length(rows), passes_by_length(rows), *training(rows, curves)]
@@ -104,10 +109,9 @@ def alone(rows: Sequence[Row]) -> Chart:
         x="ms per sentence, batch 1 (log)",
         y="BLEU",
         series=[
-            Series(
+            series_of(
                 i,
-                row["name"],
-                row["model"],
+                row,
                 [(row["ms_per_sentence_p50"], row["bleu"]), (row["ms_per_sentence_p95"], row["bleu"])],
                 ["median", "95th percentile"],
             )
@@ -127,9 +131,7 @@ def together(rows: Sequence[Row]) -> Chart:
         caption="BLEU against sentences a second in batches, with all threads; right and above is better.",
         x="sentences per second, in batches (log)",
         y="BLEU",
-        series=[
-            Series(i, row["name"], row["model"], [(row["sentences_per_second"], row["bleu"])], [""]) for i, row in known
-        ],
+        series=[series_of(i, row, [(row["sentences_per_second"], row["bleu"])], [""]) for i, row in known],
         x_base=10,
         joined=False,
         guide=front_of({i: (row["sentences_per_second"], row["bleu"]) for i, row in known}, more_is_better=True),
@@ -142,7 +144,7 @@ def by_source_length(rows: Sequence[Row]) -> Chart:
         groups = row["bleu_by_source_words"]
         points = [(group["mean_words"], group["bleu"]) for group in groups]
         notes = [f"{group['from']}-{group['to']} words, {group['sentences']} sentences" for group in groups]
-        series.append(Series(i, row["name"], row["model"], points, notes))
+        series.append(series_of(i, row, points, notes))
     counts = series[0].notes if series else []
     return Chart(
         name="bleu_by_source_length",
@@ -156,10 +158,9 @@ def by_source_length(rows: Sequence[Row]) -> Chart:
 
 def passes_by_length(rows: Sequence[Row]) -> Chart:
     series = [
-        Series(
+        series_of(
             i,
-            row["name"],
-            row["model"],
+            row,
             [(group["length"], group["passes"]) for group in row["passes_by_length"]],
             [f"{group['sentences']} sentences" for group in row["passes_by_length"]],
         )
@@ -195,7 +196,7 @@ def training(rows: Sequence[Row], curves: Curves) -> list[Chart]:
                 if point["tokens"] and point[value] is not None  # no zero on a logarithmic axis
             ]
             if points:
-                found.append(Series(number, row["name"], row["model"], points, [""] * len(points)))
+                found.append(series_of(number, row, points, [""] * len(points)))
         return found
 
     bleu = Chart(
