@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from nat.decoding.history import SentenceHistory, read_history
     from nat.decoding.requests import Request
-    from nat.translator import Translator, load
+    from nat.decoding.translator import Translator, load
 
 __all__ = ["Request", "SentenceHistory", "Translator", "__version__", "load", "read_history"]
 
@@ -17,7 +17,7 @@ __all__ = ["Request", "SentenceHistory", "Translator", "__version__", "load", "r
 def __getattr__(name: str) -> object:
     """`nat.load` without making every import of the package pay for torch."""
     if name in ("load", "Translator"):
-        from nat import translator
+        from nat.decoding import translator
 
         return getattr(translator, name)
     if name in ("SentenceHistory", "read_history"):

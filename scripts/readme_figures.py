@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nat.evaluation.modes.tables import table
-from nat.evaluation.report import COLUMNS
 from nat.files import read_json, write_json, write_text
+from nat.reporting.report import COLUMNS
+from nat.studies.modes.tables import table
 
 ROOT = Path(__file__).resolve().parent.parent
 README, RESULTS = ROOT / "README.md", ROOT / "scripts" / "results"

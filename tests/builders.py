@@ -16,7 +16,7 @@ from nat.data.batching import Pair, collate
 from nat.data.points import IndexTokenizer, PointTokenizer
 from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies
-from nat.models.base import TranslationModel
+from nat.models.contract import TranslationModel
 from nat.nn.attention.base import Attention, attention_stack
 from nat.training.distributed import Ranks
 from nat.training.objective import objective

@@ -20,7 +20,8 @@ os.environ["PYTHONPATH"] = str(Path(__file__).parent.parent)  # for the processe
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-CHECKED = ["nat.ops", "nat.nn", "nat.models", "nat.losses", "nat.decoding", "nat.rows", "nat.data.batch"]
+CHECKED = ["nat.ops", "nat.nn", "nat.models", "nat.losses", "nat.search", "nat.rows", "nat.data.batch"]
+CHECKED += [f"nat.decoding.{name}" for name in ("batched", "candidates", "history", "requests")]
 install_import_hook(CHECKED, "typecheck.check")
 
 import pytest  # noqa: E402
@@ -29,7 +30,7 @@ import workers  # noqa: E402
 from builders import command, make_batch, make_model  # noqa: E402
 
 from nat.data.batch import Batch  # noqa: E402
-from nat.models.base import TranslationModel  # noqa: E402
+from nat.models.contract import TranslationModel  # noqa: E402
 
 torch.set_num_threads(1)
 

@@ -101,7 +101,7 @@ def penalised(score: float, length: int, alpha: float) -> float:
 def plain_beam_search(
     next_log_probs: NextLogProbs, max_length: int, *, beam_size: int, alpha: float
 ) -> list[tuple[tuple[int, ...], float]]:
-    """Beam search of one sentence over lists, by the rule of `nat.decoding.beam`: of the 2K best continuations those
+    """Beam search of one sentence over lists, by the rule of `nat.search.beam`: of the 2K best continuations those
     among the first K that end are finished, the best K that do not end live on, K finished ones stop the search.
     Returns the finished hypotheses and their log-probabilities, by length-penalised score."""
     live: list[tuple[tuple[int, ...], float]] = [((), 0.0)]

@@ -13,7 +13,7 @@ from torch import Tensor
 from workers import logged, rank_environment
 
 from nat.data.batching import Pair
-from nat.models.base import TranslationModel
+from nat.models.contract import TranslationModel
 from nat.nn.attention.base import Attention
 from nat.nn.attention.full import FullAttention
 from nat.nn.running import Running

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from nat.config import Component, config_directory, load_yaml, parse
 from nat.errors import ConfigError
-from nat.models.base import TranslationModel
+from nat.models.contract import TranslationModel
 from nat.nn.attention.base import Attention, attention_stack
-from nat.training.checkpoint import load_weights, save_tensors
+from nat.runs.weights import load_weights, save_tensors
 from nat.training.objective import objective
 
 EACH_KIND = pytest.mark.parametrize("name", ATTENTIONS)

@@ -23,11 +23,12 @@ from nat.data.readers import read_lines
 from nat.data.tasks import Task
 from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
-from nat.decoding.refine import Fate
 from nat.errors import ConfigError
-from nat.models.base import DecodingOptions, TranslationModel
+from nat.models.contract import TranslationModel
+from nat.models.options import DecodingOptions
 from nat.ops.ctc import collapse
-from nat.training.checkpoint import load_weights, save_tensors
+from nat.runs.weights import load_weights, save_tensors
+from nat.search.refine import Fate
 from nat.training.objective import objective
 
 EACH_MODEL = pytest.mark.parametrize("name", MODELS)

@@ -31,8 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
     name = words.pop(0) if words and not words[0].startswith("-") and "=" not in words[0] else ""
 
     def work(config: dict[str, object]) -> int:
+        from nat.bench.benchmark import BenchmarkConfig, run_benchmark
         from nat.config import parse
-        from nat.evaluation.benchmark import BenchmarkConfig, run_benchmark
 
         _, table = run_benchmark(name, parse(BenchmarkConfig, config))
         print(table, end="")

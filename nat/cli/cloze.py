@@ -25,8 +25,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     def work(config: dict[str, object]) -> int:
         from nat.config import parse
-        from nat.evaluation.cloze import ClozeConfig, cloze, describe
         from nat.evaluation.inputs import refuse_tokenizer
+        from nat.studies.cloze import ClozeConfig, cloze, describe
 
         refuse_tokenizer(words)
         settings = parse(ClozeConfig, {key: value for key, value in config.items() if value != "???"})

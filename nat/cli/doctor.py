@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     def work(config: dict[str, object]) -> int:
         from nat.config import parse
-        from nat.evaluation.doctor.command import DoctorConfig, describe, doctor
+        from nat.doctor.command import DoctorConfig, describe, doctor
         from nat.evaluation.inputs import refuse_tokenizer
 
         refuse_tokenizer(words)

@@ -24,8 +24,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     def work(config: dict[str, object]) -> int:
         from nat.config import parse
-        from nat.evaluation.edit_study import EditStudyConfig, describe_study, edit_study
         from nat.evaluation.inputs import refuse_tokenizer
+        from nat.studies.editing import EditStudyConfig, describe_study, edit_study
 
         refuse_tokenizer(words)
         settings = parse(EditStudyConfig, {key: value for key, value in config.items() if value != "???"})

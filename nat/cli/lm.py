@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     def work(config: dict[str, object]) -> int:
         from nat.config import parse
         from nat.evaluation.inputs import refuse_tokenizer
-        from nat.lm import LMConfig, estimate
+        from nat.studies.ngrams import LMConfig, estimate
 
         refuse_tokenizer(words)
         settings = parse(LMConfig, {key: value for key, value in config.items() if value != "???"})

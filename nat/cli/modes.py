@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     def work(config: dict[str, object]) -> int:
         from nat.config import parse
         from nat.evaluation.inputs import refuse_tokenizer
-        from nat.evaluation.modes.study import ModesConfig, study
+        from nat.studies.modes.study import ModesConfig, study
 
         refuse_tokenizer(words)
         _, tables = study(parse(ModesConfig, {key: value for key, value in config.items() if value != "???"}))

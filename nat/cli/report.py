@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     def work(config: dict[str, object]) -> int:
         from nat.config import parse
         from nat.evaluation.inputs import refuse_tokenizer
-        from nat.evaluation.report import ReportConfig, report
+        from nat.reporting.report import ReportConfig, report
 
         refuse_tokenizer(words)
         given = {key: value for key, value in config.items() if value != "???"}

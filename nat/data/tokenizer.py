@@ -12,30 +12,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import sentencepiece
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from nat.config import option
-from nat.data.cache import cache_directory, digest, writing
-from nat.data.points import IndexTokenizer, PointTokenizer, tokenizer_of
+from nat.data.cache import digest
+from nat.data.points import PointTokenizer, tokenizer_of
 from nat.data.vocabulary import NUM_SYMBOLS, SYMBOL_TEXT, Symbol, Tokenizer, Vocabularies
 from nat.errors import ConfigError, DataError
 from nat.files import read_json, write_atomically, write_json
 
-if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
-
-    from nat.data.corpus import DataConfig
-
 FORMAT = 1
 NUM_THREADS = 4  # fixed: the sums of training, and so its result, depend on it
 MAX_SENTENCE_BYTES = 1 << 24  # SentencePiece would leave out longer ones than 4192 bytes without a word
-TRAINER_VERSION = "1"  # part of the cache key: raise it when the training below changes
+TRAINER_VERSION = "1"  # part of the cache key of what is trained: raise it when the training below changes
 
 
 class Kind(Enum):
@@ -237,46 +230,3 @@ def _training_failure(text: str, config: TokenizerConfig) -> str:
         needed = int(least[2]) + NUM_SYMBOLS - 1
         return f"{key}: the training text has more characters than that, at least {needed} is needed"
     return f"{key}: a tokenizer cannot be trained on so little text ({' '.join(text.split())})"
-
-
-def build_tokenizers(config: DataConfig, corpus: Dataset | IterableDataset) -> Tokenizers:
-    """The tokenizers that `config.tokenizer` describes: given ones, or trained on `corpus` (the training pairs as
-    read_corpus gives them) and kept in the cache under a key of text and options. Raises DataError."""
-    tokenizer = config.tokenizer
-    if tokenizer.path is not None:
-        return Tokenizers.load(Path(tokenizer.path).expanduser())
-    if tokenizer.source_model is not None:
-        source = load_model(Path(tokenizer.source_model).expanduser())
-        if tokenizer.target_model is None:
-            return Tokenizers(source, source, True)
-        return Tokenizers(source, load_model(Path(tokenizer.target_model).expanduser()), False)
-    sources, targets = _training_texts(config, corpus)
-    if tokenizer.kind is Kind.POINTS:
-        return Tokenizers(PointTokenizer(), IndexTokenizer(max(len(source.split()) for source in sources)), False)
-    key = digest(TRAINER_VERSION, repr(tokenizer), digest(*sources), digest(*targets))
-    with writing(cache_directory(config.cache), f"tokenizers/{key}") as folder:
-        try:
-            return Tokenizers.load(folder)
-        except DataError:  # not there yet, or only a part of it
-            trained = Tokenizers.train(tokenizer, sources, targets)
-            trained.save(folder)
-            return trained
-
-
-def _training_texts(config: DataConfig, corpus: Dataset | IterableDataset) -> tuple[list[str], list[str]]:
-    """Both sides of the pairs that belong to the corpus; a sample spread evenly over it if it is large (of a
-    stream, whose end is unknown, the beginning)."""
-    from datasets import Dataset
-
-    from nat.data.corpus import accepts
-
-    accept = accepts(config)
-    most = config.tokenizer.num_sentences
-    if isinstance(corpus, Dataset) and config.limit is None and len(corpus) > most:
-        corpus = corpus.select(np.linspace(0, len(corpus) - 1, most, dtype=np.int64))
-    pairs = ((row["source"], row["target"]) for row in corpus)
-    chosen = list(islice((pair for pair in pairs if accept(*pair)), min(most, config.limit or most)))
-    if not chosen:
-        raise DataError("data.train: no pair is left to train a tokenizer on (all are empty or too long)")
-    sources, targets = zip(*chosen, strict=True)
-    return list(sources), list(targets)

@@ -11,9 +11,10 @@ import torch
 
 from nat.data.batch import Source
 from nat.data.batching import length_sorted_batches
-from nat.decoding.refine import Fate, History
 from nat.decoding.requests import Wanted, attach
-from nat.models.base import DecodingOptions, Translation, TranslationModel
+from nat.models.contract import Translation, TranslationModel
+from nat.models.options import DecodingOptions
+from nat.search.refine import Fate, History
 
 OutOfMemory = torch.OutOfMemoryError
 

@@ -32,9 +32,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nat.decoding.refine import Fate
 from nat.errors import DataError
 from nat.files import write_text
+from nat.search.refine import Fate
 
 DIGITS = 4  # of log-probabilities
 

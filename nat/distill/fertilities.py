@@ -22,7 +22,7 @@ from nat.data.batch import Batch
 from nat.data.batching import Pair, collate, length_sorted_batches
 from nat.data.readers import read_lines
 from nat.errors import ConfigError, DataError
-from nat.models.base import TranslationModel
+from nat.models.contract import TranslationModel
 from nat.ops.fertility import from_attention, from_links
 
 BATCH_SIZE = 64  # pairs whose (T, S) matrices of links are in memory together

@@ -16,14 +16,14 @@ from nat.config import option, parse, to_plain
 from nat.data.batching import Pair, collate
 from nat.data.corpus import DataConfig
 from nat.data.tokenized import TokenizedCorpus, prepare
+from nat.decoding.translator import Translator, load
 from nat.distill.fertilities import AlignmentFile, FertilitySource, WordAligner
 from nat.errors import ConfigError, DataError
 from nat.files import read_json, write_json
-from nat.models.base import DecodingOptions
-from nat.training.checkpoint import WEIGHTS
+from nat.models.options import DecodingOptions
+from nat.runs.weights import WEIGHTS
 from nat.training.distributed import Ranks
 from nat.training.run import keep_learnable
-from nat.translator import Translator, load
 
 CORPUS, MANIFEST, JOB = "train.jsonl", "manifest.json", "job.json"
 

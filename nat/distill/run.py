@@ -37,7 +37,8 @@ from nat.distill.lines import align_lines, as_text, read_lines, shard_lines
 from nat.errors import DataError
 from nat.files import read_json, write_atomically, write_json, write_text
 from nat.progress import Progress
-from nat.training.distributed import Ranks, choose_device
+from nat.runs.device import choose_device
+from nat.training.distributed import Ranks
 
 
 def distill(config: DistillConfig) -> dict[str, Any]:

@@ -19,27 +19,18 @@ import torch
 from nat.config import option
 from nat.decoding.candidates import Choice, resolve_choice
 from nat.decoding.history import write_history
+from nat.drawing.plots import check_pictures, plot_polygons
 from nat.errors import ConfigError
-from nat.evaluation.comet_score import comet_score, open_comet
 from nat.evaluation.editing import EditFiles, edit_report, with_requests
 from nat.evaluation.histories import how_made
-from nat.evaluation.inputs import (
-    Device,
-    Split,
-    Text,
-    check_outputs,
-    decoding_options,
-    open_run,
-    read_files,
-    read_split,
-)
-from nat.evaluation.plots import check_pictures, plot_polygons
-from nat.evaluation.polygons import check_references
+from nat.evaluation.inputs import Device, Split, Text, check_outputs, decoding_options, open_run, read_files, read_split
 from nat.evaluation.results import Translations, results, translate
 from nat.evaluation.speed import spread, time_alone
 from nat.evaluation.system import Scorer, System
 from nat.files import write_json, write_text
 from nat.progress import Progress
+from nat.scoring.comet import comet_score, open_comet
+from nat.scoring.polygons import check_references
 
 
 @dataclass(frozen=True)
@@ -112,7 +103,7 @@ def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
         system.scorer.check(text)
     if config.pictures is not None:
         check_pictures(config.pictures, points=translator.tokenizers.vocabularies.points)
-    comet = None if config.comet is None else open_comet(config.comet, text)
+    comet = None if config.comet is None else open_comet(config.comet, has_references=text.references is not None)
     if config.reference is not None and translator.tokenizers.vocabularies.points:
         check_references(config.reference, text.sources, text.references or [])
     translator.encode(text.sources, text.name, decoding=system.decoding)  # too long ones are refused now
@@ -124,7 +115,7 @@ def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
     report |= edit_report(text, found.best, translator.sides(system.decoding)[1])
     report |= {"weights": config.weights} if config.weights else {}
     if comet is not None:
-        score = comet_score(comet, text, found.best, on_gpu=translator.device.type == "cuda")
+        score = comet_score(comet, text.sources, found.best, text.references, on_gpu=translator.device.type == "cuda")
         report |= {"comet": score, "comet_model": config.comet}
     if config.history is not None:
         write_history(config.outputs["history"], how_made(system, text, found))

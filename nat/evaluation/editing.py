@@ -12,7 +12,7 @@ from nat.data.vocabulary import Tokenizer
 from nat.decoding.requests import GAP, Request
 from nat.errors import DataError
 from nat.evaluation.inputs import Text
-from nat.evaluation.scores import score_corpus
+from nat.scoring.scores import score_corpus
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any
 from nat.data.tokenizer import Tokenizer
 from nat.decoding.candidates import Candidates
 from nat.decoding.history import CandidateHistory, Pass, SentenceHistory
-from nat.decoding.refine import Fate
 from nat.evaluation.inputs import Text
 from nat.evaluation.results import Translations, translate
 from nat.evaluation.system import System
+from nat.search.refine import Fate
 
 
 def how_made(system: System, text: Text, found: Translations | None = None) -> list[SentenceHistory]:

@@ -17,10 +17,10 @@ from nat.data.readers import read_lines
 from nat.data.references import Reference
 from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.decoding.requests import Request, Sentence
+from nat.decoding.translator import Translator, load
 from nat.errors import ConfigError, DataError
-from nat.files import read_json
-from nat.models.base import DecodingOptions
-from nat.translator import Translator, load
+from nat.models.options import DecodingOptions
+from nat.runs.folder import run_summary
 
 STANDARD_INPUT = "-"
 
@@ -101,17 +101,8 @@ def check_outputs(paths: Mapping[str, Path], *, inputs: Iterable[str | None] = (
 def open_run(run_dir: str, *, device: Device, weights: str | None = None) -> Translator:
     """A run's translator. Raises ConfigError where there is no GPU to use, DataError where the run is damaged."""
     translator = load(run_dir, device=device.value, weights=weights)
-    run_summary(translator)  # damaged? better known now than after an hour
+    run_summary(translator.folder)  # damaged? better known now than after an hour
     return translator
-
-
-def run_summary(translator: Translator) -> dict[str, Any]:
-    """run.json; {} where there is none, as for weights given by hand. Raises DataError if it is damaged."""
-    path = translator.folder / "run.json"
-    summary = read_json(path) if path.exists() else {}
-    if not isinstance(summary, dict):
-        raise DataError(f"{path}: damaged or unreadable (it is not a JSON object)")
-    return summary
 
 
 def decoding_options(translator: Translator, given: Mapping[str, Any]) -> tuple[DecodingOptions, int]:

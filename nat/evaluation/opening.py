@@ -11,11 +11,11 @@ from yaml import YAMLError, safe_load
 
 from nat.config import option, parse
 from nat.decoding.candidates import Choice, resolve_choice
+from nat.decoding.translator import Translator
+from nat.engines.ctranslate2 import Engine, accelerate
 from nat.errors import ConfigError
-from nat.evaluation.engine import Engine, accelerate
 from nat.evaluation.inputs import Device, Split, decoding_options, open_run
 from nat.evaluation.system import Scorer, System
-from nat.translator import Translator
 
 LITERAL = ("name", "teacher")  # text as it stands, even where it reads like a number
 

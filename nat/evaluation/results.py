@@ -20,12 +20,13 @@ from nat.data.references import all_references
 from nat.decoding.candidates import Candidates, Metric, sentence_bleu, sentence_chrf, with_teacher_scores
 from nat.decoding.requests import Sentence, source_of
 from nat.evaluation.editing import describe_edits
-from nat.evaluation.inputs import Text, run_summary
-from nat.evaluation.polygons import describe_points, score_points
-from nat.evaluation.scores import copied_rate, exact_match_rate, repetition_rate, score_corpus, unknown_rate
+from nat.evaluation.inputs import Text
 from nat.evaluation.speed import Speed, device_name, machine_name, translate_timed
 from nat.evaluation.system import System
 from nat.progress import Progress
+from nat.runs.folder import run_summary
+from nat.scoring.polygons import describe_points, score_points
+from nat.scoring.scores import copied_rate, exact_match_rate, repetition_rate, score_corpus, unknown_rate
 
 GROUPS = (4, 7, 10, 15, 21, 31)  # words of the source that begin a group of BLEU by length
 LONGER = 5  # scores on sources of so many words and more stand beside the whole: short lines flatter
@@ -224,7 +225,7 @@ def provenance(system: System) -> dict[str, Any]:
         "run_dir": str(translator.folder),
         "model": type(translator.model).__name__,
         "engine": translator.engine,
-        "weights": run_summary(translator).get("weights"),
+        "weights": run_summary(translator.folder).get("weights"),
         "num_parameters": sum(parameter.numel() for parameter in translator.model.parameters()),
         "decoding": to_plain(system.decoding),
         "batch_size": system.batch_size,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from nat.decoding.candidates import Candidates, Choice
 from nat.decoding.requests import Sentence
+from nat.decoding.translator import Translator
 from nat.errors import ConfigError
 from nat.evaluation.inputs import Text
-from nat.models.base import DecodingOptions
-from nat.translator import Translator
+from nat.models.options import DecodingOptions
 
 
 @dataclass(frozen=True)

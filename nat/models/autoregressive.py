@@ -16,17 +16,18 @@ from torch import Tensor
 from nat.config import option
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import Symbol, Vocabularies
-from nat.decoding.beam import beam_search, greedy, sample
-from nat.decoding.refine import History
 from nat.errors import ConfigError
 from nat.losses import log_prob_cross_entropy, token_log_probs
-from nat.models.base import BeamOptions, DecodingOptions, LossTerm, Translation, TranslationModel
+from nat.models.contract import LossTerm, Translation, TranslationModel
+from nat.models.options import BeamOptions, DecodingOptions
 from nat.nn.attention.full import CausalAttention
 from nat.nn.cached import DecoderState, step_decoder
 from nat.nn.copying import Copyable, Copying
 from nat.nn.seq2seq import Seq2Seq, Seq2SeqConfig
 from nat.nn.transformer import Memory
 from nat.rows import Rows
+from nat.search.beam import beam_search, greedy, sample
+from nat.search.refine import History
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,10 @@ from torch import Tensor
 from nat.config import option
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
-from nat.decoding.language_model import Fusion, check_language_model, open_language_model
-from nat.decoding.refine import History
 from nat.errors import ConfigError
 from nat.losses import uniform_cross_entropy
-from nat.models.base import BeamOptions, DecodingOptions, LossTerm, Translation, TranslationModel
+from nat.models.contract import LossTerm, Translation, TranslationModel
+from nat.models.options import BeamOptions, DecodingOptions
 from nat.nn.attention.base import tightest
 from nat.nn.copying import Copying
 from nat.nn.glancing import Glancing, gold_positions, reveal, shown
@@ -31,6 +30,8 @@ from nat.nn.seq2seq import DeepSupervision, Guide, ParallelConfig, Seq2Seq
 from nat.nn.slots import Slots, SlotSplit
 from nat.nn.transformer import Memory
 from nat.ops import ctc
+from nat.search.language_model import Fusion, check_language_model, open_language_model
+from nat.search.refine import History
 
 BLANK, PAD = int(Symbol.BLANK), int(Symbol.PAD)
 # Weight and bonus: the best on 351 validation sentences of lohelp, with the order 3 model of nat-lm.

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from nat.config import option
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import Symbol, Vocabularies
-from nat.decoding.refine import History
 from nat.errors import ConfigError
 from nat.losses import log_prob_cross_entropy
-from nat.models.base import DecodingOptions, LossTerm, Translation, TranslationModel
+from nat.models.contract import LossTerm, Translation, TranslationModel
+from nat.models.options import DecodingOptions
 from nat.nn.attention.full import FullAttention
 from nat.nn.attention.positional import OthersAttention, PositionalAttention
 from nat.nn.copying import Copying
@@ -32,6 +32,7 @@ from nat.nn.seq2seq import DeepSupervision, Seq2Seq, Seq2SeqConfig
 from nat.nn.transformer import Decoder, Memory, initialise
 from nat.ops.copying import copy_by_fertility, cut_fertilities
 from nat.ops.precision import at_least_float32
+from nat.search.refine import History
 
 
 class Choice(Enum):

@@ -18,10 +18,10 @@ from torch import Tensor
 from nat.config import option
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import Symbol, Vocabularies
-from nat.decoding.refine import Canvas, Fate, refine
 from nat.errors import ConfigError
 from nat.losses import log_prob_cross_entropy, uniform_cross_entropy
-from nat.models.base import DecodingOptions, LossTerm, SampleOptions, Translation, TranslationModel
+from nat.models.contract import LossTerm, Translation, TranslationModel
+from nat.models.options import DecodingOptions, SampleOptions
 from nat.nn.attention.base import tightest
 from nat.nn.copying import Copying
 from nat.nn.rng import RowRandom
@@ -30,6 +30,7 @@ from nat.nn.slots import Slots, SlotSplit
 from nat.nn.transformer import Memory
 from nat.ops import ctc, imputer
 from nat.rows import Rows
+from nat.search.refine import Canvas, Fate, refine
 
 BLANK, MASK, PAD = int(Symbol.BLANK), int(Symbol.MASK), int(Symbol.PAD)
 DEFAULT_PASSES, DEFAULT_BLOCK = 4, 8

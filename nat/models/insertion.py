@@ -17,15 +17,16 @@ from torch import Tensor, nn
 from nat.config import option
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
-from nat.decoding.editing import start
-from nat.decoding.insertion import Finalisation, insert_until_complete
-from nat.models.base import DecodingOptions, InsertionOptions, LossTerm, Translation, TranslationModel
+from nat.models.contract import LossTerm, Translation, TranslationModel
+from nat.models.options import DecodingOptions, InsertionOptions
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import ParallelConfig, Seq2Seq
 from nat.nn.spans import SpanConfig
 from nat.nn.transformer import Memory, initialise
 from nat.ops import insertion
 from nat.ops.editing import bracket, gaps, rearrange
+from nat.search.editing import start
+from nat.search.insertion import Finalisation, insert_until_complete
 
 BOS, EOS, PAD = int(Symbol.BOS), int(Symbol.EOS), int(Symbol.PAD)
 NUM_ENDS = 2  # positions of BOS and EOS around the canvas

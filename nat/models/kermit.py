@@ -21,18 +21,19 @@ from torch import Tensor
 from nat.config import option
 from nat.data.batch import Batch, Draft, Source, Tokens
 from nat.data.vocabulary import Symbol, Vocabularies
-from nat.decoding.editing import EditCanvas, from_draft, start
-from nat.decoding.insertion import Finalisation, InsertionCanvas, best_first, insert_until_complete
-from nat.decoding.pair import by_gap, history_of, paired, slots_of, text_of
-from nat.decoding.refine import Refined
 from nat.errors import ConfigError
-from nat.models.base import DecodingOptions, InsertionOptions, LossTerm, Translation, TranslationModel
+from nat.models.contract import LossTerm, Translation, TranslationModel
+from nat.models.options import DecodingOptions, InsertionOptions
 from nat.nn.joint import JointConfig, JointNet, Segment, Side
 from nat.nn.rng import RowRandom
 from nat.nn.spans import SpanConfig
 from nat.ops import insertion
 from nat.ops.editing import positions_below, rearrange
 from nat.rows import Rows
+from nat.search.editing import EditCanvas, from_draft, start
+from nat.search.insertion import Finalisation, InsertionCanvas, best_first, insert_until_complete
+from nat.search.pair import by_gap, history_of, paired, slots_of, text_of
+from nat.search.refine import Refined
 
 EOS, PAD = int(Symbol.EOS), int(Symbol.PAD)
 

@@ -17,11 +17,10 @@ from torch import Tensor
 from nat.config import option
 from nat.data.batch import Batch, Source, Target, Tokens
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
-from nat.decoding.editing import TracedCanvas, start, with_deleted
-from nat.decoding.refine import Fate, Step, refine, unchanged
 from nat.errors import ConfigError
 from nat.losses import log_prob_cross_entropy
-from nat.models.base import DecodingOptions, EditOptions, LossTerm, Translation, TranslationModel
+from nat.models.contract import LossTerm, Translation, TranslationModel
+from nat.models.options import DecodingOptions, EditOptions
 from nat.nn.copying import Copying
 from nat.nn.edit_heads import EditHeads, Exits, Sharing
 from nat.nn.rng import RowRandom
@@ -31,6 +30,8 @@ from nat.nn.transformer import Memory
 from nat.ops.edit_distance import best_edits
 from nat.ops.editing import gaps
 from nat.rows import Rows
+from nat.search.editing import TracedCanvas, start, with_deleted
+from nat.search.refine import Fate, Step, refine, unchanged
 
 PLH = int(Symbol.PLH)
 DEFAULT_NOISE = 0.5

@@ -17,10 +17,9 @@ from torch import Tensor
 from nat.config import option
 from nat.data.batch import Batch, Phrases, Source
 from nat.data.vocabulary import Symbol, Vocabularies
-from nat.decoding.editing import num_orders, reordered
-from nat.decoding.refine import Canvas, Fate, Step, refine
 from nat.losses import log_prob_cross_entropy
-from nat.models.base import DecodingOptions, LengthBeamOptions, LossTerm, Translation, TranslationModel
+from nat.models.contract import LossTerm, Translation, TranslationModel
+from nat.models.options import DecodingOptions, LengthBeamOptions
 from nat.nn.copying import Copying
 from nat.nn.length import LengthPredictor
 from nat.nn.rng import RowRandom
@@ -28,6 +27,8 @@ from nat.nn.seq2seq import Conditions, ParallelConfig, Seq2Seq
 from nat.nn.transformer import Memory
 from nat.ops.placement import best_placement, window_sums
 from nat.ops.selection import lowest
+from nat.search.editing import num_orders, reordered
+from nat.search.refine import Canvas, Fate, Step, refine
 
 MASK, PAD = int(Symbol.MASK), int(Symbol.PAD)
 STAYS = 1e4  # worth of leaving a phrase where a draft has it: above all log-probabilities

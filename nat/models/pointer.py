@@ -15,17 +15,18 @@ from torch import Tensor, nn
 from nat.config import option
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
-from nat.decoding.beam import Hypotheses, beam_search, greedy, sample
-from nat.decoding.refine import History
 from nat.errors import ConfigError
 from nat.losses import token_log_probs
-from nat.models.base import BeamOptions, DecodingOptions, LossTerm, Translation, TranslationModel
+from nat.models.contract import LossTerm, Translation, TranslationModel
+from nat.models.options import BeamOptions, DecodingOptions
 from nat.nn.attention.full import CausalAttention
 from nat.nn.cached import DecoderState, step_decoder
 from nat.nn.pointing import PointConfig, PointEncoder, PointerHead, each_once, places, pointer_cross_entropy, visited
 from nat.nn.transformer import Decoder, DecoderConfig, Memory
 from nat.ops.cycle import from_lowest, rotate
 from nat.rows import Rows
+from nat.search.beam import Hypotheses, beam_search, greedy, sample
+from nat.search.refine import History
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,13 @@ from torch import Tensor
 from nat.config import option
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
-from nat.decoding.refine import History
 from nat.losses import token_log_probs
-from nat.models.base import DecodingOptions, LossTerm, SampleOptions, Translation, TranslationModel
+from nat.models.contract import LossTerm, Translation, TranslationModel
+from nat.models.options import DecodingOptions, SampleOptions
 from nat.nn.pointing import PointConfig, PointEncoder, PointerHead, each_once, places, pointer_cross_entropy
 from nat.nn.transformer import Memory
 from nat.ops.cycle import follow, from_lowest, successors
+from nat.search.refine import History
 
 
 class PointerParallel(TranslationModel):

@@ -16,10 +16,10 @@ from torch import Tensor
 from nat.config import option
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
-from nat.decoding.refine import Canvas, Fate, Step, refine, unchanged
 from nat.errors import ConfigError
 from nat.losses import log_prob_cross_entropy
-from nat.models.base import DecodingOptions, LengthBeamOptions, LossTerm, Translation, TranslationModel
+from nat.models.contract import LossTerm, Translation, TranslationModel
+from nat.models.options import DecodingOptions, LengthBeamOptions
 from nat.nn.copying import Copying
 from nat.nn.length import LengthPredictor
 from nat.nn.rng import RowRandom
@@ -27,6 +27,7 @@ from nat.nn.seq2seq import Conditions, ParallelConfig, Seq2Seq
 from nat.nn.transformer import Memory
 from nat.ops.copying import uniform_copy
 from nat.ops.corruption import corrupt
+from nat.search.refine import Canvas, Fate, Step, refine, unchanged
 
 PAD = int(Symbol.PAD)
 

@@ -16,16 +16,17 @@ from torch import Tensor
 from nat.config import option
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
-from nat.decoding.refine import History
 from nat.errors import ConfigError
 from nat.losses import log_prob_cross_entropy
-from nat.models.base import DecodingOptions, LengthBeamOptions, LossTerm, Translation, TranslationModel
+from nat.models.contract import LossTerm, Translation, TranslationModel
+from nat.models.options import DecodingOptions, LengthBeamOptions
 from nat.nn.copying import Copying
 from nat.nn.glancing import Glancing, glance_at_target, gold_guide, gold_positions
 from nat.nn.length import LengthPredictor
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, ParallelConfig, Seq2Seq
 from nat.ops.copying import soft_copy, uniform_copy
+from nat.search.refine import History
 
 DEFAULT_TAU = 0.3
 

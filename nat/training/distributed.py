@@ -100,15 +100,3 @@ class Ranks:
     def close(self) -> None:
         if self.num_ranks > 1 and dist.is_initialized():
             dist.destroy_process_group()
-
-
-def choose_device(name: str, *, option: str = "device") -> torch.device:
-    """auto, cpu or cuda -> a device; under torchrun each rank's own GPU. Raises ConfigError, naming the option,
-    for another name, or where cuda is asked for and there is none."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"{option}={name}: allowed are auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"{option}=cuda: torch sees no GPU here; use cpu or auto")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

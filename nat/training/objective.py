@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nat.models.base import LossTerm
+from nat.models.contract import LossTerm
 
 
 def objective(terms: Mapping[str, LossTerm], num_tokens: int) -> Tensor:

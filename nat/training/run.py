@@ -16,13 +16,16 @@ from nat.data.batching import Pair, collate
 from nat.data.corpus import DataConfig, read_corpus
 from nat.data.points import beyond
 from nat.data.tokenized import StreamingCorpus, TokenizedCorpus, prepare
-from nat.data.tokenizer import Tokenizers, build_tokenizers
+from nat.data.tokenizer import Tokenizers
+from nat.data.tokenizer_training import build_tokenizers
 from nat.errors import ConfigError, DataError
 from nat.files import write_atomically
-from nat.models.base import TranslationModel
+from nat.models.contract import TranslationModel
 from nat.nn.rng import set_seed
-from nat.training.checkpoint import WEIGHTS, latest_checkpoint, load_tensors
-from nat.training.distributed import Ranks, choose_device
+from nat.runs.device import choose_device
+from nat.runs.folder import latest_checkpoint
+from nat.runs.weights import WEIGHTS, load_tensors
+from nat.training.distributed import Ranks
 from nat.training.stages.base import Stage
 from nat.training.trainer import Trainer, TrainerConfig
 from nat.training.validation import ValidationConfig, Validator

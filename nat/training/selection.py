@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nat.files import write_json
-from nat.training.checkpoint import WEIGHTS, load_tensors, save_tensors
+from nat.runs.weights import WEIGHTS, load_tensors, save_tensors
 
 
 def average_weights(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import nn
 from nat.data.batch import Batch
 from nat.data.batching import Pair, collate, micro_batches
 from nat.errors import ConfigError
-from nat.models.base import LossTerm, TranslationModel
+from nat.models.contract import LossTerm, TranslationModel
 from nat.nn.rng import set_seed
 from nat.nn.running import Running
 from nat.training.distributed import Ranks

@@ -17,16 +17,11 @@ from nat.data.batching import prefetch
 from nat.data.tokenized import Pair, StreamingCorpus, TokenizedCorpus
 from nat.errors import ConfigError, DataError
 from nat.files import read_json, write_json
-from nat.models.base import TranslationModel
+from nat.models.contract import TranslationModel
 from nat.progress import Progress
-from nat.training.checkpoint import (
-    WEIGHTS,
-    latest_checkpoint,
-    load_tensors,
-    load_weights,
-    save_training_state,
-    unflatten_optimizer,
-)
+from nat.runs.folder import latest_checkpoint
+from nat.runs.weights import WEIGHTS, load_tensors, load_weights
+from nat.training.checkpoint import save_training_state, unflatten_optimizer
 from nat.training.distributed import Ranks
 from nat.training.objective import Totals
 from nat.training.record import RunRecord

@@ -16,10 +16,11 @@ from nat.data.tokenized import TokenizedCorpus
 from nat.data.tokenizer import Tokenizer, Tokenizers
 from nat.decoding.batched import Decoded, decode_in_batches
 from nat.errors import ConfigError
-from nat.evaluation.polygons import score_points
-from nat.evaluation.scores import score_corpus
-from nat.models.base import DecodingOptions, TranslationModel
+from nat.models.contract import TranslationModel
+from nat.models.options import DecodingOptions
 from nat.nn.rng import set_seed
+from nat.scoring.polygons import score_points
+from nat.scoring.scores import score_corpus
 from nat.training.objective import Totals
 
 # What a pass did to a position, beside what it kept or wrote: predicted, and to be predicted again; new; taken out.

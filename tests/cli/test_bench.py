@@ -10,10 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from nat.cli.bench import main
-from nat.config import parse
-from nat.data.vocabulary import NUM_SYMBOLS
-from nat.evaluation.benchmark import (
+from nat.bench.benchmark import (
     AlignmentProblem,
     AlignmentSizes,
     BenchmarkConfig,
@@ -22,6 +19,9 @@ from nat.evaluation.benchmark import (
     compare,
     random_pairs,
 )
+from nat.cli.bench import main
+from nat.config import parse
+from nat.data.vocabulary import NUM_SYMBOLS
 from nat.ops.ctc import ctc_loss
 
 TINY = [f"alignments.{size}" for size in ("batch_size=2", "source_length=3", "target_length=4", "vocabulary_size=9")]
@@ -110,7 +110,7 @@ def test_the_pairs_of_edits_are_ordinary_tokens(rows: int) -> None:
 
 def test_contenders_take_turns_and_the_median_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, log = [0.0], []
-    monkeypatch.setattr("nat.evaluation.benchmark.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("nat.bench.benchmark.time.perf_counter", lambda: clock[0])
     seconds = {"a": iter([90, 90, 1, 2, 30]), "b": iter([0, 0, 6, 6, 6])}  # two rounds of warm-up first
 
     def contender(name: str) -> Contender:
@@ -186,7 +186,7 @@ def test_refusals(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_the_picture_without_its_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("nat.evaluation.plots.PACKAGE", "no_such_package")
+    monkeypatch.setattr("nat.drawing.plots.PACKAGE", "no_such_package")
     assert run("attention", "attention.picture=x.svg", "attention.bleu=KIND.json") == 2
     assert "attention.picture: no_such_package is missing; pip install" in capsys.readouterr().err
 
@@ -209,7 +209,7 @@ def test_help_and_yaml(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_alignments_cost_what_they_may() -> None:
-    from nat.evaluation.benchmark import run_benchmark
+    from nat.bench.benchmark import run_benchmark
 
     figures, _ = run_benchmark("alignments", BenchmarkConfig(repeats=5))
     assert all(row["limit"] is None or row["ratio"] <= row["limit"] for row in figures["results"])
@@ -217,7 +217,7 @@ def test_alignments_cost_what_they_may() -> None:
 
 @pytest.mark.slow
 def test_the_expert_costs_what_it_may() -> None:
-    from nat.evaluation.benchmark import run_benchmark
+    from nat.bench.benchmark import run_benchmark
 
     figures, _ = run_benchmark("edits", BenchmarkConfig(repeats=5))
     assert figures["results"][1]["ratio"] <= 0.05

@@ -21,12 +21,12 @@ import torch
 from nat.cli.decode import main
 from nat.decoding.candidates import Choice
 from nat.decoding.history import read_history
+from nat.decoding.translator import load
 from nat.errors import ConfigError
 from nat.evaluation import decode as work
 from nat.evaluation import results
 from nat.models.autoregressive import Autoregressive
 from nat.models.ctc import CTC
-from nat.translator import load
 
 SOURCES = [
     "Click OK.",

@@ -14,9 +14,9 @@ from builders import command
 from nat.cli.decode import main as decode
 from nat.cli.lm import main
 from nat.data.tokenizer import Tokenizers
-from nat.decoding.arpa import HEADER, read_arpa
+from nat.decoding.translator import load
 from nat.errors import DataError
-from nat.translator import load
+from nat.search.arpa import HEADER, read_arpa
 
 
 def run(*arguments: str, entry: Any = main) -> int:

@@ -10,7 +10,8 @@ import torch
 from builders import command
 
 from nat.cli.decode import main
-from nat.training.checkpoint import latest_checkpoint, load_tensors
+from nat.runs.folder import latest_checkpoint
+from nat.runs.weights import load_tensors
 
 pytestmark = pytest.mark.timeout(300)
 SENTENCES = ["Click OK.", "Opens the dialog.", "", "Choose the menu item to insert a new table."]

@@ -18,11 +18,11 @@ from nat.cli.modes import main
 from nat.data.corpus import embedded_directory
 from nat.data.readers import read_lines
 from nat.errors import ConfigError
-from nat.evaluation.cloze import read_pairs
 from nat.evaluation.inputs import Device, Split, open_run, read_split
-from nat.evaluation.modes import study as work
-from nat.evaluation.modes.languages import Languages
-from nat.evaluation.modes.mixing import Contents, mixing
+from nat.studies.cloze import read_pairs
+from nat.studies.modes import study as work
+from nat.studies.modes.languages import Languages
+from nat.studies.modes.mixing import Contents, mixing
 
 NAMES = ["de", "fr", "es"]
 QUICK = ("device=cpu", "plots=false", "alignments=false")
@@ -286,8 +286,8 @@ def test_packages_that_are_missing(
     option: str, package: str, message: str, runs: dict[str, Path], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    from nat.evaluation import plots
-    from nat.evaluation.modes import texts as module
+    from nat.drawing import plots
+    from nat.studies.modes import texts as module
 
     for place in (module, plots, work):
         if hasattr(place, package):
@@ -308,7 +308,7 @@ def test_the_same_name_in_two_folders_is_told_apart(runs: dict[str, Path]) -> No
     def system(train: str | None) -> Any:
         return SimpleNamespace(translator=SimpleNamespace(config={"data": {"train": train}}))
 
-    from nat.evaluation.modes.texts import training_names
+    from nat.studies.modes.texts import training_names
 
     systems = [system("embedded:lohelp4/train.tsv.gz"), system("runs/a/train.jsonl"), system("runs/a/train.jsonl")]
     assert training_names(systems) == ["lohelp4", "a", "a"]

@@ -10,7 +10,7 @@ import pytest
 from builders import command
 
 from nat.cli.decode import main
-from nat.translator import load
+from nat.decoding.translator import load
 
 QUICK = [
     "experiment=tiny",

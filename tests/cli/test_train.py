@@ -11,7 +11,7 @@ import torch
 from builders import command
 
 from nat.files import read_json
-from nat.training.checkpoint import load_tensors
+from nat.runs.weights import load_tensors
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nat.config import compose, parse
 from nat.data.corpus import DataConfig, read_corpus
 from nat.data.generated import parse_task
-from nat.data.tokenizer import build_tokenizers
+from nat.data.tokenizer_training import build_tokenizers
 from nat.errors import ConfigError
 
 

@@ -16,7 +16,8 @@ from nat.data.corpus import DataConfig, read_corpus
 from nat.data.points import BITS, FINEST, BadText, IndexTokenizer, PointTokenizer, point_text, tokenizer_of
 from nat.data.tasks import Task, convex_hull, delaunay
 from nat.data.tokenized import prepare
-from nat.data.tokenizer import Tokenizers, build_tokenizers
+from nat.data.tokenizer import Tokenizers
+from nat.data.tokenizer_training import build_tokenizers
 from nat.data.vocabulary import NUM_SYMBOLS
 from nat.errors import ConfigError, DataError
 from nat.nn.embedding import coordinates

@@ -114,7 +114,7 @@ def test_the_token_cache_is_reused_and_renewed(tmp_path, data, tokenizers, monke
 
 def test_another_tokenizer_has_a_token_cache_of_its_own(data, text, tokenizers):
     from nat.data.corpus import read_corpus
-    from nat.data.tokenizer import build_tokenizers
+    from nat.data.tokenizer_training import build_tokenizers
 
     config = data(**text, tokenizer={"vocabulary_size": 300})
     other = build_tokenizers(config, read_corpus(config, "train"))

@@ -11,7 +11,8 @@ import sentencepiece
 from nat.config import parse
 from nat.data.corpus import read_corpus
 from nat.data.readers import read_lines
-from nat.data.tokenizer import TokenizerConfig, Tokenizers, build_tokenizers, load_model
+from nat.data.tokenizer import TokenizerConfig, Tokenizers, load_model
+from nat.data.tokenizer_training import build_tokenizers
 from nat.data.vocabulary import NUM_SYMBOLS, SYMBOL_TEXT, Symbol
 from nat.errors import ConfigError, DataError
 

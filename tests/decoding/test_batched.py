@@ -11,7 +11,7 @@ from builders import make_batch, make_model
 
 from nat.data.batch import Source
 from nat.decoding.batched import Decoded, decode_in_batches
-from nat.models.base import TranslationModel
+from nat.models.contract import TranslationModel
 
 CPU = torch.device("cpu")
 LENGTHS = [(3, 1), (7, 1), (1, 1), (5, 1), (7, 1), (2, 1)]

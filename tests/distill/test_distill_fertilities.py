@@ -26,7 +26,7 @@ from nat.distill import fertilities
 from nat.distill.fertilities import AlignmentFile, WordAligner, attention_fertilities, link_fertilities
 from nat.errors import DataError
 from nat.models.autoregressive import Autoregressive
-from nat.models.base import TranslationModel
+from nat.models.contract import TranslationModel
 from nat.models.ctc import CTC
 
 FAST = ["decoding.batch_size=16", "shard_size=25", "data.limit=100"]

@@ -13,11 +13,11 @@ import torch
 
 from nat.decoding.batched import Decoded
 from nat.decoding.candidates import Choice
+from nat.decoding.translator import Translator, load
 from nat.evaluation import speed
 from nat.evaluation.speed import measure_speed, spread, threads, time_alone
 from nat.evaluation.system import Scorer, System
-from nat.models.base import DecodingOptions
-from nat.translator import Translator, load
+from nat.models.options import DecodingOptions
 
 OPTIONS = DecodingOptions()
 

@@ -13,7 +13,7 @@ from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
 from nat.errors import ConfigError, DataError
 from nat.models.autoregressive import Autoregressive
-from nat.models.base import Translation
+from nat.models.contract import Translation
 
 VARIANTS: list[dict[str, Any]] = [{}, {"size": {"norm": "post"}}, {"positions": {"kind": "learned", "max_length": 40}}]
 LENGTHS = [(4, 1), (1, 1), (6, 1), (3, 1)]

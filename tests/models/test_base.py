@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from nat.config import parse
-from nat.decoding.refine import History
 from nat.errors import ConfigError
-from nat.models.base import DecodingOptions, LengthBeamOptions, Translation
+from nat.models.contract import Translation
 from nat.models.mask_predict import MaskPredict
+from nat.models.options import DecodingOptions, LengthBeamOptions
 from nat.models.vanilla import Vanilla
+from nat.search.refine import History
 
 TOKENS = torch.tensor([[[8, 9, 9], [8, 7, 0], [9, 7, 0]], [[8, 0, 0], [9, 9, 9], [7, 7, 0]]])
 VALID = TOKENS > 0

@@ -18,7 +18,7 @@ from nat.config import parse
 from nat.data.batch import Source
 from nat.data.tokenizer import TokenizerConfig, Tokenizers
 from nat.errors import ConfigError
-from nat.models.base import Translation
+from nat.models.contract import Translation
 from nat.models.fertility import Fertility
 from nat.nn.attention.positional import OthersAttention, PositionalAttention
 from nat.nn.rng import RowRandom

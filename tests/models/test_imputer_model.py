@@ -18,13 +18,13 @@ from torch import Tensor
 from nat.config import parse
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
-from nat.decoding.refine import Fate
 from nat.errors import ConfigError
-from nat.models.base import Translation
+from nat.models.contract import Translation
 from nat.models.ctc import CTC
 from nat.models.imputer import Imputer, Schedule
 from nat.nn.rng import RowRandom
 from nat.nn.slots import Slots
+from nat.search.refine import Fate
 
 BLANK, MASK = int(Symbol.BLANK), int(Symbol.MASK)
 A, B = NUM_SYMBOLS, NUM_SYMBOLS + 1

@@ -15,10 +15,10 @@ from torch import Tensor
 from nat.config import Component, compose, parse
 from nat.data.batch import Draft, Source
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol
-from nat.decoding.refine import Fate
 from nat.errors import ConfigError, DataError
-from nat.models.base import Translation
+from nat.models.contract import Translation
 from nat.models.insertion import InsertionTransformer
+from nat.search.refine import Fate
 from nat.training.objective import objective
 
 EOS = int(Symbol.EOS)

@@ -15,13 +15,13 @@ from torch import Tensor
 from nat.config import parse
 from nat.data.batch import Batch, Draft, Phrases, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
-from nat.decoding.pair import text_of
-from nat.decoding.refine import Fate
 from nat.errors import ConfigError
-from nat.models.base import Translation
+from nat.models.contract import Translation
 from nat.models.kermit import Direction, Kermit, Task, TaskShares, gapped, whole
 from nat.nn.joint import Segment, Side
 from nat.nn.rng import RowRandom
+from nat.search.pair import text_of
+from nat.search.refine import Fate
 from nat.training.objective import objective
 
 EOS = int(Symbol.EOS)

@@ -12,7 +12,7 @@ from builders import MODELS, draft_of, make_batch, make_model
 from nat.config import Component, parse
 from nat.data.batch import Source
 from nat.errors import DataError
-from nat.models.base import TranslationModel
+from nat.models.contract import TranslationModel
 from nat.models.kermit import Kermit
 from nat.nn.transformer import Encoder, Size
 

@@ -16,15 +16,15 @@ from torch import Tensor
 from nat.config import Component, compose, parse
 from nat.data.batch import Draft, Phrases, Source, Target, Tokens
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol
-from nat.decoding.refine import Fate
 from nat.errors import ConfigError
-from nat.models.base import Translation
+from nat.models.contract import Translation
 from nat.models.levenshtein import Levenshtein
 from nat.nn import roll_in
 from nat.nn.edit_heads import Head
 from nat.nn.rng import RowRandom
 from nat.nn.transformer import Memory
 from nat.ops.edit_distance import best_edits
+from nat.search.refine import Fate
 
 BOS, EOS, PLH = int(Symbol.BOS), int(Symbol.EOS), int(Symbol.PLH)
 SIZE = NUM_SYMBOLS + 13

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from nat.data.batch import Batch, Phrases, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol
-from nat.decoding.refine import Fate
 from nat.decoding.requests import Wanted, attach
-from nat.models.base import Translation
+from nat.models.contract import Translation
 from nat.models.mask_predict import MaskPredict, first_canvas, masked_canvas, with_phrases
 from nat.nn.transformer import Memory
+from nat.search.refine import Fate
 
 MASK = int(Symbol.MASK)
 BATCH = make_batch([(5, 4), (1, 1), (7, 5), (3, 3), (4, 6)])

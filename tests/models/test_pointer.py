@@ -14,7 +14,7 @@ from torch import Tensor
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol
 from nat.errors import ConfigError
-from nat.models.base import TranslationModel
+from nat.models.contract import TranslationModel
 from nat.models.pointer import Pointer
 from nat.models.pointer_parallel import PointerParallel
 from nat.nn.pointing import PointerHead, Score, pointer_cross_entropy, visited

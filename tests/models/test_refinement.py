@@ -11,12 +11,12 @@ from torch import Tensor
 
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies
-from nat.decoding.refine import Fate
 from nat.errors import ConfigError
-from nat.models.base import Translation
+from nat.models.contract import Translation
 from nat.models.refinement import Refinement
 from nat.nn.rng import RowRandom
 from nat.nn.transformer import Memory
+from nat.search.refine import Fate
 
 BATCH = make_batch([(5, 4), (1, 1), (7, 5), (3, 3), (4, 6)])
 # With shared embeddings and small weights an untrained model copies its input: then every pass reads the same.

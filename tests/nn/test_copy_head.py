@@ -15,7 +15,7 @@ from nat.data.batch import Batch
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
 from nat.errors import ConfigError
 from nat.models.autoregressive import Autoregressive
-from nat.models.base import TranslationModel
+from nat.models.contract import TranslationModel
 from nat.nn.copying import CopyHead, Copying
 from nat.nn.transformer import Memory, Size
 from nat.training.objective import objective

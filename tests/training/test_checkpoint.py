@@ -18,17 +18,10 @@ from torch import Tensor, nn
 from nat import files
 from nat.errors import DataError
 from nat.files import read_json, write_json, write_text
-from nat.training import checkpoint
-from nat.training.checkpoint import (
-    check_tokenizer,
-    flatten_optimizer,
-    latest_checkpoint,
-    load_tensors,
-    load_weights,
-    save_tensors,
-    save_training_state,
-    unflatten_optimizer,
-)
+from nat.runs import weights as written
+from nat.runs.folder import latest_checkpoint
+from nat.runs.weights import check_tokenizer, load_tensors, load_weights, save_tensors
+from nat.training.checkpoint import flatten_optimizer, save_training_state, unflatten_optimizer
 from nat.training.optimizer import Adam
 from nat.training.record import RunRecord
 from nat.training.selection import BestCheckpoints, SwappedWeights, average_weights
@@ -50,7 +43,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(
 ) -> None:
     path = tmp_path / "model.safetensors"
     save_tensors(weights(1.0), path)
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    monkeypatch.setattr(written, "save_file", full_disk)
     with pytest.raises(DataError) as error:
         save_tensors(weights(2.0), path)
     assert str(error.value) == f"{path}: cannot be written (No space left on device); what was saved before is kept"

@@ -28,8 +28,10 @@ from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizers
 from nat.errors import DataError
 from nat.files import read_json
-from nat.training import checkpoint, record, trainer
-from nat.training.checkpoint import latest_checkpoint, load_tensors
+from nat.runs import weights as written
+from nat.runs.folder import latest_checkpoint
+from nat.runs.weights import load_tensors
+from nat.training import record, trainer
 from nat.training.run import RunConfig, keep_learnable
 from nat.training.step import UpdateStep
 
@@ -389,7 +391,7 @@ def test_gradients_that_are_not_finite_are_skipped_counted_and_at_last_fatal(
 def test_a_full_disk_keeps_the_earlier_checkpoint(
     train: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    honest, calls = checkpoint.save_file, []
+    honest, calls = written.save_file, []
 
     def save_file(tensors: Any, path: Any, *rest: Any) -> None:
         calls.append(path)
@@ -397,7 +399,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         honest(tensors, path, *rest)
 
-    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    monkeypatch.setattr(written, "save_file", save_file)
     folder = train("run", code=2)
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("nat-train:")]
     path = folder / "checkpoints" / "update-00000010"
@@ -494,7 +496,7 @@ def test_pairs_that_cannot_be_learnt_are_left_out_counted_and_told(
 def test_everything_is_learnable_by_the_teacher(small: list[str]) -> None:
     config = parse(DataConfig, compose("train", [*small, "run_dir=x"])["data"], "data")
     from nat.data.corpus import read_corpus
-    from nat.data.tokenizer import build_tokenizers
+    from nat.data.tokenizer_training import build_tokenizers
 
     tokenizers = build_tokenizers(config, read_corpus(config, "train"))
     corpus = prepare(config, "train", tokenizers, filtered=True)

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from nat.data.batch import Batch
 from nat.data.batching import Pair, collate
-from nat.models.base import LossTerm, TranslationModel
+from nat.models.contract import LossTerm, TranslationModel
 from nat.nn.attention.routing import RoutingAttention
 from nat.nn.running import Running
-from nat.training.checkpoint import latest_checkpoint, load_tensors
+from nat.runs.folder import latest_checkpoint
+from nat.runs.weights import load_tensors
 
 LENGTHS = [(5, 4), (2, 1), (7, 5), (3, 3), (4, 2), (6, 6), (5, 2)]
 

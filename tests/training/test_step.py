@@ -15,7 +15,7 @@ from torch import Tensor
 from nat.data.batch import Batch
 from nat.data.batching import Pair, collate
 from nat.errors import ConfigError
-from nat.models.base import LossTerm, TranslationModel
+from nat.models.contract import LossTerm, TranslationModel
 from nat.nn.transformer import FeedForward
 from nat.training.distributed import Ranks
 from nat.training.objective import Totals, objective

@@ -11,7 +11,7 @@ from nat.config import Component
 from nat.data.batch import Batch
 from nat.data.tokenizer import Tokenizers
 from nat.errors import ConfigError
-from nat.models.base import LossTerm, TranslationModel
+from nat.models.contract import LossTerm, TranslationModel
 
 
 class Stage(ABC):

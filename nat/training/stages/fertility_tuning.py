@@ -19,12 +19,12 @@ from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import Symbol
 from nat.errors import ConfigError, DataError
 from nat.models.autoregressive import Autoregressive
-from nat.models.base import LossTerm, TranslationModel
+from nat.models.contract import LossTerm, TranslationModel
 from nat.models.fertility import Fertility, at_least_one, average_fertilities
 from nat.nn.rng import RowRandom
 from nat.nn.transformer import Memory
 from nat.ops.copying import cut_fertilities
-from nat.training.checkpoint import load_model, read_component
+from nat.runs.folder import load_model, read_component
 from nat.training.stages.base import Stage
 
 

@@ -16,7 +16,7 @@ from nat.nn.attention.base import Attention
 from nat.nn.attention.bigbird import BigBirdAttention
 from nat.nn.attention.full import FullAttention
 from nat.ops.random_blocks import random_blocks
-from nat.training.checkpoint import load_tensors
+from nat.runs.weights import load_tensors
 
 LENGTHS = torch.tensor([45, 20, 1])
 VALID = torch.arange(45) < LENGTHS[:, None]

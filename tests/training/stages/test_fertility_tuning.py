@@ -24,7 +24,7 @@ from nat.models.autoregressive import Autoregressive
 from nat.models.fertility import average_fertilities
 from nat.nn.rng import RowRandom
 from nat.nn.transformer import Memory
-from nat.training.checkpoint import load_tensors, save_tensors
+from nat.runs.weights import load_tensors, save_tensors
 from nat.training.objective import objective
 from nat.training.run import RunConfig
 from nat.training.stages.fertility_tuning import FertilityTuning

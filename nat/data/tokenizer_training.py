@@ -1,0 +1,54 @@
+"""The tokenizers of a corpus: given ones, or trained on its pairs and kept in the cache."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, IterableDataset
+
+from nat.data.cache import cache_directory, digest, writing
+from nat.data.corpus import DataConfig, accepts
+from nat.data.points import IndexTokenizer, PointTokenizer
+from nat.data.tokenizer import TRAINER_VERSION, Kind, Tokenizers, load_model
+from nat.errors import DataError
+
+
+def build_tokenizers(config: DataConfig, corpus: Dataset | IterableDataset) -> Tokenizers:
+    """The tokenizers that `config.tokenizer` describes: given ones, or trained on `corpus` (the training pairs as
+    read_corpus gives them) and kept in the cache under a key of text and options. Raises DataError."""
+    tokenizer = config.tokenizer
+    if tokenizer.path is not None:
+        return Tokenizers.load(Path(tokenizer.path).expanduser())
+    if tokenizer.source_model is not None:
+        source = load_model(Path(tokenizer.source_model).expanduser())
+        if tokenizer.target_model is None:
+            return Tokenizers(source, source, True)
+        return Tokenizers(source, load_model(Path(tokenizer.target_model).expanduser()), False)
+    sources, targets = _training_texts(config, corpus)
+    if tokenizer.kind is Kind.POINTS:
+        return Tokenizers(PointTokenizer(), IndexTokenizer(max(len(source.split()) for source in sources)), False)
+    key = digest(TRAINER_VERSION, repr(tokenizer), digest(*sources), digest(*targets))
+    with writing(cache_directory(config.cache), f"tokenizers/{key}") as folder:
+        try:
+            return Tokenizers.load(folder)
+        except DataError:  # not there yet, or only a part of it
+            trained = Tokenizers.train(tokenizer, sources, targets)
+            trained.save(folder)
+            return trained
+
+
+def _training_texts(config: DataConfig, corpus: Dataset | IterableDataset) -> tuple[list[str], list[str]]:
+    """Both sides of the pairs that belong to the corpus; a sample spread evenly over it if it is large (of a
+    stream, whose end is unknown, the beginning)."""
+    accept = accepts(config)
+    most = config.tokenizer.num_sentences
+    if isinstance(corpus, Dataset) and config.limit is None and len(corpus) > most:
+        corpus = corpus.select(np.linspace(0, len(corpus) - 1, most, dtype=np.int64))
+    pairs = ((row["source"], row["target"]) for row in corpus)
+    chosen = list(islice((pair for pair in pairs if accept(*pair)), min(most, config.limit or most)))
+    if not chosen:
+        raise DataError("data.train: no pair is left to train a tokenizer on (all are empty or too long)")
+    sources, targets = zip(*chosen, strict=True)
+    return list(sources), list(targets)

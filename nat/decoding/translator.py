@@ -1,0 +1,252 @@
+"""A trained model ready for use: raw text in, raw text out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nat.config import load_yaml, parse
+from nat.data.batch import Batch
+from nat.data.batching import Pair, collate, length_sorted_batches
+from nat.data.points import BadText, beyond
+from nat.data.tokenizer import Tokenizers
+from nat.data.vocabulary import Tokenizer
+from nat.decoding.batched import Decoded, decode_in_batches
+from nat.decoding.candidates import Candidates, Choice, Teacher, choose, resolve_choice
+from nat.decoding.requests import Sentence, Wanted, encode_request, source_of
+from nat.errors import ConfigError, DataError
+from nat.models.contract import TranslationModel
+from nat.models.options import DecodingOptions
+from nat.runs.device import choose_device
+from nat.runs.folder import load_model
+
+
+def load(run_folder: str | Path, *, device: str = "auto", weights: str | Path | None = None) -> Translator:
+    """The translator of a run folder.
+
+    device: auto, cpu or cuda. weights: a safetensors file of the run other than its chosen model.safetensors.
+    Raises DataError if the folder is not a run, or its weights or tokenizer are missing, damaged or do not fit.
+    """
+    folder, chosen = Path(run_folder), choose_device(device)
+    model, tokenizers = load_model(folder, chosen, weights=None if weights is None else Path(weights))
+    return Translator(model, tokenizers, chosen, config=load_yaml(folder / "config.yaml"), folder=folder)
+
+
+class Translator:
+    """A model with its tokenizers.
+
+    config: the plain configuration of the run it comes from. folder: that run. engine: the package that computes.
+    """
+
+    engine = "torch"
+
+    def __init__(
+        self,
+        model: TranslationModel,
+        tokenizers: Tokenizers,
+        device: torch.device,
+        *,
+        config: dict[str, Any],
+        folder: Path,
+    ) -> None:
+        self.model, self.tokenizers, self.device = model, tokenizers, device
+        self.config, self.folder = config, folder
+
+    def decoding(self, options: dict[str, Any]) -> DecodingOptions:
+        """Check decoding options against what this checkpoint's method can do. Raises ConfigError by name, DataError
+        if a file that they name cannot be used."""
+        kind = type(self.model).Decoding
+        known = [f.name for f in dataclasses.fields(kind)]
+        for name in options:
+            if name not in known:
+                raise ConfigError(
+                    f"decoding.{name}={options[name]}: a {type(self.model).__name__} checkpoint ({self.folder}) has "
+                    f"no such option; it has {', '.join(sorted(known))}"
+                )
+        decoding = parse(kind, options, "decoding")
+        decoding.check_files(vocabularies=self.tokenizers.vocabularies, tokenizer=self.tokenizers.fingerprint)
+        return decoding
+
+    def translate(
+        self,
+        sentences: Sequence[Sentence],
+        *,
+        batch_size: int = 64,
+        choose: Choice | str | None = None,
+        teacher: Teacher | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """The translation of each sentence, in input order; an empty sentence gives an empty one.
+
+        sentences: text, or a `nat.Request` with a draft, known words or constraints where the method can edit.
+        options: the method's decoding options, for example beam_size=4. choose, teacher: see `candidates`. Raises
+        ConfigError for options that the method does not have, DataError for a sentence that is too long.
+        """
+        found = self.candidates(sentences, batch_size=batch_size, choose=choose, teacher=teacher, **options)
+        return [item.best for item in found]
+
+    def candidates(
+        self,
+        sentences: Sequence[Sentence],
+        *,
+        batch_size: int = 64,
+        choose: Choice | str | None = None,
+        teacher: Teacher | None = None,
+        **options: Any,
+    ) -> list[Candidates]:
+        """As `translate`, with all num_candidates candidates of each sentence and why the chosen one was chosen.
+
+        choose: first, own, teacher, mbr_chrf or mbr_bleu (`Choice`); None is the teacher's choice where a teacher is
+        given, else the first. teacher: another translator (or whatever scores text), for choose="teacher". Noisy
+        parallel decoding: `candidates(sentences, num_candidates=10, temperature=1.0, teacher=nat.load(RUN))`. Raises
+        ConfigError for a choice without a teacher or without candidates, and for a teacher without effect.
+        """
+        decoding = self.decoding(options)
+        asked = None if choose is None else parse(Choice, choose, "choose")
+        choice = resolve_choice(asked, teacher=teacher is not None, num_candidates=decoding.num_candidates)
+        if teacher is not None and choice is not Choice.TEACHER:
+            raise ConfigError(
+                f"teacher: has no effect with choose={choice.value} and num_candidates={decoding.num_candidates}"
+            )
+        return self.choose_among(sentences, decoding=decoding, batch_size=batch_size, choice=choice, teacher=teacher)
+
+    @torch.inference_mode()
+    def choose_among(
+        self,
+        sentences: Sequence[Sentence],
+        *,
+        decoding: DecodingOptions,
+        batch_size: int,
+        choice: Choice = Choice.FIRST,
+        teacher: Teacher | None = None,
+        advance: Callable[[int], None] = lambda sentences: None,
+    ) -> list[Candidates]:
+        """As `candidates`, with checked options; `advance` hears of every batch's size."""
+        decoded = self.decode(sentences, decoding=decoding, batch_size=batch_size, advance=advance)
+        written = self.sides(decoding)[1]
+        texts = iter(written.decode([ids for item in decoded for ids in item.tokens]))
+        found = [Candidates.of(item, [next(texts) for _ in item.tokens]) for item in decoded]
+        sources = [source_of(sentence) for sentence in sentences]
+        return choose(found, sources, choice=choice, teacher=teacher, batch_size=batch_size)
+
+    def decode(
+        self,
+        sentences: Sequence[Sentence],
+        *,
+        decoding: DecodingOptions,
+        batch_size: int,
+        advance: Callable[[int], None] = lambda sentences: None,
+    ) -> list[Decoded]:
+        """Token ids and scores of all translations, in input order; `advance` hears of every batch's size."""
+        rows = self.encode([source_of(sentence) for sentence in sentences], "the input", decoding=decoding)
+        results: list[Decoded | None] = [None] * len(rows)
+        batches = decode_in_batches(
+            self.model,
+            rows,
+            decoding=decoding,
+            batch_size=batch_size,
+            device=self.device,
+            wanted=self.wanted(sentences, "the input", decoding=decoding),
+        )
+        for indices, found in batches:
+            for index, item in zip(indices, found, strict=True):
+                results[index] = item
+            advance(len(indices))
+        return [item for item in results if item is not None]
+
+    def sides(self, decoding: DecodingOptions | None = None) -> tuple[Tokenizer, Tokenizer]:
+        """The tokenizers of what is read and of what is written."""
+        sides = self.tokenizers.source, self.tokenizers.target
+        return sides[::-1] if decoding is not None and decoding.reverse else sides
+
+    def wanted(
+        self, sentences: Sequence[Sentence], name: str, *, decoding: DecodingOptions | None = None
+    ) -> list[Wanted] | None:
+        """What is asked of the translations, in ids; None where it is nothing. Raises ConfigError for what the method
+        cannot do, DataError, naming the text and the line, for what cannot be kept."""
+        requests = [sentence for sentence in sentences if not isinstance(sentence, str)]
+        asked = frozenset[str]().union(*(request.asked for request in requests))
+        for what in sorted(asked - self.model.edits):
+            able = f"; it heeds {', '.join(sorted(self.model.edits))}" if self.model.edits else ""
+            raise ConfigError(
+                f"{what}: a {type(self.model).__name__} checkpoint ({self.folder}) has no use for it{able}"
+            )
+        if not asked:
+            return None
+        found, limit, total = [], self.model.max_target_length, self.model.max_total_length
+        for line, sentence in enumerate(sentences, start=1):
+            where = f"{name}, line {line}"
+            found.append(encode_request(sentence, self.sides(decoding)[1], where))
+            number = found[-1].num_tokens
+            if limit is not None and number > limit:
+                raise DataError(
+                    f"{where}: draft, known words and constraints have {number} tokens, but {self.folder} writes at "
+                    f"most {limit} ({self.model.limiting})"
+                )
+            if total is not None:
+                both = number + len(self.sides(decoding)[0].encode([source_of(sentence)])[0])
+                if both > total:
+                    raise DataError(
+                        f"{where}: {both} tokens with draft, known words and constraints, but {self.folder} takes at "
+                        f"most {total} of both sides ({self.model.limiting})"
+                    )
+        return found
+
+    def encode(
+        self, sentences: Sequence[str], name: str, *, decoding: DecodingOptions | None = None
+    ) -> list[list[int]]:
+        """Token ids of sentences to translate. Raises DataError, naming the text and the line, for one that is too long
+        for the model, or no text of its kind."""
+        try:
+            rows = self.sides(decoding)[0].encode(list(sentences))
+        except BadText as error:
+            raise DataError(f"{name}, line {error.row + 1}: {error}") from None
+        limit, most = self.model.max_source_length, self.model.max_points
+        for number, row in enumerate(rows, start=1):
+            if limit is not None and len(row) > limit:
+                raise DataError(
+                    f"{name}, line {number}: {len(row)} tokens, but {self.folder} takes at most {limit} "
+                    f"({self.model.limiting})"
+                )
+            if most is not None and len(row) > most:
+                raise DataError(f"{name}, line {number}: {beyond(len(row), most)}")
+        return rows
+
+    @torch.inference_mode()
+    def score(self, sources: Sequence[str], targets: Sequence[str], *, batch_size: int = 64) -> list[float]:
+        """Log-probability of each target given its source (natural logarithm, whole sentence); -inf for a pair that the
+        model cannot produce, for example a longer target than it has positions for.
+
+        Raises ConfigError if the method cannot score, DataError if the lists differ in length or a source is empty
+        or too long.
+        """
+        if len(sources) != len(targets):
+            raise DataError(f"score: {len(sources)} sources but {len(targets)} targets")
+        source_rows = self.encode(sources, "score")
+        try:
+            target_rows = self.tokenizers.target.encode(list(targets))
+        except BadText as error:
+            raise DataError(f"score: target {error.row + 1}: {error}") from None
+        for i, row in enumerate(source_rows):
+            if not row:
+                raise DataError(f"score: source {i + 1} is empty")
+        results = [0.0] * len(source_rows)
+        lengths = [len(s) + len(t) for s, t in zip(source_rows, target_rows, strict=True)]
+        for chosen in length_sorted_batches(lengths, batch_size=batch_size):
+            batch = collate([Pair(source_rows[i], target_rows[i]) for i in chosen]).to(self.device)
+            for index, value in zip(chosen, self._score(batch), strict=True):
+                results[index] = value
+        return results
+
+    def _score(self, batch: Batch) -> list[float]:
+        fits = self.model.learnable(batch)
+        if bool(fits.all()):
+            return self.model.score(batch).tolist()
+        scores = torch.full((len(batch),), -torch.inf, device=fits.device)
+        if bool(fits.any()):
+            scores[fits] = self.model.score(batch.select(fits)).to(scores)
+        return scores.tolist()

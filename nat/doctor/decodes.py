@@ -1,0 +1,102 @@
+"""What the checks see of translations: a quick decode, again with other limits of passes; or a report of nat-decode."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nat.data.readers import read_lines
+from nat.doctor.facts import DecodeFacts, Trial
+from nat.errors import ConfigError, DataError
+from nat.evaluation.inputs import Text
+from nat.evaluation.results import Translations, results, translate
+from nat.evaluation.system import System
+from nat.files import read_json
+from nat.scoring.claims import Claim, examine
+from nat.scoring.scores import repetition_rate, unknown_rate
+
+NEEDED = (
+    "run_dir", "model", "text", "num_sentences", "num_empty", "num_empty_translations", "num_truncated", "passes",
+    "passes_by_length", "repetition_rate", "unknown_rate", "decoding",
+)  # fmt: skip
+
+
+def decode_now(system: System, text: Text) -> DecodeFacts:
+    """Translate, score, and do so again with twice and with half the passes where the method has a limit of them."""
+    assert text.references is not None
+    found = translate(system, text.sentences)
+    filled = [reference for source, reference in zip(text.sources, text.references, strict=True) if source]
+    tokenizers = system.translator.tokenizers
+    return DecodeFacts(
+        report=results(system, text, found, alone=[]),
+        common_output=commonest([item.best for item in found.filled]),
+        common_reference=commonest(filled),
+        reference_repetition=repetition_rate(text.references),
+        source_unknown=unknown_rate(tokenizers.source.encode(text.sources)),
+        reference_unknown=unknown_rate(tokenizers.target.encode(text.references)),
+        trials=trials(system, text, found),
+    )
+
+
+def commonest(lines: Sequence[str]) -> float:
+    """Share of the line that occurs most often."""
+    return max(Counter(lines).values()) / len(lines) if lines else 0.0
+
+
+def trials(system: System, text: Text, found: Translations) -> list[Trial]:
+    """With half of what the slowest sentence took, and with twice, if it was the limit that ended its work."""
+    fields = {field.name for field in dataclasses.fields(system.decoding)}
+    most = max((item.passes for item in found.filled), default=0)
+    if "max_passes" not in fields or not most:
+        return []
+    allowed = getattr(system.decoding, "max_passes", None)
+    tried = []
+    for limit in ([most // 2] if most > 1 else []) + ([2 * most] if allowed is None or most >= allowed else []):
+        try:
+            other = dataclasses.replace(system.decoding, max_passes=limit)  # type: ignore[call-arg]
+        except ConfigError:  # another option sets the passes
+            return []
+        again = translate(dataclasses.replace(system, decoding=other), text.sentences, name=f"in {limit} passes")
+        tried.append(trial_of(limit, text, found, again))
+    return tried
+
+
+def trial_of(limit: int, text: Text, found: Translations, again: Translations) -> Trial:
+    assert text.references is not None
+    outcome = examine(Claim("again", "found"), {"found": found.best, "again": again.best}, text.references)
+    passes = sum(item.passes for item in again.filled) / max(1, len(again.filled))
+    return Trial(limit, passes, outcome.better, outcome.p_value)
+
+
+def read_decode(path: Path, *, folder: Path) -> DecodeFacts:
+    """A report of nat-decode, OUTPUT.json, and the translations beside it, OUTPUT. Raises DataError for another file,
+    ConfigError for a report of another run."""
+    report = read_json(path)
+    missing = [name for name in NEEDED if not isinstance(report, dict) or name not in report]
+    if missing:
+        raise DataError(f"decode={path}: not a report of nat-decode (it has no {', '.join(missing[:3])})")
+    if Path(report["run_dir"]).resolve().name != folder.resolve().name:
+        raise ConfigError(f"decode={path}: is a report of {report['run_dir']}, not of {folder}")
+    outputs = path.with_suffix("")
+    lines = [line for line in read_lines(outputs) if line] if path.suffix == ".json" and outputs.is_file() else []
+    return DecodeFacts(report, common_output=commonest(lines) if lines else None)
+
+
+def describe_decode(facts: DecodeFacts) -> dict[str, Any]:
+    """What a reader of the findings wants to know of it."""
+    names = (
+        "text",
+        "num_sentences",
+        "bleu",
+        "chrf",
+        "length_ratio",
+        "repetition_rate",
+        "unknown_rate",
+        "passes",
+        "decoding",
+    )
+    plain = {name: facts.report.get(name) for name in names}
+    return plain | {"tokens_per_pass": facts.tokens_per_pass, "trials": [dataclasses.asdict(t) for t in facts.trials]}

@@ -1,0 +1,216 @@
+"""The contract of a translation model: a loss and a decoder, nothing else.
+
+A method is one file in this folder: a subclass of `TranslationModel` with two nested dataclasses, `Config`
+(how it is built) and `Decoding` (how it translates). Methods share by composition, never by inheriting from
+one another.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from nat.data.batch import Batch, Source
+from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
+from nat.errors import ConfigError
+from nat.models.options import DecodingOptions
+from nat.nn.attention.base import Attention
+from nat.nn.embedding import Positions
+from nat.rows import Rows
+from nat.search.insertion import InsertionCanvas, best_first
+from nat.search.refine import History, Refined
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """A sum and what it is a sum over; only `training/objective.py` divides.
+
+    total: scalar tensor, the unreduced sum. count: scalar tensor, the number of summands.
+    weight: factor in the objective; 0 makes the term a statistic that is logged and not trained on.
+    """
+
+    total: Tensor
+    count: Tensor
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Translation(Rows):
+    """N translations of each source, the best first.
+
+    tokens: (B, N, T) ids without special symbols, PAD where not valid. valid: (B, N, T).
+    scores: (B, N) log-probability of the whole target under the model. passes: (B,) decoder calls.
+    truncated: (B,) True where a length limit cut the translation short. history: of each of the N candidates, where
+    it was asked for: every pass over its canvas.
+    """
+
+    tokens: Int[Tensor, "B N T"]
+    valid: Bool[Tensor, "B N T"]
+    scores: Float[Tensor, "B N"]
+    passes: Int[Tensor, " B"]
+    truncated: Bool[Tensor, " B"]
+    history: tuple[History, ...] = ()
+
+    @classmethod
+    def of_insertions(
+        cls, refined: Refined[InsertionCanvas], *, copies: int, count: int, ordered: bool = False
+    ) -> Translation:
+        """The `count` of the `copies` canvases of each row, side by side in `refined`, whose decisions have the
+        highest mean log-probability, the best first; the first `count` as they come if `ordered`."""
+        if not ordered:
+            refined = best_first(refined, copies=copies)
+        canvas, shape = refined.canvas, (-1, copies)
+        return cls.best_of(
+            *(t.unflatten(0, shape) for t in (canvas.tokens, canvas.valid, canvas.scores)),
+            extra_scores=canvas.end_scores.unflatten(0, shape),
+            count=count,
+            ordered=True,
+            passes=refined.passes.unflatten(0, shape),
+            truncated=(canvas.cut | ~refined.finished).unflatten(0, shape),
+            history=refined.history,
+        )
+
+    @classmethod
+    def best_of(
+        cls,
+        tokens: Int[Tensor, "B K L"],
+        valid: Bool[Tensor, "B K L"],
+        token_scores: Float[Tensor, "B K L"],
+        *,
+        extra_scores: Float[Tensor, "B K"] | None = None,
+        count: int,
+        ordered: bool = False,
+        passes: Int[Tensor, "B K"] | None = None,
+        truncated: Bool[Tensor, "B K"] | None = None,
+        history: History | None = None,
+    ) -> Translation:
+        """The `count` candidates of highest mean log-probability of a token (Ghazvininejad et al. 2019, section 3.3),
+        the best first; the first `count` as they come if `ordered`.
+
+        tokens: right-padded canvases of one token a position; an empty one has the mean 0. extra_scores: what else
+        belongs to the score, for example of the length; it does not enter the mean. passes: decoder calls of each
+        candidate, of which a sentence has as many as its slowest; None: one. truncated: of each candidate, a sentence
+        is where one of those chosen is; None: none. history: of (B * K) rows.
+        """
+        kept = token_scores.masked_fill(~valid, 0.0).sum(dim=2)  # (B, K)
+        extra = torch.zeros_like(kept) if extra_scores is None else extra_scores
+        mean = (kept / valid.sum(dim=2).clamp(min=1)).masked_fill(extra == -torch.inf, -torch.inf)
+        order = mean.argsort(dim=1, descending=True, stable=True)
+        if ordered:
+            order = torch.arange(mean.size(1), device=mean.device).expand_as(mean)
+        order = order[:, :count]
+        wide = order[:, :, None].expand(-1, -1, tokens.size(2))
+        calls = torch.ones_like(kept, dtype=torch.long) if passes is None else passes
+        chosen = valid.gather(1, wide)
+        return cls(
+            tokens.gather(1, wide).masked_fill(~chosen, int(Symbol.PAD)),
+            chosen,
+            (kept + extra).gather(1, order),
+            calls.amax(dim=1),
+            torch.zeros_like(calls[:, 0], dtype=torch.bool)
+            if truncated is None
+            else truncated.gather(1, order).any(dim=1),
+            () if history is None else _histories(history, order, tokens.size(1)),
+        )
+
+
+def _histories(history: History, order: Int[Tensor, "B N"], num_candidates: int) -> tuple[History, ...]:
+    """One for each candidate, the best first."""
+    rows = torch.arange(len(order), device=order.device) * num_candidates
+    return tuple(history.select(rows + column) for column in order.T)
+
+
+class TranslationModel(nn.Module, ABC):
+    """A method of translation.
+
+    Subclasses define the nested dataclasses `Config` and `Decoding(DecodingOptions)` and the two abstract
+    methods. Corruption, noise and glancing live in `loss`: they are the method, not the data.
+    """
+
+    Config: ClassVar[type]
+    Decoding: ClassVar[type[DecodingOptions]] = DecodingOptions
+    unlearnable: ClassVar[str] = "longer than {limit}"  # why `learnable` may be False; {limit}: as in `limiting`
+    points: ClassVar[bool] = False  # whether it reads points and writes their places, however many there are
+    edits: ClassVar[frozenset[str]] = frozenset()  # of draft, known, constraints: what `decode` heeds
+
+    def __init__(self, vocabularies: Vocabularies) -> None:
+        super().__init__()
+        self.vocabularies = vocabularies
+
+    @abstractmethod
+    def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
+        """Unreduced training losses of a batch at optimiser step `update`. A term's total over a batch
+        equals the sum of its totals over the single rows."""
+
+    @abstractmethod
+    def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
+        """Translate. A row's result does not depend on the other rows or on padding. Rows of length 0 are
+        not allowed (callers answer them with an empty line)."""
+
+    def score(self, batch: Batch) -> Float[Tensor, " B"]:
+        """Log-probability of each target given its source, one pass. Raises ConfigError where the method
+        has no tractable one."""
+        raise ConfigError(f"{type(self).__name__} cannot score given targets")
+
+    def cross_attention(self, batch: Batch, *, layer: int | None = None) -> Float[Tensor, "B T S"]:
+        """Where each target token, while it is predicted from those before it, looks in the source: weights of
+        decoder layer `layer`, from 1, the last by default, mean over heads. batch: right-padded. Raises
+        ConfigError where the method predicts otherwise, or there is no such layer."""
+        raise ConfigError(f"{type(self).__name__} has no cross-attention from given targets")
+
+    def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
+        """Positions that the decoder works on for pairs of these lengths; batches are sized by it."""
+        return target_length + 1
+
+    @property
+    def max_source_length(self) -> int | None:
+        """The longest source that the model takes, in tokens; None where there is no limit."""
+        return None
+
+    @property
+    def max_target_length(self) -> int | None:
+        """The longest canvas that the model takes, in tokens; None where there is no limit."""
+        return self.max_source_length
+
+    @property
+    def max_total_length(self) -> int | None:
+        """The most tokens of a source and its canvas together; None where there is no such limit."""
+        return None
+
+    def fits(self, source_lengths: Int[Tensor, " B"], canvas_lengths: Int[Tensor, " B"]) -> Bool[Tensor, " B"]:
+        """Where neither is longer than the model takes, nor both together."""
+        fits = torch.ones_like(source_lengths, dtype=torch.bool)
+        for lengths, limit in (
+            (source_lengths, self.max_source_length),
+            (canvas_lengths, self.max_target_length),
+            (source_lengths + canvas_lengths, self.max_total_length),
+        ):
+            if limit is not None:
+                fits = fits & (lengths <= limit)
+        return fits
+
+    @property
+    def limiting(self) -> str:
+        """The options that limit lengths."""
+        parts = list(self.modules())
+        by_attention = any(isinstance(part, Attention) and part.max_length is not None for part in parts)
+        by_positions = any(isinstance(part, Positions) and part.max_length is not None for part in parts)
+        names = ["positions.max_length"] * (by_positions or not by_attention) + ["attention.max_length"] * by_attention
+        return " or ".join(names)
+
+    @property
+    def max_points(self) -> int | None:
+        """The most points of which it can name each one: a fixed vocabulary has the indices that its training data
+        could name. None where there is no limit, and for text."""
+        fixed = self.vocabularies.points and not self.points
+        return self.vocabularies.target_size - NUM_SYMBOLS if fixed else None
+
+    def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
+        """False where a pair cannot be learnt from at all; such pairs are counted, reported and left out."""
+        return batch.source.valid.any(dim=1)

@@ -1,0 +1,161 @@
+"""Decoding options, by what a method decodes with: candidates, a beam, a length beam, samples, edits, insertions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nat.config import option
+from nat.data.batch import Source
+from nat.data.vocabulary import Vocabularies
+from nat.errors import ConfigError
+from nat.nn.rng import RowRandom
+from nat.search.editing import num_orders
+from nat.search.insertion import Finalisation, InsertionRule
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """Options that every decoder has. A method's nested `Decoding` adds its own."""
+
+    num_candidates: int = option(1, "translations made for each sentence, for the candidate stage", minimum=1)
+    temperature: float | None = option(
+        None, "translations are samples at this temperature; null: what the method finds most probable", above=0
+    )
+    seed: int = option(1, "seed of whatever is sampled", minimum=0)
+    history: bool = option(False, "keep token, confidence and fate of every position at every pass")
+
+    def __post_init__(self) -> None:
+        if self.seed != 1 and not self.is_random:
+            raise ConfigError(f"seed={self.seed}: has no effect without temperature, for nothing is sampled")
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the seed matters. A method that samples something else, too, says so here."""
+        return self.temperature is not None
+
+    @property
+    def reverse(self) -> bool:
+        """Whether the target language is read and the source language written."""
+        return False
+
+    def check_files(self, *, vocabularies: Vocabularies, tokenizer: str) -> None:
+        """Opens the files that the options name, before anything is decoded. tokenizer: the run's fingerprint.
+        Raises DataError."""
+
+    def random(self, source: Source) -> RowRandom | None:
+        """The numbers of num_candidates samples of each right-padded source, (B * N,); None if tokens are not
+        sampled. The first samples are the same however many there are."""
+        if self.temperature is None:
+            return None
+        return RowRandom.of((source.tokens, source.valid), seed=self.seed).copies(self.num_candidates)
+
+    def pick(self, log_probs: Float[Tensor, "B L V"], random: RowRandom | None) -> Int[Tensor, "B L"]:
+        """The most probable token of each position, or a sample at the temperature."""
+        if random is None or self.temperature is None:
+            return log_probs.argmax(dim=-1)
+        return random.sample(log_probs / self.temperature)
+
+
+@dataclass(frozen=True)
+class BeamOptions(DecodingOptions):
+    """Of decoders whose candidates are those of a beam, or samples."""
+
+    beam_size: int = option(1, "hypotheses kept", minimum=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature is not None and self.beam_size > 1:
+            raise ConfigError(f"beam_size={self.beam_size}: has no effect with temperature, which samples")
+        if self.temperature is None and self.num_candidates > self.beam_size:
+            raise ConfigError(
+                f"num_candidates={self.num_candidates}: must be at most beam_size={self.beam_size}, unless "
+                "temperature is set"
+            )
+
+
+@dataclass(frozen=True)
+class LengthBeamOptions(DecodingOptions):
+    """Of decoders that predict the length first. usual_beam: what length_beam=null means, unless tokens are sampled."""
+
+    usual_beam: ClassVar[int] = 1
+    length_beam: int | None = option(
+        None, "lengths tried for each sentence, the most probable first; null: what the method's paper tries", minimum=1
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature is not None and self.beam > 1:
+            raise ConfigError(f"length_beam={self.length_beam}: has no effect with temperature, which samples")
+        if self.temperature is None and self.num_candidates > self.beam:
+            raise ConfigError(
+                f"num_candidates={self.num_candidates}: must be at most length_beam={self.beam}, "
+                "unless temperature is set"
+            )
+
+    @property
+    def beam(self) -> int:
+        """Lengths that are tried."""
+        if self.length_beam is None:
+            return self.usual_beam if self.temperature is None else 1
+        return self.length_beam
+
+    @property
+    def num_copies(self) -> int:
+        """Canvases of each sentence: its lengths, or its samples."""
+        return self.beam if self.temperature is None else self.num_candidates
+
+
+@dataclass(frozen=True)
+class SampleOptions(DecodingOptions):
+    """Of decoders whose several candidates are samples."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_candidates > 1 and self.temperature is None:
+            raise ConfigError(f"num_candidates={self.num_candidates}: needs temperature (samples)")
+
+
+@dataclass(frozen=True)
+class EditOptions(SampleOptions):
+    """Of decoders that insert into a canvas: it begins with nothing, with a draft, or with phrases that must stay, see
+    `nat.search.editing`."""
+
+    max_passes: int = option(10, "passes at most; a sentence in which nothing changes needs fewer", minimum=1)
+    orders: int = option(24, "several constraints: orders of them that are tried; the best result stays", minimum=1)
+    max_length_factor: float = option(2.0, "a translation has at most factor * S + offset tokens", minimum=0)
+    max_length_offset: int = option(20, "see max_length_factor", minimum=1)
+
+    def num_copies(self, source: Source) -> int:
+        """Canvases of each sentence: its samples, or the orders of its phrases."""
+        return num_orders(source.phrases, limit=self.orders) if self.temperature is None else self.num_candidates
+
+    def limits(self, source: Source, *, positions: int | None) -> Int[Tensor, " B"]:
+        """The longest canvas of each row, in tokens. positions: the most that the model takes, if there is a limit."""
+        limits = (source.lengths * self.max_length_factor).long() + self.max_length_offset
+        return limits if positions is None else limits.clamp(max=positions)
+
+
+@dataclass(frozen=True)
+class InsertionOptions(EditOptions):
+    """Of decoders that insert one token into each slot, see `nat.search.insertion`."""
+
+    max_passes: int = option(
+        1000, "passes at most; in parallel about log2 of the length, else one for each token; and a last one", minimum=1
+    )
+    parallel: bool | None = option(
+        None, "insert into all slots at once, or one token at a time; null: at once wherever the model can"
+    )
+    end_penalty: float = option(0.0, "subtracted from the log-probability of the end; more of it: longer", minimum=0)
+
+    def rule(self, finalisation: Finalisation, *, end: int) -> InsertionRule:
+        """The rule of a model with this finalisation, whose end is the symbol `end`. Raises ConfigError for
+        parallel=true where one insertion ends all: slots do not end one by one (Stern et al. 2019, section 5.2)."""
+        whole = finalisation is Finalisation.SEQUENCE
+        if whole and self.parallel:
+            raise ConfigError("parallel=true: needs a model of finalisation=slot, this one has finalisation=sequence")
+        parallel = not whole if self.parallel is None else self.parallel
+        return InsertionRule(parallel, finalisation, end, self.end_penalty, self.temperature)

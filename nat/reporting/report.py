@@ -1,0 +1,214 @@
+"""nat-report's work: several runs, side by side on the same text, in one process.
+
+DIR/results.json   a list of rows, one a system
+DIR/table.md       the table for a README, with what one needs to judge it
+DIR/samples.txt    sentences with their reference and every system's translation
+DIR/index.html     the page: table, figures, and the viewer of how translations were made; opens offline
+DIR/figures.json   what the figures show; DIR/figures/NAME.png the same, drawn
+DIR/histories/NAME.jsonl   how each system made the sentences of samples.txt, see `nat.decoding.history`
+DIR/outputs/NAME.txt   every system's translations, one a line; source.txt and reference.txt beside them
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nat.config import option
+from nat.decoding.history import SentenceHistory, write_history
+from nat.drawing.charts import draw_all
+from nat.drawing.plots import check_plots, has_plots
+from nat.engines.ctranslate2 import Engine
+from nat.evaluation.histories import how_made
+from nat.evaluation.inputs import Text, check_outputs, read_split
+from nat.evaluation.opening import SystemsConfig, open_systems
+from nat.evaluation.results import results, translate
+from nat.evaluation.speed import spread, spread_indices, time_alone
+from nat.evaluation.system import System
+from nat.files import write_json, write_text
+from nat.progress import Progress
+from nat.reporting.curves import read_curves
+from nat.reporting.figures import charts
+from nat.reporting.page import render
+from nat.runs.folder import run_summary
+from nat.scoring.claims import describe_claims, examine, parse_claim
+
+FILES = ("results.json", "table.md", "samples.txt")
+COLUMNS = (  # heading, field of a row, digits, factor
+    ("BLEU", "bleu", 2, 1),
+    ("chrF", "chrf", 2, 1),
+    ("length ratio", "length_ratio", 3, 1),
+    ("repetition %", "repetition_rate", 2, 100),
+    ("ms alone p50", "ms_per_sentence_p50", 1, 1),
+    ("p95", "ms_per_sentence_p95", 1, 1),
+    ("speed-up", "speedup", 2, 1),
+    ("sentences/s", "sentences_per_second", 1, 1),
+    ("passes", "passes", 2, 1),
+    ("M parameters", "num_parameters", 2, 1e-6),
+)
+CANDIDATE_COLUMNS = (  # where a system has more than one
+    ("candidates", "num_candidates", 2, 1),
+    ("other chosen", "num_choice_differs", 0, 1),
+    ("oracle BLEU", "oracle_bleu", 2, 1),
+)
+
+
+@dataclass(frozen=True)
+class ReportConfig(SystemsConfig):
+    """Everything that `configs/report.yaml` holds."""
+
+    samples: int = option(10, "sentences in samples.txt and in the viewer, spread evenly over the split", minimum=0)
+    max_sentences: int | None = option(None, "sentences translated, at most; null: all", minimum=1)
+    speed_sentences: int = option(100, "sentences timed alone, at most", minimum=1)
+    plots: bool | None = option(None, "figures; null: where the package is there")
+    claims: list[str] = option([], "pairs of systems, 'A > B', to be tested for a higher BLEU")
+
+
+def report(config: ReportConfig, *, command: str = "nat-report") -> tuple[list[dict[str, Any]], str, str]:
+    """Evaluate and write. Returns the rows, the table and the samples. command: what made the report, for the page.
+
+    Raises ConfigError or DataError before any translation where an option, a run or a file is unusable.
+    """
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    folder = Path(config.output)
+    check_outputs({f"output, {name}": folder / name for name in FILES})
+    if config.plots:
+        check_plots()
+    systems = open_systems(config.run_dirs, decoding=config.decoding, device=config.device)
+    claims = [parse_claim(claim, [system.name for system in systems]) for claim in config.claims]
+    text = read_split(systems[0].translator, config.split, config.data)
+    text = shortened(text, config.max_sentences)
+    curves = {str(system.translator.folder): read_curves(system.translator.folder) for system in systems}
+    for scorer in {system.scorer.path: system.scorer for system in systems if system.scorer is not None}.values():
+        scorer.check(text)
+    rows, outputs = evaluate(systems, text, num_alone=config.speed_sentences)
+    table = describe_table(rows, text)
+    if claims and text.references is not None:
+        table += "\n" + describe_claims([examine(claim, outputs, text.references) for claim in claims])
+    samples = describe_samples(text, outputs, config.samples)
+    write_text(folder / "table.md", table)
+    write_text(folder / "samples.txt", samples)
+    for name, lines in (outputs | named_texts(text)).items():
+        write_text(folder / "outputs" / f"{file_name(name)}.txt", "".join(f"{line}\n" for line in lines))
+    histories = write_histories(folder / "histories", systems, text, config.samples)
+    found = charts(rows, curves)
+    write_json(folder / "figures.json", [asdict(chart) for chart in found])
+    drawn = draw_all(found, rows, folder / "figures") if config.plots is not False and has_plots() else None
+    write_text(folder / "index.html", render(rows, found, drawn, histories, text=text.name, command=command))
+    write_json(folder / "results.json", rows)
+    return rows, table, samples
+
+
+def shortened(text: Text, most: int | None) -> Text:
+    """At most so many sentences, spread evenly, and named so."""
+    count = len(text.sources)
+    if most is None or most >= count:
+        return text
+    return replace(text.select(spread_indices(count, most)), name=f"{text.name}, {most} of {count} sentences")
+
+
+def write_histories(
+    folder: Path, systems: Sequence[System], text: Text, count: int
+) -> dict[str, list[SentenceHistory]]:
+    """How every system makes the sentences of samples.txt, by its name; each decodes them once more."""
+    indices = spread_indices(len(text.sources), count)
+    histories = {}
+    for system in systems if indices else ():
+        made = how_made(system, text.select(indices))
+        histories[system.name] = [replace(item, index=i) for i, item in zip(indices, made, strict=True)]
+        write_history(folder / f"{file_name(system.name)}.jsonl", histories[system.name])
+    return histories
+
+
+def named_texts(text: Text) -> dict[str, list[str]]:
+    return {"source": text.sources} | ({} if text.references is None else {"reference": text.references})
+
+
+def file_name(name: str) -> str:
+    """A system's name without what a file's name cannot hold."""
+    return re.sub(r"[^\w.+-]+", "_", name)
+
+
+def evaluate(
+    systems: Sequence[System], text: Text, *, num_alone: int
+) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
+    """The rows, and every system's translations. Sentences alone come first, by all systems in turns: they warm up
+    what is timed in batches after them."""
+    chosen = spread(text.sources, num_alone)
+    with Progress("time alone", total=len(chosen), unit="sentences") as progress:
+        alone = time_alone(systems, chosen, advance=progress.advance)
+    rows, outputs = [], {}
+    for system, milliseconds in zip(systems, alone, strict=True):
+        row, outputs[system.name] = evaluate_one(system, text, milliseconds)
+        rows.append(row)
+    for row in rows:
+        row["speedup"] = rows[0]["ms_per_sentence_p50"] / row["ms_per_sentence_p50"]
+    return rows, outputs
+
+
+def evaluate_one(system: System, text: Text, alone: Sequence[float]) -> tuple[dict[str, Any], list[str]]:
+    found = translate(system, text.sources, name=system.name)
+    row = {"name": system.name} | results(system, text, found, alone=alone)
+    return row | training_report(run_summary(system.translator.folder)), found.best
+
+
+def training_report(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the training took, from run.json; null where that is missing."""
+    seconds = summary.get("seconds")
+    return {
+        "training_updates": summary.get("update"),
+        "training_tokens": summary.get("tokens"),
+        "training_minutes": None if seconds is None else seconds / 60,
+        "training_device": summary.get("device"),
+        "training_seed": summary.get("seed"),
+        "training_precision": summary.get("precision"),
+    }
+
+
+def describe_table(rows: Sequence[Mapping[str, Any]], text: Text) -> str:
+    """A Markdown table, and below it what the numbers mean."""
+
+    def cell(row: Mapping[str, Any], name: str, digits: int, factor: float) -> str:
+        return "-" if row[name] is None else f"{row[name] * factor:.{digits}f}"
+
+    first = rows[0]
+    columns = COLUMNS + (CANDIDATE_COLUMNS if any(row["num_candidates"] > 1 for row in rows) else ())
+    lines = [
+        "| system | model | " + " | ".join(heading for heading, *_ in columns) + " |",
+        "|:--|:--|" + "--:|" * len(columns),
+    ]
+    for row in rows:
+        engine = "" if row["engine"] == Engine.TORCH.value else f" ({row['engine']})"
+        cells = [row["name"].replace("|", "\\|"), row["model"] + engine]
+        cells += [cell(row, name, digits, factor) for _, name, digits, factor in columns]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{text.name}, {first['num_sentences']} sentences ({first['num_dropped']} left out), {first['date'][:10]}. "
+            f"ms alone: median and 95th percentile of {first['num_timed_alone']} sentences, each by itself on one "
+            "thread, the systems taking turns; speed-up: ratio of the medians, the first system's over this one's. "
+            f"sentences/s: batches of {', '.join(str(n) for n in sorted({row['batch_size'] for row in rows}))}, "
+            f"{first['num_threads']} threads. Device: {first['device']}.",
+            f"BLEU: `{first['bleu_signature']}`; chrF: `{first['chrf_signature']}`.",
+            "",
+        ]
+    )
+
+
+def describe_samples(text: Text, outputs: Mapping[str, Sequence[str]], count: int) -> str:
+    """Sentences spread evenly over the text."""
+    width = max(len(name) for name in (*outputs, "reference"))
+    blocks = []
+    for i in spread_indices(len(text.sources), count):
+        named = {name: lines[i] for name, lines in named_texts(text).items()}
+        pairs = [*named.items(), *((name, lines[i]) for name, lines in outputs.items())]
+        blocks.append("".join(f"{name:<{width}}  {line}\n" for name, line in pairs))
+    return "\n".join(blocks)

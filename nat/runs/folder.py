@@ -1,0 +1,68 @@
+"""The run folder: everything that a run writes, all of it plain data, every write atomic.
+
+RUN_DIR/config.yaml         the resolved configuration
+        tokenizer/          SentencePiece models and their description
+        model.safetensors   the weights that decode: the best so far, in the end perhaps an average of the best
+        run.json            which weights those are, their scores, counts, versions
+        metrics.jsonl       one JSON object a line: training curves, validation scores with signatures
+        best/update-N/      the k best weights by the validation metric
+        checkpoints/update-N/   the training state, to resume from
+        tensorboard/
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nat.config import Component, load_yaml, parse
+from nat.data.tokenizer import Tokenizers
+from nat.errors import ConfigError, DataError
+from nat.files import read_json
+from nat.models.contract import TranslationModel
+from nat.runs.weights import WEIGHTS, check_tokenizer, load_weights
+
+
+def read_component(folder: Path) -> Component:
+    """The model of a run folder, not built. Raises DataError if the folder is not a run or describes no model."""
+    if not (folder / "config.yaml").is_file():
+        raise DataError(f"{folder}: not a run folder (there is no config.yaml in it)")
+    config = load_yaml(folder / "config.yaml")
+    try:
+        return parse(Component, config.get("model"), "model")
+    except ConfigError as error:  # the user typed none of it: the file is to blame
+        raise DataError(f"{folder}/config.yaml: {'; '.join(str(error).splitlines())}") from None
+
+
+def load_model(
+    folder: Path, device: torch.device, *, weights: Path | None = None
+) -> tuple[TranslationModel, Tokenizers]:
+    """The trained model of a run folder, ready to decode, and its tokenizers.
+
+    weights: a safetensors file of the run other than the chosen one. Raises DataError if the folder is not a run, or
+    its weights or tokenizer are missing, damaged or do not fit.
+    """
+    component = read_component(folder)
+    tokenizers = Tokenizers.load(folder / "tokenizer")
+    model: TranslationModel = component.build(vocabularies=tokenizers.vocabularies).to(device)
+    path = weights or folder / WEIGHTS
+    check_tokenizer(path, tokenizers.fingerprint)
+    load_weights(model, path, device)
+    return model.eval(), tokenizers
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete training state of a run folder."""
+    found = sorted((folder / "checkpoints").glob("update-*"))
+    return found[-1] if found else None
+
+
+def run_summary(folder: Path) -> dict[str, Any]:
+    """run.json; {} where there is none, as for weights given by hand. Raises DataError if it is damaged."""
+    path = folder / "run.json"
+    summary = read_json(path) if path.exists() else {}
+    if not isinstance(summary, dict):
+        raise DataError(f"{path}: damaged or unreadable (it is not a JSON object)")
+    return summary

@@ -1,0 +1,235 @@
+"""nat-modes' work, the study of multi-modality: of several languages that a source may be translated to, does a system
+choose one for a sentence, or mix them? (Gu et al. 2018; Zhou et al. 2020, https://arxiv.org/abs/1911.02727, section 3.)
+
+DIR/study.json     a row for each system, the references' rows, the accuracy of the languages, the training texts
+DIR/study.md       the same as tables
+DIR/simplex.png    every sentence of every system in the triangle of the languages; also simplex.svg
+DIR/outputs/       every system's translations, NAME.txt, one a line; source.txt and reference.LANGUAGE.txt beside them
+DIR/languages/     NAME.jsonl: a translation a line, with the language of its words and of its token pieces
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nat.config import option
+from nat.drawing.plots import check_plots, has_plots
+from nat.evaluation.inputs import check_outputs
+from nat.evaluation.opening import SystemsConfig, open_systems
+from nat.evaluation.results import Translations, provenance, translate
+from nat.evaluation.system import System
+from nat.files import write_json, write_text
+from nat.reporting.report import file_name
+from nat.scoring.claims import Claim, parse_claim
+from nat.scoring.scores import score_corpus
+from nat.studies.modes.accuracy import TELLING, accuracy
+from nat.studies.modes.languages import Languages, Posteriors, weights_of, words_of
+from nat.studies.modes.mixing import (
+    Contents,
+    chance,
+    chosen,
+    entropy,
+    excess,
+    plain_mixing,
+    resamples,
+)
+from nat.studies.modes.simplex import Panel, check_simplex, drawable, write_simplex
+from nat.studies.modes.tables import describe
+from nat.studies.modes.texts import (
+    Sentences,
+    check_aligner,
+    has_aligner,
+    learn_languages,
+    measure,
+    read_sentences,
+    training_names,
+)
+
+FILES = ("study.json", "study.md")
+REFERENCES = "references"
+
+
+@dataclass(frozen=True)
+class ModesConfig(SystemsConfig):
+    """Everything that `configs/modes.yaml` holds. The first run is one on raw text: its text tells the languages."""
+
+    smoothing: float = option(1.0, "occurrences that a word's spelling counts for, beside those in the text", above=0)
+    alignments: bool | None = option(None, "complexity and faithfulness of the training texts by a word aligner")
+    plots: bool | None = option(None, "the simplex, of three languages; null: where that can be")
+    claims: list[str] = option([], "pairs of systems, 'A > B': A mixes more")
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A text and what it is made of. floor: the references of the languages that it chose."""
+
+    name: str
+    contents: Contents
+    floor: Contents
+
+
+def study(config: ModesConfig) -> tuple[dict[str, Any], str]:
+    """Translate, tell the languages, measure, write. Returns what study.json holds and the tables. Raises ConfigError
+    or DataError before any translation where an option, a run or a text is unusable."""
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    folder = Path(config.output)
+    check_outputs({f"output, {name}": folder / name for name in FILES})
+    check_packages(config)
+    systems = open_systems(config.run_dirs, decoding=config.decoding, device=config.device)
+    claims = [parse_claim(claim, [system.name for system in systems]) for claim in config.claims]
+    first = systems[0].translator
+    sentences = read_sentences(first, config.split, config.data)
+    names = list(sentences.references)
+    if config.plots:
+        check_simplex(names)
+    languages = learn_languages(first, config.data, names, smoothing=config.smoothing)
+    texts = measure(systems) if config.alignments or (config.alignments is None and has_aligner()) else None
+    references = [Contents.of(lines, languages) for lines in sentences.references.values()]
+    rows, judged = [], []
+    for system, training in zip(systems, training_names(systems), strict=True):
+        found = translate(system, sentences.text.sources, name=system.name)
+        contents = Contents.of(found.best, languages)
+        judged.append(Judged(system.name, contents, chosen(contents, references)))
+        rows.append({"name": system.name, "training_text": training} | measured(judged[-1], names))
+        rows[-1] |= scored(found, judged[-1], sentences) | provenance(system)
+        name, lines = file_name(system.name), language_lines(system, found, contents, sentences, languages)
+        write_lines(folder / "outputs" / f"{name}.txt", found.best)
+        write_lines(folder / "languages" / f"{name}.jsonl", (json.dumps(line, ensure_ascii=False) for line in lines))
+    alike = {name: Judged(f"{REFERENCES} {name}", part, part) for name, part in zip(names, references, strict=True)}
+    figures = {
+        "languages": names,
+        "text": sentences.text.name,
+        "num_sentences": len(sentences.text.sources),
+        "num_incomplete": sentences.num_incomplete,
+        "smoothing": config.smoothing,
+        "systems": rows,
+        "references": [{"name": text.name} | measured(text, names) for text in alike.values()],
+        "claims": [examine(claim, {text.name: text for text in judged}) for claim in claims],
+        "accuracy": accuracy(languages, sentences.references, first.sides()[1]),
+        "telling_weight": TELLING,
+        "training_texts": texts,
+    }
+    tables = describe(figures)
+    write_texts(folder, sentences)
+    if config.plots is not False and has_plots() and drawable(names):
+        write_simplex([panel(text) for text in (*judged, together(alike))], names, folder)
+    write_text(folder / "study.md", tables)
+    write_json(folder / "study.json", figures)
+    return figures, tables
+
+
+def check_packages(config: ModesConfig) -> None:
+    """Raises ConfigError where one is asked for and missing."""
+    if config.plots:
+        check_plots()
+    if config.alignments:
+        check_aligner()
+
+
+# --- figures ---------------------------------------------------------------------------------------
+
+
+def measured(text: Judged, names: Sequence[str]) -> dict[str, Any]:
+    """Mixing in all its forms, and the languages of the sentences; untold: those without a word that tells."""
+    contents = text.contents
+    counts = np.bincount(contents.main[contents.telling], minlength=len(names))
+    return {
+        **asdict(excess(contents, text.floor, resamples(len(contents.masses)))),
+        "plain_mixing": plain_mixing(contents),
+        "entropy": entropy(contents),
+        "sentences_by_language": dict(zip(names, counts.tolist(), strict=True)),
+        "num_untold": int((~contents.telling).sum()),
+    }
+
+
+def scored(found: Translations, text: Judged, sentences: Sentences) -> dict[str, Any]:
+    """BLEU and chrF against the reference in the language that each translation chose, and against all references."""
+    by_language = list(sentences.references.values())
+    own = [by_language[number][i] for i, number in enumerate(text.contents.main)]
+    alone, every = score_corpus(found.best, own), score_corpus(found.best, sentences.text.references or [])
+    filled = found.filled
+    return {
+        "bleu": alone.bleu,
+        "chrf": alone.chrf,
+        "bleu_signature": alone.bleu_signature,
+        "chrf_signature": alone.chrf_signature,
+        "bleu_all_references": every.bleu,
+        "bleu_all_references_signature": every.bleu_signature,
+        "length_ratio": alone.length_ratio,
+        "repetition_rate": alone.repetition_rate,
+        "passes": sum(item.passes for item in filled) / max(1, len(filled)),
+    }
+
+
+def examine(claim: Claim, texts: Mapping[str, Judged]) -> dict[str, Any]:
+    """Whether the better of a claim, which here mixes more, does so above its floor."""
+    more, less = texts[claim.better], texts[claim.worse]
+    rows = resamples(len(more.contents.masses))
+    values = [excess(text.contents, text.floor, rows).excess for text in (more, less)]
+    p_value = chance(more.contents, more.floor, less.contents, less.floor, rows)
+    return {"claim": str(claim), "excess": values, "p_value": p_value, "holds": values[0] > values[1]}
+
+
+# --- files -----------------------------------------------------------------------------------------
+
+
+def panel(text: Judged) -> Panel:
+    """What the picture shows of a text."""
+    contents = text.contents
+    found = excess(contents, text.floor, resamples(len(contents.masses)))
+    note = f"mixing {100 * found.mixing:.1f} %, floor {100 * found.floor:.1f} %"
+    return Panel(text.name, note, contents.shares[contents.telling], contents.main[contents.telling])
+
+
+def together(texts: Mapping[str, Judged]) -> Judged:
+    """The references of all languages as one text."""
+    parts = [text.contents for text in texts.values()]
+    masses, means = (np.concatenate([getattr(part, name) for part in parts]) for name in ("masses", "means"))
+    return Judged(REFERENCES, Contents(masses, means), Contents(masses, means))
+
+
+def write_texts(folder: Path, sentences: Sentences) -> None:
+    named = {"source": sentences.text.sources}
+    named |= {f"reference.{name}": lines for name, lines in sentences.references.items()}
+    for name, lines in named.items():
+        write_lines(folder / "outputs" / f"{name}.txt", lines)
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def language_lines(
+    system: System, found: Translations, contents: Contents, sentences: Sentences, languages: Languages
+) -> Iterator[dict[str, Any]]:
+    """line: in the split's file. language: the main one, null where no word tells. shares: of the languages, in their
+    order. words, pieces: each with its language, null where it tells too little. posteriors: of the words."""
+    tokenizer = system.translator.sides(system.decoding)[1]
+    for i, (item, line) in enumerate(zip(found.candidates, sentences.text.lines or [], strict=True)):
+        words, pieces = words_of(item.best), tokenizer.pieces(item.tokens[item.chosen])
+        posteriors = languages.posteriors(words)
+        texts, parts = [word.text for word in words], languages.of_pieces(pieces)
+        yield {
+            "line": line,
+            "source": sentences.text.sources[i],
+            "translation": item.best,
+            "language": languages.names[contents.main[i]] if contents.telling[i] else None,
+            "shares": [round(float(share), 4) for share in contents.shares[i]],
+            "words": [list(pair) for pair in zip(texts, told(posteriors, languages), strict=True)],
+            "posteriors": [[round(float(p), 4) for p in row] for row in posteriors],
+            "pieces": [list(pair) for pair in zip(pieces, told(parts, languages), strict=True)],
+        }
+
+
+def told(posteriors: Posteriors, languages: Languages) -> list[str | None]:
+    """The language of each, None where it tells too little."""
+    weights = weights_of(posteriors)
+    return [languages.names[row.argmax()] if w > TELLING else None for row, w in zip(posteriors, weights, strict=True)]

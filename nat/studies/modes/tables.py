@@ -1,0 +1,109 @@
+"""The study's figures as Markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nat.studies.modes.mixing import NUM_RESAMPLES
+
+Row = Mapping[str, Any]
+
+
+def describe(figures: Row) -> str:
+    """Systems and references, claims, how well languages are told, training texts; below each what it means."""
+    parts = [systems_table(figures), claims_table(figures["claims"]), accuracy_table(figures)]
+    parts.append(texts_table(figures["training_texts"]))
+    return "\n".join(part for part in parts if part)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
+    """left: columns of text, the first ones."""
+    lines = ["| " + " | ".join(headings) + " |", "|" + ":--|" * left + "--:|" * (len(headings) - left)]
+    return lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+
+
+def percent(value: float, digits: int = 2) -> str:
+    return f"{100 * value:.{digits}f}"
+
+
+def systems_table(figures: Row) -> str:
+    """A row for each system, then for the references of each language."""
+    names = figures["languages"]
+    headings = ["system", "trained on", "BLEU", "all references", "mixing %", "floor", "excess", "± s.e."]
+    headings += [f"{name} %" for name in names] + ["repetition %"]
+    rows = [system_cells(row, names) for row in [*figures["systems"], *figures["references"]]]
+    first = figures["systems"][0]
+    note = (
+        f"{figures['text']}, {figures['num_sentences']} sentences with a reference in each of {', '.join(names)} "
+        f"({figures['num_incomplete']} without left out), {first['date'][:10]}. BLEU: against the reference in the "
+        f"main language of each translation, `{first['bleu_signature']}`; all references: "
+        f"`{first['bleu_all_references_signature']}`. mixing: expected share of the words that are not in the main "
+        "language of their sentence; floor: that of the references of the same sentences in the languages that the "
+        f"system chose; excess: mixing above the floor; s.e.: its standard error, {NUM_RESAMPLES} bootstrap samples "
+        f"of the sentences. {', '.join(f'{name} %' for name in names)}: sentences by their main language; the others "
+        "have no word that tells one."
+    )
+    return "\n".join([*table(headings, rows, left=2), "", note, ""])
+
+
+def system_cells(row: Row, names: Sequence[str]) -> list[str]:
+    counts = row["sentences_by_language"]
+    total = sum(counts.values()) + row["num_untold"]
+    scores = [f"{row[name]:.2f}" if name in row else "-" for name in ("bleu", "bleu_all_references")]
+    mixed = [percent(row[name]) for name in ("mixing", "floor", "excess", "excess_error")]
+    repetition = percent(row["repetition_rate"]) if "repetition_rate" in row else "-"
+    shares = [percent(counts[name] / max(1, total), 1) for name in names]
+    return [row["name"], row.get("training_text", "-"), *scores, *mixed, *shares, repetition]
+
+
+def claims_table(claims: Sequence[Row]) -> str:
+    """Empty where there is none."""
+    if not claims:
+        return ""
+    rows = []
+    for found in claims:
+        values = ", ".join(percent(value) for value in found["excess"])
+        verdict = "holds" if found["holds"] else "does not hold"
+        rows.append([found["claim"], verdict, values, f"{found['p_value']:.3f}"])
+    note = f"mixes more: excess above the floor; p: paired bootstrap, {NUM_RESAMPLES} samples of the sentences."
+    return "\n".join([*table(["mixes more", "", "excess %", "p"], rows, left=2), "", note, ""])
+
+
+def accuracy_table(figures: Row) -> str:
+    """How well words, token pieces and sentences of the references are told, and the confusion of the pieces."""
+    names, found = figures["languages"], figures["accuracy"]
+    rows = []
+    for unit, part in found.items():
+        cells = [str(part["total"]), percent(part["telling"]), percent(part["accuracy"])]
+        cells += [percent(part["accuracy_by_language"][name]) for name in names]
+        rows.append([unit, *cells, percent(part["expected"])])
+    headings = ["of the references", "number", "telling %", "right %", *(f"{name} right %" for name in names)]
+    lines = table([*headings, "expected right %"], rows)
+    confusion = found["tokens"]["confusion"]
+    columns = [*names, "untold"]
+    counts = [[name, *(str(confusion[name][column]) for column in columns)] for name in names]
+    lines += ["", *table(["tokens of", *(f"told as {name}" for name in names), "untold"], counts)]
+    note = (
+        f"telling: words and tokens of weight above {figures['telling_weight']:g} (1 - H(p) / log {len(names)}), "
+        "sentences with any; right: share of these whose most probable language is the true one; expected right: mean "
+        "posterior of the true language, over all."
+    )
+    return "\n".join([*lines, "", note, ""])
+
+
+def texts_table(texts: Sequence[Row] | None) -> str:
+    """Empty where nothing was aligned."""
+    if texts is None:
+        return ""
+    rows = [
+        [row["text"], str(row["num_pairs"]), str(row["num_source_words"])]
+        + [f"{row[name]:.3f}" for name in ("complexity", "faithfulness")]
+        for row in texts
+    ]
+    headings = ["training text", "pairs", "source words", "complexity C", "faithfulness F"]
+    note = (
+        "C: mean entropy of the target words aligned to a source word; F: mean KL divergence of these from the first "
+        "text's, 0 is most faithful (Zhou et al. 2020, equations 3 and 4), in nats; aligned by fast_align's model."
+    )
+    return "\n".join([*table(headings, rows), "", note, ""])

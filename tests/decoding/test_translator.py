@@ -1,0 +1,90 @@
+"""Sentences that are too long, told in words before anything is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import make_model
+
+from nat.config import parse
+from nat.data.tokenizer import TokenizerConfig, Tokenizers
+from nat.decoding.requests import Request
+from nat.decoding.translator import Translator
+from nat.errors import DataError
+from nat.studies.cloze import Pairs
+
+LINES = ["Click on the page.", "The page and the table.", "Choose a table for the page."]
+KIND = {"_target_": "nat.nn.attention.linformer.LinformerAttention", "max_length": 24, "num_keys": 3}
+LONG = "Click on the table for the page. " * 3
+
+
+@pytest.fixture(scope="module")
+def tokenizers() -> Tokenizers:
+    config = parse(TokenizerConfig, {"vocabulary_size": 40, "kind": "bpe"})
+    return Tokenizers.train(config, LINES, LINES)
+
+
+def translator(tokenizers: Tokenizers, name: str, **overrides: Any) -> Translator:
+    model = make_model(name, vocabularies=tokenizers.vocabularies, **overrides)
+    return Translator(model, tokenizers, torch.device("cpu"), config={}, folder=Path("RUN"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "option"),
+    [
+        ({"encoder": {"attention": KIND}}, "attention.max_length"),
+        ({"positions": {"kind": "learned", "max_length": 24}}, "positions.max_length"),
+    ],
+)
+def test_a_long_source_is_refused_by_its_line_and_the_option(
+    tokenizers: Tokenizers, overrides: dict[str, Any], option: str
+) -> None:
+    able = translator(tokenizers, "mask_predict", **overrides)
+    assert len(able.translate(["Click", ""])) == 2
+    with pytest.raises(DataError, match=rf"the input, line 2: \d+ tokens, but RUN takes at most 24 \({option}\)$"):
+        able.translate(["Click", LONG])
+
+
+def test_a_long_draft_is_refused(tokenizers: Tokenizers) -> None:
+    able = translator(tokenizers, "insertion", attention=KIND)
+    with pytest.raises(DataError, match=r"have \d+ tokens, but RUN writes at most 22 \(attention.max_length\)$"):
+        able.translate([Request("Click", draft=LONG)])
+
+
+def test_long_targets_have_no_score(tokenizers: Tokenizers) -> None:
+    able = translator(tokenizers, "vanilla", attention=KIND)
+    scores = able.score(["Click", "Click"], ["page", LONG])
+    assert [score > -torch.inf for score in scores] == [True, False]
+
+
+def test_one_stack_refuses_sides_that_are_too_long_together(tokenizers: Tokenizers) -> None:
+    side = "Click on the page"
+    (ids,) = tokenizers.source.encode([side])
+    both = 2 * len(ids)
+    able = translator(tokenizers, "kermit", encoder={"attention": KIND | {"max_length": both + 4}})
+    assert able.translate([Request(side, draft=side)])
+    able = translator(tokenizers, "kermit", encoder={"attention": KIND | {"max_length": both + 3}})
+    with pytest.raises(
+        DataError, match=rf"line 1: {both} tokens with .* most {both - 1} of both sides \(attention.max_"
+    ):
+        able.translate([Request(side, draft=side)])
+    with pytest.raises(
+        DataError, match=rf"line 1: \d+ tokens, but RUN takes at most {both - 2} \(attention.max_length"
+    ):
+        able.translate([LONG])
+
+
+def test_pairs_with_gaps_are_checked_by_side_and_together(tokenizers: Tokenizers) -> None:
+    able = translator(tokenizers, "kermit", encoder={"attention": KIND})
+
+    def pairs(first: int, second: int) -> Pairs:
+        return Pairs("test", ([""], [""]), ([[9] * first], [[9] * second]), [7], 0)
+
+    pairs(12, 8).check_lengths(able)
+    with pytest.raises(DataError, match=r"test, line 7: 21 tokens, but RUN takes at most 20 of both sides \(attention"):
+        pairs(12, 9).check_lengths(able)
+    with pytest.raises(DataError, match=r"test, line 7: 20 tokens, but RUN takes at most 19 \(attention.max_length\)$"):
+        pairs(20, 0).check_lengths(able)
