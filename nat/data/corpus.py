@@ -17,7 +17,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from nat.config import nearest, option
 from nat.data.cache import cache_directory, digest, unwritable, writing
-from nat.data.filters import FilterConfig
+from nat.data.filters import FilterConfig, is_blank
 from nat.data.generated import parse_task
 from nat.data.readers import (
     JOIN,
@@ -245,7 +245,8 @@ def accepts(config: DataConfig) -> Callable[[str, str], bool]:
     most = config.max_words
 
     def accept(source: str, target: str) -> bool:
-        words = (len(source.split()), len(target.split()))
-        return min(words) > 0 and (most is None or max(words) <= most)
+        if is_blank(source) or is_blank(target):
+            return False
+        return most is None or max(len(source.split()), len(target.split())) <= most
 
     return accept

@@ -13,6 +13,12 @@ from nat.config import option
 Rule = tuple[str, np.ndarray]
 
 
+def is_blank(text: str) -> bool:
+    """Whether a text is empty: it has no word, nothing but white space of any kind (tab, no-break space, U+3000 ...).
+    Such sentences are not trained on, and nothing is asked of a model for them."""
+    return not text or text.isspace()
+
+
 @dataclass(frozen=True)
 class FilterConfig:
     """Limits on training pairs, in tokens. Validation and test pairs are never filtered by them."""

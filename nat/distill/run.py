@@ -30,6 +30,7 @@ from sacrebleu.metrics import BLEU
 
 import nat
 from nat.config import to_plain
+from nat.data.filters import is_blank
 from nat.data.references import reference_streams
 from nat.distill.fertilities import FertilitySource
 from nat.distill.job import CORPUS, MANIFEST, DistillConfig, Job, Targets, file_digest, prepare_job
@@ -116,7 +117,7 @@ def describe(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:
         "data": to_plain(job.data),
         "pairs": job.corpus.report.to_plain(),
         "num_lines": len(best) * job.decoding.num_candidates,
-        "num_empty": sum(not text.strip() for text in outputs),
+        "num_empty": sum(map(is_blank, outputs)),
         "num_truncated": sum("truncated" in line for line in best),
         "mean_score": float(np.mean([line["score"] for line in best])),
         **compare(job, outputs),

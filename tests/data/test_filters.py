@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from nat.data.filters import DropReport, FilterConfig, Lengths, apply_rules, drop_rules
+from nat.data.filters import DropReport, FilterConfig, Lengths, apply_rules, drop_rules, is_blank
 from nat.data.tokenized import prepare
 
 # (source words, target words, source tokens, target tokens), what becomes of the pair
@@ -111,3 +111,12 @@ def test_on_a_file(tmp_path, data, tokenizers):
     assert corpus.report.reasons == {"empty source": 2, "empty target": 1, "more than 3 words": 1}
     assert corpus.report.first_line == {"empty source": 3, "empty target": 5, "more than 3 words": 6}
     assert corpus.lines.tolist() == [2, 7]
+
+
+@pytest.mark.parametrize("text", ["", " ", "\t", "\u00a0", "\u3000", " \u2028\r"])
+def test_a_text_without_a_word_is_blank_and_is_what_the_filter_calls_empty(text, tmp_path, data, tokenizers):
+    assert is_blank(text) and not is_blank(f"{text}a")
+    lines = [{"en": en, "de": de} for en, de in [("a cat", "eine Katze"), (text, "x"), ("x", text)]]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    corpus = prepare(data(train=str(tmp_path / "t.jsonl")), "train", tokenizers, filtered=True)
+    assert corpus.report.reasons == {"empty source": 1, "empty target": 1}
