@@ -1,9 +1,10 @@
-"""The figures of README.md, from run folders: python scripts/readme_figures.py [RUNS [PAGE]]
+"""The figures of README.md and docs/, from run folders: python scripts/readme_figures.py [RUNS [PAGE]]
 
 RUNS (by default `runs`) is where the other scripts write: small/, quickstart/, attention/, hull/, multimodality/; PAGE
-(RUNS/page) is what scripts/results_page.sh wrote. What README.md shows of them goes to scripts/results/NAME.json, with
-date, machine, seed and command, and from there between `<!-- NAME -->` and `<!-- /NAME -->`. What is not in RUNS stays
-as it is. --check: writes nothing; exit code 1 if README.md is not what scripts/results holds.
+(RUNS/page) is what scripts/results_page.sh wrote. What is shown of them goes to docs/results/NAME.json, with date,
+machine, seed and command, and from there between `<!-- NAME -->` and `<!-- /NAME -->` of the one page that has them,
+README.md or one of docs/results. What is not in RUNS stays as it is. --check: writes nothing; exit code 1 if a page is
+not what docs/results holds.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from nat.reporting.report import COLUMNS
 from nat.studies.modes.tables import table
 
 ROOT = Path(__file__).resolve().parent.parent
-README, RESULTS = ROOT / "README.md", ROOT / "scripts" / "results"
+RESULTS = ROOT / "docs" / "results"
 Row = dict[str, Any]
 KEPT = (  # fields of a system's row
     "name", "model", "engine", "bleu", "chrf", "bleu_signature", "chrf_signature", "length_ratio", "repetition_rate",
@@ -232,7 +233,7 @@ def attention(figures: Row) -> str:
     return paragraph(
         f"Measured (`CTC=RUN bash scripts/compare_attention.sh`, {figures['machine']}, {figures['num_threads']}",
         f"thread, seed 1, {figures['date'][:10]}; one layer, forward and backward, D {figures['dim']}, medians of",
-        f"{figures['repeats']}; [all figures and the picture](scripts/compare_attention.md)): time grows as",
+        f"{figures['repeats']}): time grows as",
         f"N^{exponents['full']:.2f} for full attention, as N^{growth['linear']} for `{' '.join(LINEAR_TIME)}`",
         f"(compressed: its factor growing with N), N^{growth['between']} for `{' '.join(BETWEEN)}`,",
         f"N^{growth['square']} for the Synthesizers. At 8,192 tokens every kind but these is {speed['8192']} times",
@@ -274,8 +275,8 @@ def modes(figures: Row) -> str:
     headings = ["system", "BLEU", "mixing %", "floor %", "above it %", "repetition %", "passes"]
     told = paragraph(
         f"English to German, French and Spanish at once ({source(rows, 'bash scripts/study_multimodality.sh')};",
-        f"{figures['num_sentences']} test sentences; [the triangles](scripts/results/simplex.png), [all",
-        "figures](scripts/results/study.md)). BLEU: against the reference in the language that a translation chose;",
+        f"{figures['num_sentences']} test sentences; [the triangles](simplex.png), [all",
+        "figures](study.md)). BLEU: against the reference in the language that a translation chose;",
         "mixing: words in another language than the sentence's; floor: what the references score.",
     )
     return "\n".join([told, "", *table(headings, [cells(row) for row in rows]), "", judged(figures["claims"])])
@@ -310,34 +311,47 @@ def escaped(text: str) -> str:
     return text.replace("\\", "\\\\")
 
 
-def rewritten(readme: str) -> str:
-    """README.md with every block made anew from scripts/results."""
+def pages() -> dict[Path, str]:
+    """README.md and the pages of docs/results, with their text."""
+    return {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted(RESULTS.glob("*.md")))}
+
+
+def rewritten(texts: Mapping[Path, str]) -> dict[Path, str]:
+    """The pages with every block made anew from docs/results."""
+    renewed = dict(texts)
     for name, block in BLOCKS.items():
-        path = RESULTS / f"{name}.json"
-        if not path.exists():
+        figures = RESULTS / f"{name}.json"
+        if not figures.exists():
             continue
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
-        if len(pattern.findall(readme)) != 1:
-            sys.exit(f"{README}: has no block <!-- {name} --> ... <!-- /{name} -->")
-        text = block(read_json(path))
-        readme = pattern.sub(rf"\g<1>{escaped(text)}\g<2>", readme)
-    return readme
+        homes = [path for path, text in renewed.items() for _ in pattern.findall(text)]
+        if len(homes) != 1:
+            sys.exit(
+                f"<!-- {name} --> ... <!-- /{name} -->: in {len(homes)} places of README.md and docs/results, not one"
+            )
+        text = block(read_json(figures))
+        renewed[homes[0]] = pattern.sub(rf"\g<1>{escaped(text)}\g<2>", renewed[homes[0]])
+    return renewed
 
 
 def main(arguments: Sequence[str]) -> None:
-    readme = README.read_text(encoding="utf-8")
     if list(arguments) == ["--check"]:
-        sys.exit(0 if rewritten(readme) == readme else f"{README}: not what scripts/results holds")
+        texts = pages()
+        stale = [str(path) for path, text in rewritten(texts).items() if text != texts[path]]
+        sys.exit(f"{', '.join(stale)}: not what docs/results holds" if stale else 0)
     runs = Path(arguments[0] if arguments else "runs")
     page = Path(arguments[1]) if len(arguments) > 1 else runs / "page"
     for name, figures in collect(runs, page).items():
         write_json(RESULTS / f"{name}.json", figures)
         print(f"{RESULTS / name}.json")
     study = runs / "multimodality" / "study"
-    for origin in (page / "index.html", study / "simplex.png", study / "study.md"):
+    for origin, name in (
+        (page / "index.html", "page.html"), (study / "simplex.png", "simplex.png"), (study / "study.md", "study.md"),
+    ):  # fmt: skip
         if origin.exists():
-            shutil.copyfile(origin, RESULTS / origin.name)
-    write_text(README, rewritten(readme))
+            shutil.copyfile(origin, RESULTS / name)
+    for path, text in rewritten(pages()).items():
+        write_text(path, text)
 
 
 if __name__ == "__main__":

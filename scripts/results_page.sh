@@ -7,7 +7,7 @@
 # what is missing nothing is shown.
 # RUNS/page/index.html: the page of every system of the comparison: table, figures, the viewer of how translations were made.
 # RUNS/page/whole/: the same of the systems of the whole corpus. RUNS/page/points/: hulls of 10 and of 50 points.
-# README.md, scripts/results: brought up to date by scripts/readme_figures.py; to be read before it is committed.
+# README.md, docs/results: brought up to date by scripts/readme_figures.py; to be read before they are committed.
 set -euo pipefail
 runs=${1:-runs}
 shift $(($# < 1 ? $# : 1))

@@ -1,4 +1,4 @@
-"""What README.md shows is what was measured."""
+"""What README.md and docs/results show is what was measured."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "scripts" / "results"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = dict(re.findall(r"<!-- (\w+) -->\n(.*?)\n<!-- /\1 -->", README, flags=re.DOTALL))
+RESULTS = ROOT / "docs" / "results"
+PAGES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *RESULTS.glob("*.md"))}
+BLOCKS = dict(re.findall(r"<!-- (\w+) -->\n(.*?)\n<!-- /\1 -->", "".join(PAGES.values()), flags=re.DOTALL))
 SCRIPT = "scripts/readme_figures.py"
 
 
@@ -23,7 +23,7 @@ def check(root: Path) -> subprocess.CompletedProcess[str]:
 
 def copied(folder: Path) -> Path:
     """What the script needs of the repository."""
-    for path in (ROOT / "README.md", ROOT / SCRIPT, *RESULTS.glob("*.json")):
+    for path in (*PAGES, ROOT / SCRIPT, *RESULTS.glob("*.json")):
         copy = folder / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(path.read_bytes())
@@ -53,23 +53,24 @@ def test_another_figure_is_seen(tmp_path: Path) -> None:
     path.write_text(json.dumps(figures), encoding="utf-8")
     done = check(root)
     assert done.returncode == 1
-    assert "not what scripts/results holds" in done.stderr
+    assert "docs/results/points.md: not what docs/results holds" in done.stderr
 
 
 def test_a_block_that_is_missing_is_named(tmp_path: Path) -> None:
     root = copied(tmp_path)
-    (root / "README.md").write_text(README.replace("<!-- modes -->", ""), encoding="utf-8")
+    page = root / "docs" / "results" / "multimodality.md"
+    page.write_text(page.read_text(encoding="utf-8").replace("<!-- modes -->", ""), encoding="utf-8")
     done = check(root)
     assert done.returncode == 1
-    assert "has no block <!-- modes --> ... <!-- /modes -->" in done.stderr
+    assert "<!-- modes --> ... <!-- /modes -->: in 0 places" in done.stderr
 
 
 def test_what_run_folders_lack_stays_as_it_is(tmp_path: Path) -> None:
     root = copied(tmp_path)
     done = subprocess.run([sys.executable, root / SCRIPT, root / "runs"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert (root / "README.md").read_text(encoding="utf-8") == README
+    assert {path: (root / path.relative_to(ROOT)).read_text(encoding="utf-8") for path in PAGES} == PAGES
 
 
 def test_the_page_is_small() -> None:
-    assert (RESULTS / "index.html").stat().st_size < 5_000_000
+    assert (RESULTS / "page.html").stat().st_size < 5_000_000

@@ -8,7 +8,7 @@ from nat.doctor.finding import Check, Finding, Severity, Threshold, percent
 PARALLEL = Threshold(
     1.5,
     "target tokens a pass: those of one pass are chosen without regard to each other, so that right translations are "
-    "mixed; distilled targets are worth 0.7 to 6.1 BLEU to the single-pass systems of scripts/compare_systems.md (Gu "
+    "mixed; distilled targets are worth 0.7 to 6.1 BLEU to the single-pass systems of docs/results/systems.md (Gu "
     "et al. 2018; Zhou et al. 2020, arxiv.org/abs/1911.02727)",
 )
 SINGLE_PASS = 5.0  # tokens a pass: from here on the finding is severe

@@ -13,7 +13,7 @@ NOTHING = Threshold(
 REPETITION = Threshold(
     0.03,
     "share of words equal to the word before, above that of the references: converged models stay below 1 %, "
-    "single-pass ones without distillation reach 15 % (scripts/compare_systems.md; Ghazvininejad et al. 2019)",
+    "single-pass ones without distillation reach 15 % (docs/results/systems.md; Ghazvininejad et al. 2019)",
 )
 SHORT = Threshold(
     0.85, "words over those of the references: BLEU's brevity penalty alone takes a sixth, exp(1 - 1/0.85) = 0.84"

@@ -8,7 +8,7 @@ from nat.doctor.facts import Facts
 from nat.doctor.finding import Check, Finding, Severity, Threshold, percent
 
 FEW_TOKENS = Threshold(
-    256, "half of 512, the smallest update that nat's own recipes were measured with (scripts/compare_systems.md)"
+    256, "half of 512, the smallest update that nat's own recipes were measured with (docs/results/systems.md)"
 )
 MANY_UPDATES = Threshold(
     8000,
@@ -36,7 +36,7 @@ MANY_SPLITS = Threshold(0.05, "each halving repeats the work of its update")
 FEW_VALIDATIONS = Threshold(2, "the best of one is no choice")
 FEW_SENTENCES = Threshold(
     100,
-    "two runs of one recipe differ by 0.9 BLEU on 602 sentences (scripts/compare_systems.md), chance that grows with "
+    "two runs of one recipe differ by 0.9 BLEU on 602 sentences (docs/results/systems.md), chance that grows with "
     "the inverse square root of their number: 2.2 BLEU on 100",
 )
 ONE_CHECKPOINT = Threshold(2, "Vaswani et al. 2017 (section 6.1) and its successors average the last or best 5 or more")
