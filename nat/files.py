@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from nat.errors import DataError
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """`write` fills a file or folder beside `path`, which then takes its place.
+    """`write` fills a file or folder beside `path`, which then takes its place, with the rights of any new file.
 
     Raises DataError, leaving what was there, if the disk is full or the folder cannot be written to.
     """
@@ -22,8 +24,11 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(part)  # of a run that was killed here
+        part.touch()
+        mode = stat.S_IMODE(part.stat().st_mode)  # what the umask leaves
+        part.unlink()
         write(part)
-        _sync(part)
+        _settle(part, mode)
         os.replace(part, path)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the first error is the one to tell
@@ -40,7 +45,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, to_json(value, indent=1) + "\n")
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Plain data as JSON. A number that is not finite, which JSON does not know, is null."""
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def read_json(path: Path) -> Any:
@@ -49,7 +67,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: damaged or unreadable ({error})") from None
 
 
@@ -60,9 +78,10 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
-    """To the disk, so that the rename cannot be seen before the content."""
-    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
-    for file in files:
+def _settle(path: Path, mode: int) -> None:
+    """All files under a path readable to whom they should be (safetensors gives 0600), and on the disk, so that the
+    rename cannot be seen before the content."""
+    for file in (p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        file.chmod(mode)
         with open(file, "rb") as handle:
             os.fsync(handle.fileno())

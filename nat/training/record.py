@@ -12,31 +12,28 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from nat.errors import DataError
-from nat.files import write_json, write_text
+from nat.files import to_json, write_json, write_text
+from nat.runs.metrics import METRICS, read_metrics
 
 
 class RunRecord:
     """The curves of one run folder, opened to go on after `update`: what a killed run recorded beyond it is
-    dropped, since those updates are made again."""
+    dropped, since those updates are made again. Raises DataError if metrics.jsonl is damaged."""
 
     def __init__(self, folder: Path, *, update: int) -> None:
         self.folder = folder
-        self.metrics = folder / "metrics.jsonl"
+        self.metrics = folder / METRICS
         self._forget_after(update)
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=update + 1)
 
     def write(self, kind: str, where: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl, and its numbers in TensorBoard as kind/NAME.
 
-        where: the update, and what else tells how far the run is. A number that is not finite, which JSON does
-        not know, is null. Raises DataError if the disk is full.
+        where: the update, and what else tells how far the run is. Raises DataError if the disk is full.
         """
-        known = {
-            name: None if isinstance(value, float) and not isfinite(value) else value for name, value in values.items()
-        }
         try:
             with open(self.metrics, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"kind": kind, **where, **known}) + "\n")
+                file.write(to_json({"kind": kind, **where, **values}) + "\n")
             for name, value in values.items():
                 if isinstance(value, (int, float)):
                     self.board.add_scalar(f"{kind}/{name}", value, where["update"])
@@ -69,32 +66,19 @@ class RunRecord:
 
     def values(self, kind: str, *, update: int) -> dict[str, Any]:
         """The last line of this kind at an update; {} if there is none."""
-        lines = [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
-        found = [line for line in lines if line["kind"] == kind and line["update"] == update]
-        return found[-1] if found else {}
+        points = [point for point in read_metrics(self.folder) if (point["kind"], point["update"]) == (kind, update)]
+        return points[-1] if points else {}
 
     def close(self) -> None:
         self.board.close()
 
     def _forget_after(self, update: int) -> None:
-        if not self.metrics.is_file():
-            return
-        kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["update"] <= update:
-                    kept.append(line + "\n")
-            except ValueError:
-                pass  # the line that was being written when the run was killed
-        write_text(self.metrics, "".join(kept))
-
-
-def finite(value: object) -> bool:
-    return not isinstance(value, float) or isfinite(value)
+        kept = [point for point in read_metrics(self.folder) if point["update"] <= update]
+        write_text(self.metrics, "".join(to_json(point) + "\n" for point in kept))
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and finite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
 
 
 def flattened(options: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str | float]]:
