@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from nat.errors import DataError
-from nat.files import write_text
+from nat.files import to_json, write_text
 from nat.search.refine import Fate
 
 DIGITS = 4  # of log-probabilities
@@ -124,7 +124,7 @@ def rounded(value: float | None) -> float | None:
 
 def write_history(path: Path, sentences: Iterable[SentenceHistory]) -> None:
     """Raises DataError where the file cannot be written."""
-    write_text(path, "".join(json.dumps(item.to_plain(), ensure_ascii=False) + "\n" for item in sentences))
+    write_text(path, "".join(to_json(item.to_plain()) + "\n" for item in sentences))
 
 
 def read_history(path: str | Path) -> list[SentenceHistory]:

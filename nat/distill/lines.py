@@ -14,6 +14,7 @@ from nat.data.batching import Pair
 from nat.decoding.batched import Decoded, decode_in_batches
 from nat.distill.fertilities import FertilitySource, WordAligner, attention_fertilities, link_fertilities
 from nat.distill.job import Job, Targets
+from nat.files import to_json
 from nat.progress import Progress
 
 READ_AT_ONCE = 1000  # lines that are tokenised and aligned together
@@ -123,4 +124,4 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 
 def as_text(lines: Sequence[Line]) -> str:
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    return "".join(to_json(line) + "\n" for line in lines)

@@ -8,7 +8,6 @@ HISTORY        every pass over every candidate, see `nat.decoding.history`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from nat.evaluation.inputs import Device, Split, Text, check_outputs, decoding_o
 from nat.evaluation.results import Translations, results, translate
 from nat.evaluation.speed import spread, time_alone
 from nat.evaluation.system import Scorer, System
-from nat.files import write_json, write_text
+from nat.files import to_json, write_json, write_text
 from nat.progress import Progress
 from nat.scoring.comet import comet_score, open_comet
 from nat.scoring.polygons import check_references
@@ -163,7 +162,7 @@ def write_outputs(paths: dict[str, Path], text: Text, found: Translations, repor
     if "nbest" in paths:
         write_text(paths["nbest"], "".join(nbest_lines(found)))
     if "jsonl" in paths:
-        rows = (json.dumps(json_row(i, text, found), ensure_ascii=False) + "\n" for i in range(len(text.sources)))
+        rows = (to_json(json_row(i, text, found)) + "\n" for i in range(len(text.sources)))
         write_text(paths["jsonl"], "".join(rows))
     if "pictures" in paths:
         assert text.references is not None

@@ -3,7 +3,6 @@ and histories/ beside it; templates, style and the viewer's script are in page_p
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -14,6 +13,7 @@ from markupsafe import Markup
 
 from nat.decoding.history import CandidateHistory, Pass, SentenceHistory
 from nat.drawing.chart import Chart
+from nat.files import to_json
 from nat.reporting.figures import pareto_front
 
 Row = Mapping[str, Any]
@@ -144,7 +144,7 @@ def viewer_data(
             }
             for row in rows
         ]
-        if len(json.dumps(data, ensure_ascii=False).encode()) <= MOST_VIEWED:
+        if len(to_json(data).encode()) <= MOST_VIEWED:
             return data, most - count
     return [], most
 

@@ -10,7 +10,6 @@ DIR/languages/     NAME.jsonl: a translation a line, with the language of its wo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from nat.evaluation.inputs import check_outputs
 from nat.evaluation.opening import SystemsConfig, open_systems
 from nat.evaluation.results import Translations, provenance, translate
 from nat.evaluation.system import System
-from nat.files import write_json, write_text
+from nat.files import to_json, write_json, write_text
 from nat.reporting.report import file_name
 from nat.scoring.claims import Claim, parse_claim
 from nat.scoring.scores import score_corpus
@@ -102,7 +101,7 @@ def study(config: ModesConfig) -> tuple[dict[str, Any], str]:
         rows[-1] |= scored(found, judged[-1], sentences) | provenance(system)
         name, lines = file_name(system.name), language_lines(system, found, contents, sentences, languages)
         write_lines(folder / "outputs" / f"{name}.txt", found.best)
-        write_lines(folder / "languages" / f"{name}.jsonl", (json.dumps(line, ensure_ascii=False) for line in lines))
+        write_lines(folder / "languages" / f"{name}.jsonl", map(to_json, lines))
     alike = {name: Judged(f"{REFERENCES} {name}", part, part) for name, part in zip(names, references, strict=True)}
     figures = {
         "languages": names,
