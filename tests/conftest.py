@@ -66,7 +66,7 @@ def nat_train() -> Callable[..., int]:
 def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides of a run that takes a second: 150 real pairs, 12 updates."""
     from nat.data.corpus import embedded_directory
-    from nat.data.readers import read_lines
+    from nat.data.lines import read_lines
 
     path = tmp_path_factory.mktemp("small") / "small.tsv"
     pairs = (line.split("\t") for line in read_lines(embedded_directory() / "lohelp" / "valid.tsv.gz"))

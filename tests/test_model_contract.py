@@ -18,8 +18,8 @@ from sacrebleu.metrics import BLEU
 from nat.config import Component, compose, config_directory, locate, option, parse, to_plain
 from nat.data.batch import Batch, Source, Target
 from nat.data.corpus import embedded_directory
+from nat.data.lines import read_lines
 from nat.data.points import IndexTokenizer, PointTokenizer
-from nat.data.readers import read_lines
 from nat.data.tasks import Task
 from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies

@@ -5,30 +5,27 @@ Rows also have `fertilities`, numbers of target tokens for each source token, wh
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
-import zlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nat.data.cache import digest
 from nat.data.generated import parse_task
+from nat.data.lines import check_regular, file_digest, numbered_rows, opening, read_json_lines, read_lines
 from nat.errors import ConfigError, DataError
 
 Row = dict[str, Any]
 VERSION = "1"  # part of every cache key: raise it when a reader's rows change
 LARGEST = 1 << 31  # the columns of numbers are 32 bits wide
 JOIN = "+"  # between the names of several target columns
-BOM = b"\xef\xbb\xbf"
 
 
 class Format(Enum):
@@ -113,6 +110,8 @@ class Reader:
     def rows(self) -> Iterator[Row]:
         """Rows {source, target, line} from the first. Raises DataError at whatever cannot be read."""
         first, *second = self.location.paths
+        for path in self.location.paths:
+            check_regular(path)
         count = 0
         for row in self._pairs(first, *second):
             count += 1
@@ -122,7 +121,8 @@ class Reader:
 
     def fingerprint(self) -> str:
         """A key of the files' content and of how they are read; names and dates do not enter."""
-        contents = [_file_digest(path) for path in self.location.paths]
+        blake = partial(hashlib.blake2b, digest_size=16)
+        contents = [file_digest(path, blake) for path in self.location.paths]
         how = (VERSION, self.location.format.value, self.source, self.target, repr(self.columns))
         also = () if self.fertilities is None else ("fertilities", self.fertilities)
         return digest(*how, *also, *contents)
@@ -139,7 +139,7 @@ class Reader:
                 return _read_pair(*paths)
 
     def _read_tsv(self, path: str) -> Iterator[Row]:
-        lines = enumerate(read_lines(path), 1)
+        lines = numbered_rows(path)
         columns = list(self.columns) if self.columns else next(lines, (0, ""))[1].split("\t")
         if columns == [""]:
             return
@@ -164,18 +164,14 @@ class Reader:
             yield from ({"source": cells[source], "target": cells[place], "line": number} for place in places)
 
     def _read_json(self, path: str) -> Iterator[Row]:
-        for number, line in enumerate(read_lines(path), 1):
+        for number, item in read_json_lines(path):
             where = f"{path} line {number}"
-            try:
-                item = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{where}: not a JSON object ({error})") from None
             yield from pick(item, self.source, self.target, where, number, fertilities=self.fertilities)
 
     def _read_parquet(self, path: str) -> Iterator[Row]:
         number = 0
         try:
-            with _opening(path), pq.ParquetFile(path) as file:
+            with opening(path), pq.ParquetFile(path) as file:
                 names = file.schema_arrow.names
                 columns = (self.source, *target_columns(self.target, names), "translation")
                 wanted = [name for name in columns if name in names]
@@ -199,13 +195,14 @@ def has_column(location: Location, name: str) -> bool:
     try:
         match location.format:
             case Format.JSON:
-                first = json.loads(next(read_lines(path), "null"))
+                check_regular(path)
+                _, first = next(read_json_lines(path), (0, None))
                 return isinstance(first, dict) and name in first
             case Format.PARQUET:
                 return name in pq.read_schema(path).names
             case _:
                 return False
-    except (ValueError, DataError, OSError):
+    except (DataError, pa.ArrowException, OSError):
         return False
 
 
@@ -218,7 +215,8 @@ def pick(
     if isinstance(item, dict) and isinstance(item.get("translation"), dict):
         item = item["translation"]
     if not isinstance(item, dict):
-        raise DataError(f"{where}: not a JSON object")
+        kind = " (it is an array; one object a line is needed)" if isinstance(item, list) else ""
+        raise DataError(f"{where}: not a JSON object{kind}")
     targets = target_columns(target, item)
     if fertilities is not None and len(targets) > 1:
         raise DataError(f"{where}: '{fertilities}' counts the tokens of one target, but {target} are {len(targets)}")
@@ -259,59 +257,6 @@ def _read_pair(source_path: str, target_path: str) -> Iterator[Row]:
                 "line-aligned files need equally many"
             )
         yield {"source": source, "target": target, "line": number}
-
-
-def read_lines(path: str | Path) -> Iterator[str]:
-    """The lines of a UTF-8 text file, gzip if its name ends in .gz, without line ends and byte order mark.
-
-    Only LF and CRLF end a line: other separators may occur within sentences, and would misalign files.
-    Raises DataError naming file and line.
-    """
-    number = 0
-    try:
-        with _opening(path), gzip.open(path) if str(path).endswith(".gz") else open(path, "rb") as file:
-            for number, raw in enumerate(file, 1):
-                yield _decode(raw, path, number)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: the gzip file is damaged or cut short after line {number} ({error})") from None
-
-
-def _decode(raw: bytes | str, path: str | Path, number: int) -> str:
-    assert isinstance(raw, bytes)
-    if number == 1:
-        raw = raw.removeprefix(BOM)
-    raw = raw.removesuffix(b"\n").removesuffix(b"\r")
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} line {number}: not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start + 1})"
-        ) from None
-
-
-@contextmanager
-def _opening(path: str | Path) -> Iterator[None]:
-    """Turns the refusals of the file system into sentences; a bad gzip stays what it is."""
-    try:
-        yield
-    except gzip.BadGzipFile:
-        raise
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except IsADirectoryError:
-        raise DataError(f"{path}: this is a folder, a file is needed") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def _file_digest(path: str) -> str:
-    def blake() -> Any:
-        return hashlib.blake2b(digest_size=16)
-
-    with _opening(path):
-        file: IO[bytes]
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, blake).hexdigest()
 
 
 def _plural(count: int, noun: str) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nat.data.batch import Batch
 from nat.data.batching import Pair, collate, length_sorted_batches
-from nat.data.readers import read_lines
+from nat.data.lines import read_lines
 from nat.errors import ConfigError, DataError
 from nat.models.contract import TranslationModel
 from nat.ops.fertility import from_attention, from_links

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nat.data.readers import read_lines
+from nat.data.lines import read_lines
 from nat.doctor.facts import DecodeFacts, Trial
 from nat.errors import ConfigError, DataError
 from nat.evaluation.inputs import Text

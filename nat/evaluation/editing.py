@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nat.data.readers import read_lines
+from nat.data.lines import read_lines
 from nat.data.vocabulary import Tokenizer
 from nat.decoding.requests import GAP, Request
 from nat.errors import DataError

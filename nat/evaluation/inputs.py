@@ -13,7 +13,7 @@ from typing import Any
 
 from nat.config import parse
 from nat.data.corpus import DataConfig
-from nat.data.readers import read_lines
+from nat.data.lines import read_lines
 from nat.data.references import Reference
 from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.decoding.requests import Request, Sentence

@@ -21,7 +21,7 @@ import torch
 from nat.config import load_yaml, option, parse
 from nat.data.batch import Target
 from nat.data.corpus import DataConfig
-from nat.data.readers import read_lines
+from nat.data.lines import read_lines
 from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol

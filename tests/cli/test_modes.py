@@ -16,7 +16,7 @@ from nat.cli.decode import main as decode
 from nat.cli.distill import main as distill
 from nat.cli.modes import main
 from nat.data.corpus import embedded_directory
-from nat.data.readers import read_lines
+from nat.data.lines import read_lines
 from nat.errors import ConfigError
 from nat.evaluation.inputs import Device, Split, open_run, read_split
 from nat.studies.cloze import read_pairs

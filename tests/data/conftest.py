@@ -10,7 +10,7 @@ import pytest
 
 from nat.config import parse
 from nat.data.corpus import DataConfig, read_corpus
-from nat.data.readers import read_lines
+from nat.data.lines import read_lines
 from nat.data.tokenizer import Tokenizers
 from nat.data.tokenizer_training import build_tokenizers
 

@@ -204,7 +204,7 @@ def test_fertilities_count_whole_sources(data):
         ("t.jsonl", '{"en": "a", "de": "b"}\n{"en": "a", "fr": "b"}\n', "{} line 2: no 'de' (there is: en, fr)"),
         ("t.jsonl", '{"en": "a", "de": 3}\n', "{} line 1: 'de' is int, text is needed"),
         ("t.jsonl", '{"en": null, "de": "b"}\n', "{} line 1: 'en' is null, text is needed"),
-        ("t.jsonl", "[1]\n", "{} line 1: not a JSON object"),
+        ("t.jsonl", "3\n", "{} line 1: not a JSON object"),
         ("t.jsonl", '{"en": \n', "{} line 1: not a JSON object (Expecting value: line 1 column 8 (char 7))"),
         (
             "t.jsonl",

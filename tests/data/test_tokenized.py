@@ -8,7 +8,7 @@ import pytest
 
 from nat.data import tokenized
 from nat.data.batching import Pair
-from nat.data.readers import read_lines
+from nat.data.lines import read_lines
 from nat.data.tokenized import StreamingCorpus, TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizer
 from nat.errors import DataError

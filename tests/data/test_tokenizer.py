@@ -10,7 +10,7 @@ import sentencepiece
 
 from nat.config import parse
 from nat.data.corpus import read_corpus
-from nat.data.readers import read_lines
+from nat.data.lines import read_lines
 from nat.data.tokenizer import TokenizerConfig, Tokenizers, load_model
 from nat.data.tokenizer_training import build_tokenizers
 from nat.data.vocabulary import NUM_SYMBOLS, SYMBOL_TEXT, Symbol

@@ -22,7 +22,7 @@ from nat.cli.doctor import main
 from nat.config import compose, load_yaml, parse, save_yaml
 from nat.data.batching import collate
 from nat.data.corpus import embedded_directory
-from nat.data.readers import read_lines
+from nat.data.lines import read_lines
 from nat.doctor import command as doctor_command
 from nat.doctor.command import CHECKS, DoctorConfig, describe, doctor, examine_facts
 from nat.doctor.decodes import commonest

@@ -15,7 +15,7 @@ from nat.cli.cloze import main
 from nat.config import parse
 from nat.data.batch import Draft
 from nat.data.corpus import embedded_directory
-from nat.data.readers import read_lines
+from nat.data.lines import read_lines
 from nat.data.tokenizer import Tokenizer, TokenizerConfig, Tokenizers
 from nat.models.contract import Translation
 from nat.models.kermit import Kermit

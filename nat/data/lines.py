@@ -1,0 +1,109 @@
+"""Text files line by line, UTF-8, plain or gzip, and JSON lines, with errors that name file and line."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import stat
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from nat.errors import DataError
+
+MAX_LINE_BYTES = 1 << 24  # of one sentence, or of one JSON object: what a reader holds in memory at most
+BOM = b"\xef\xbb\xbf"
+
+
+def read_lines(path: str | Path) -> Iterator[str]:
+    """The lines of a UTF-8 text file, gzip if its name ends in .gz, see `decode_lines`."""
+    with opening(path), gzip.open(path) if str(path).endswith(".gz") else open(path, "rb") as file:
+        yield from decode_lines(file, path)
+
+
+def decode_lines(file: IO[bytes], name: str | Path) -> Iterator[str]:
+    """The lines of a file of UTF-8 text, without line ends and byte order mark. name: of the file, for messages.
+
+    Only LF and CRLF end a line: other separators may occur within sentences, and would misalign files.
+    Raises DataError naming file and line for what is not UTF-8, longer than MAX_LINE_BYTES or damaged gzip.
+    """
+    number = 0
+    try:
+        while raw := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            yield _decode(raw, f"{name} line {number}", first=number == 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{name}: the gzip file is damaged or cut short after line {number} ({error})") from None
+
+
+def _decode(raw: bytes, where: str, *, first: bool) -> str:
+    if len(raw) > MAX_LINE_BYTES:
+        beginning = raw[:20].decode("utf-8", "replace")
+        raise DataError(f"{where}: longer than {MAX_LINE_BYTES >> 20} MiB, which no sentence is ('{beginning}...')")
+    if first:
+        raw = raw.removeprefix(BOM)
+    raw = raw.removesuffix(b"\n").removesuffix(b"\r")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        position = error.start
+        raise DataError(f"{where}: not UTF-8 (byte 0x{raw[position]:02x} at position {position + 1})") from None
+
+
+def numbered_rows(path: str | Path) -> Iterator[tuple[int, str]]:
+    """The lines with their numbers, from 1, without the empty ones with which a file may end."""
+    empty: tuple[int, str] | None = None
+    for number, line in enumerate(read_lines(path), 1):
+        if not line.strip(" "):
+            empty = empty or (number, line)
+            continue
+        if empty is not None:  # the reader of rows refuses it
+            yield empty
+        yield number, line
+
+
+def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """The JSON values of a file, one a line, with their line numbers. Raises DataError naming file and line."""
+    for number, line in numbered_rows(path):
+        where = f"{path} line {number}"
+        try:
+            yield number, json.loads(line)
+        except RecursionError:
+            raise DataError(f"{where}: not a JSON object (its values are nested too deeply)") from None
+        except ValueError as error:
+            reason = "it begins an array; one object a line is needed" if line.strip() == "[" else error
+            raise DataError(f"{where}: not a JSON object ({reason})") from None
+
+
+@contextmanager
+def opening(path: str | Path) -> Iterator[None]:
+    """Turns the refusals of the file system into sentences; a bad gzip stays what it is."""
+    try:
+        yield
+    except gzip.BadGzipFile:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: this is a folder, a file is needed") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def check_regular(path: str | Path) -> None:
+    """Raises DataError for a pipe or a device, which can be read only once, or never ends."""
+    with opening(path):
+        mode = Path(path).stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # `opening` has its own words for a folder
+        raise DataError(f"{path}: no regular file (a pipe or a device), and it is read more than once: write it to one")
+
+
+def file_digest(path: str | Path, algorithm: str | Callable[[], Any] = "sha256") -> str:
+    """Hexadecimal digest of a file's content, which is read in pieces. Raises DataError."""
+    check_regular(path)
+    file: IO[bytes]
+    with opening(path), open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()  # type: ignore[arg-type]
