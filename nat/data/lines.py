@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import stat
 import zlib
@@ -24,7 +25,7 @@ def read_lines(path: str | Path) -> Iterator[str]:
         yield from decode_lines(file, path)
 
 
-def decode_lines(file: IO[bytes], name: str | Path) -> Iterator[str]:
+def decode_lines(file: IO[bytes] | io.BufferedIOBase, name: str | Path) -> Iterator[str]:
     """The lines of a file of UTF-8 text, without line ends and byte order mark. name: of the file, for messages.
 
     Only LF and CRLF end a line: other separators may occur within sentences, and would misalign files.
