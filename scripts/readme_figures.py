@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from nat.files import read_json, write_json, write_text
-from nat.reporting.report import COLUMNS
-from nat.studies.modes.tables import table
+from nat.reporting.tables import systems_table
+from nat.table import markdown_table, rounded
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -117,10 +117,6 @@ def mode_figures(study: Mapping[str, Any]) -> dict[str, Any]:
 # --- blocks ------------------------------------------------------------------------------------------
 
 
-def number(value: float | None, digits: int, factor: float = 1.0) -> str:
-    return "-" if value is None else f"{value * factor:.{digits}f}"
-
-
 def span(values: Iterable[float], digits: int) -> str:
     """The least and the most."""
     low, high = min(known := list(values)), max(known)
@@ -149,20 +145,11 @@ def measured(rows: Sequence[Row]) -> str:
     )
 
 
-def report_table(rows: Sequence[Row]) -> list[str]:
-    def cells(row: Row) -> list[str]:
-        engine = "" if row["engine"] == "torch" else f" ({row['engine']})"
-        numbers = [number(row[name], digits, factor) for _, name, digits, factor in COLUMNS]
-        return [row["name"], row["model"] + engine, *numbers]
-
-    return table(["system", "model", *(heading for heading, *_ in COLUMNS)], [cells(row) for row in rows])
-
-
 def quickstart(figures: Row) -> str:
     rows = figures["rows"]
     minutes = ", ".join(f"{row['name']} {row['training_minutes']:.0f} min" for row in rows)
     made = f"{source(rows, 'bash scripts/quickstart.sh')}; training: {minutes}."
-    return "\n".join([*report_table(rows), "", paragraph(made, measured(rows))])
+    return "\n".join([systems_table(rows), "", paragraph(made, measured(rows))])
 
 
 def whole(figures: Row) -> str:
@@ -175,7 +162,7 @@ def whole(figures: Row) -> str:
     told = "; ".join(f"{model}: {text}" for model, text in trained.items())
     made = source(rows, "bash scripts/reproduce_small.sh; bash scripts/results_page.sh")
     return "\n".join(
-        [paragraph(f"**The whole corpus** ({made}). {told}."), "", *report_table(rows), "", measured(rows)]
+        [paragraph(f"**The whole corpus** ({made}). {told}."), "", systems_table(rows), "", measured(rows)]
     )
 
 
@@ -212,14 +199,14 @@ def systems(figures: Row) -> str:
     )
     headings = ["system", "BLEU raw", "BLEU distilled", "chrF", "passes", "ms alone p50", "sentences/s"]
     rest = paragraph(measured(rows), "chrF, passes and speed: of the distilled run where there is one.")
-    return "\n".join([found, "", *table(headings, [pair_cells(*pair) for pair in pairs.items()]), "", rest])
+    return "\n".join([found, "", markdown_table(headings, [pair_cells(*pair) for pair in pairs.items()]), "", rest])
 
 
 def pair_cells(name: str, texts: Mapping[str, Row]) -> list[str]:
-    bleu = [number(texts[text]["bleu"], 2) if text in texts else "-" for text in ("raw", "distilled")]
+    bleu = [rounded(texts[text]["bleu"], 2) if text in texts else "-" for text in ("raw", "distilled")]
     shown = texts.get("distilled", texts.get("raw", {}))
     rest = (("chrf", 2), ("passes", 1), ("ms_per_sentence_p50", 1), ("sentences_per_second", 0))
-    return [name, *bleu, *(number(shown[field], digits) for field, digits in rest)]
+    return [name, *bleu, *(rounded(shown[field], digits) for field, digits in rest)]
 
 
 def attention(figures: Row) -> str:
@@ -255,22 +242,22 @@ def points(figures: Row) -> str:
             f"{fifty['accuracy']:.1f} %",
             f"{fifty['area']:.2f} %",
             f"{fifty['invalid']:.1f} %",
-            number(fifty["ms_per_sentence_p50"], 1),
+            rounded(fifty["ms_per_sentence_p50"], 1),
         ]
 
     headings = ["model", "exact hulls, 10 points", "area", "exact, 50 points (never seen)", "area"]
     headings += ["polygons not simple, 50 points", "ms alone, 50 points"]
     made = source(rows, "nat-train experiment=MODEL; bash scripts/results_page.sh", seed="seed")
     told = f"Measured ({made}; trained on 5-20 points; {rows[0]['10']['num_sentences']} test sets each):"
-    return "\n".join([paragraph(told), "", *table(headings, [cells(row) for row in rows])])
+    return "\n".join([paragraph(told), "", markdown_table(headings, [cells(row) for row in rows])])
 
 
 def modes(figures: Row) -> str:
     rows = figures["rows"]
 
     def cells(row: Row) -> list[str]:
-        shares = [number(row[name], 1, 100) for name in ("mixing", "floor", "excess", "repetition_rate")]
-        return [row["name"], number(row["bleu"], 2), *shares, number(row["passes"], 1)]
+        shares = [rounded(row[name], 1, 100) for name in ("mixing", "floor", "excess", "repetition_rate")]
+        return [row["name"], rounded(row["bleu"], 2), *shares, rounded(row["passes"], 1)]
 
     headings = ["system", "BLEU", "mixing %", "floor %", "above it %", "repetition %", "passes"]
     told = paragraph(
@@ -279,14 +266,14 @@ def modes(figures: Row) -> str:
         "figures](study.md)). BLEU: against the reference in the language that a translation chose;",
         "mixing: words in another language than the sentence's; floor: what the references score.",
     )
-    return "\n".join([told, "", *table(headings, [cells(row) for row in rows]), "", judged(figures["claims"])])
+    return "\n".join([told, "", markdown_table(headings, [cells(row) for row in rows]), "", judged(figures["claims"])])
 
 
 def judged(claims: Sequence[Row]) -> str:
     """What is said in the literature of who mixes more, and what was found."""
     kept = [claim for claim in claims if claim["holds"] and claim["p_value"] < 0.05]
     others = [
-        f"{claim['claim']} ({' and '.join(number(value, 1, 100) for value in claim['excess'])} %)"
+        f"{claim['claim']} ({' and '.join(rounded(value, 1, 100) for value in claim['excess'])} %)"
         for claim in claims
         if claim not in kept
     ]

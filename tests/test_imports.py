@@ -16,7 +16,7 @@ import nat
 
 PACKAGE = Path(nat.__file__).parent
 ROOMS = (  # from the ground up; a file in nat/ itself is a room
-    "errors", "rows", "files", "progress", "config", "schedule",  # the ground
+    "errors", "rows", "files", "progress", "config", "schedule", "table",  # the ground
     "ops", "losses", "data", "nn", "search", "models", "runs", "scoring", "drawing", "decoding", "engines", "training",
     "distill", "evaluation", "reporting", "doctor", "studies", "bench", "cli",
 )  # fmt: skip

@@ -10,10 +10,12 @@ from statistics import linear_regression
 from typing import Any
 
 from nat.bench.attention import AttentionSizes, Curve, Point
-from nat.drawing.plots import Circle, check_plots, plot_kinds
+from nat.drawing.circles import Circle, write_circles
+from nat.drawing.style import check_plots
 from nat.errors import DataError
 from nat.evaluation.inputs import check_outputs
 from nat.files import read_json
+from nat.table import markdown_table, rounded
 
 
 def rows_of(curves: Sequence[Curve], *, fit_from: int) -> list[dict[str, Any]]:
@@ -65,15 +67,13 @@ def describe_kinds(figures: Mapping[str, Any]) -> str:
     lengths = sorted({point["length"] for row in rows for point in row["points"]})
 
     def table(title: str, name: str, digits: int, exponent_of: str | None) -> str:
-        fit = "" if exponent_of is None else " exponent |"
-        lines = [f"| {title} |{fit} " + " | ".join(f"N={length}" for length in lengths) + " |"]
-        lines.append("|:--|" + "--:|" * (len(lengths) + bool(fit)))
+        headings = [title, *([] if exponent_of is None else ["exponent"]), *(f"N={length}" for length in lengths)]
+        cells = []
         for row in rows:
-            found = {point["length"]: point[name] for point in row["points"]}
-            cells = [] if exponent_of is None else [_shown(row[exponent_of], 2)]
-            cells += [_shown(found.get(length), digits) for length in lengths]
-            lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
-        return "\n".join(lines) + "\n"
+            values = {point["length"]: point[name] for point in row["points"]}
+            fit = [] if exponent_of is None else [rounded(row[exponent_of], 2)]
+            cells.append([row["name"], *fit, *(rounded(values.get(length), digits) for length in lengths)])
+        return markdown_table(headings, cells) + "\n"
 
     fitted = [length for length in lengths if length >= sizes["fit_from"]]
     fit = f"fitted over N={fitted[0]} to {fitted[-1]} where measured" if len(fitted) > 1 else "not fitted"
@@ -97,10 +97,6 @@ def describe_kinds(figures: Mapping[str, Any]) -> str:
             "",
         ]
     )
-
-
-def _shown(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 # --- the picture --------------------------------------------------------------------------------------
@@ -133,13 +129,12 @@ class Panels:
         if self.path is None:
             return ""
         measured = {label: circles(figures, scores) for label, scores in self.scores.items()}
-        plot_kinds({f"{label} (speed and memory at N={n})": found for label, (n, found) in measured.items()}, self.path)
-        names = list(dict.fromkeys(circle.name for _, found in measured.values() for circle in found))
-        lines = ["| kind | " + " | ".join(measured) + " |", "|:--|" + "--:|" * len(measured)]
-        for name in names:
-            cells = [_shown(self.scores[label].get(name), 1) for label in measured]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        return "\n".join(["", *lines, "", f"picture: {self.path}", ""])
+        write_circles(
+            {f"{label} (speed and memory at N={n})": shown for label, (n, shown) in measured.items()}, self.path
+        )
+        names = dict.fromkeys(circle.name for _, shown in measured.values() for circle in shown)
+        rows = [[name, *(rounded(self.scores[label].get(name), 1) for label in measured)] for name in names]
+        return "\n".join(["", markdown_table(["kind", *measured], rows), "", f"picture: {self.path}", ""])
 
 
 def read_figures(path: Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from nat.ops.ctc import best_alignment
 from nat.ops.edit_distance import best_edits
 from nat.ops.imputer import constrained_loss
 from nat.runs.device import choose_device
+from nat.table import markdown_table, rounded
 from nat.training.objective import objective
 
 WARM_UP = 2  # rounds before the clock counts
@@ -182,13 +183,15 @@ def compare(contenders: Sequence[Contender], *, repeats: int, device: torch.devi
 
 def describe(figures: Mapping[str, Any]) -> str:
     """The figures as a table, with what one needs to judge them."""
-    lines = ["| | ms | ratio | at most |", "|:--|--:|--:|--:|"]
-    for row in figures["results"]:
-        limit = "" if row["limit"] is None else f"{row['limit']:g}"
-        lines.append(f"| {row['name']} | {row['milliseconds']:.1f} | {row['ratio']:.3f} | {limit} |")
+    rows = [
+        [row["name"], rounded(row["milliseconds"], 1), rounded(row["ratio"], 3)]
+        + ["" if row["limit"] is None else f"{row['limit']:g}"]
+        for row in figures["results"]
+    ]
+    table = markdown_table(["", "ms", "ratio", "at most"], rows)
     sizes = ", ".join(f"{name}={value}" for name, value in figures["sizes"].items())
     where = f"{figures['device']}, {figures['num_threads']} CPU threads, torch {figures['torch']}"
-    return "\n".join(lines) + f"\n\nmedians of {figures['repeats']}, taking turns; float32; {sizes}; {where}\n"
+    return f"{table}\n\nmedians of {figures['repeats']}, taking turns; float32; {sizes}; {where}\n"
 
 
 # --- alignments ---------------------------------------------------------------------------------------

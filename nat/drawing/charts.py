@@ -1,32 +1,31 @@
-"""Draws the figures of a report, by matplotlib (extra `plot`): PNG for paper, SVG for the page.
-
-Systems differ in colour, marker and number, so that no one has to tell colours apart; the palette is that of Okabe &
-Ito 2008 (https://jfly.uni-koeln.de/color). In the SVG every colour is a variable of the page's style sheet: the page
-has a light and a dark one.
-"""
+"""Draws the figures of a report: systems differ in colour, marker and number, so that no one has to tell colours
+apart."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nat.drawing.chart import Chart, Series
-from nat.files import write_atomically
+from nat.drawing.style import (
+    INK,
+    LINES,
+    PALETTE,
+    color,
+    marker,
+    new_axes,
+    new_figure,
+    style,
+    svg_element,
+    write_png,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-LINES = ("-", "--", "-.")
-INK, LINE = "#1b1f23", "#c9ced3"
-VARIABLES = {color: f"var(--s{i})" for i, color in enumerate(PALETTE)} | {INK: "var(--ink)", LINE: "var(--line)"}
 GUIDE: dict[str, Any] = {"color": INK, "linestyle": ":", "linewidth": 1.2, "zorder": 0}
 RATES = (
     ("repetition_rate", 100.0, "repetition %"),
@@ -46,7 +45,7 @@ def draw(chart: Chart) -> Figure:
         return draw_panels(chart) if chart.joined else draw_crowd(chart)
     with style():
         columns = 1 if max((len(label(series)) for series in chart.series), default=0) > LONG_NAME else 2
-        figure, axes = blank(WIDTH, HEIGHT + LEGEND * (1 + -(-len(chart.series) // columns)))
+        figure, axes = new_axes(WIDTH, HEIGHT + LEGEND * (1 + -(-len(chart.series) // columns)))
         axes.set(xlabel=chart.x, ylabel=chart.y)
         for series in chart.series:
             if chart.joined:
@@ -55,22 +54,20 @@ def draw(chart: Chart) -> Figure:
                 point(axes, series, series.number - 1, name=label(series))
                 write_number(axes, series, PLACES[0])
         finish(axes, chart)
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, handlelength=2.2)
+        legend_below(figure, axes, ncols=columns, handlelength=2.2)
     return figure
 
 
 def draw_crowd(chart: Chart) -> Figure:
     """Many points: colour and marker tell the family, the number the system where it has room."""
     with style():
-        figure, axes = blank(WIDE, 2 * HEIGHT)
+        figure, axes = new_axes(WIDE, 2 * HEIGHT)
         axes.set(xlabel=chart.x, ylabel=chart.y)
         for number, (family, members) in enumerate(chart.families.items()):
             for i, series in enumerate(members):
                 point(axes, series, number, name="" if i else family)
         finish(axes, chart)
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower left", ncols=6, frameon=False)
+        legend_below(figure, axes, ncols=6)
         number_points(figure, axes, chart)
     return figure
 
@@ -101,13 +98,11 @@ def overlap(one: Sequence[float], other: Sequence[float]) -> bool:
 
 def draw_panels(chart: Chart) -> Figure:
     """Many lines: a panel for each family, on the same axes, with the first system in each for comparison."""
-    from matplotlib.figure import Figure
-
     families, first = chart.families, chart.series[0]
     rows = -(-len(families) // PANELS)
     most = max(len(members) for members in families.values()) + 2
     with style():
-        figure = Figure(figsize=(WIDE, rows * (0.7 * HEIGHT + 0.8 * LEGEND * most)), layout="constrained")
+        figure = new_figure(WIDE, rows * (0.7 * HEIGHT + 0.8 * LEGEND * most))
         panels = figure.subplots(rows, PANELS, sharex=True, sharey=True, squeeze=False).flatten()
         for axes, (family, members) in zip(panels, families.items(), strict=False):
             for i, series in enumerate(members):
@@ -163,10 +158,8 @@ def finish(axes: Axes, chart: Chart) -> None:
 
 def draw_rates(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Repetition, unknown tokens and length ratio of every system, side by side."""
-    from matplotlib.figure import Figure
-
     with style():
-        figure = Figure(figsize=(WIDE, 0.9 + 0.27 * len(rows)), layout="constrained")
+        figure = new_figure(WIDE, 0.9 + 0.27 * len(rows))
         panels = figure.subplots(1, len(RATES), sharey=True)
         places = range(len(rows))
         for axes, (name, factor, title) in zip(panels, RATES, strict=True):
@@ -186,73 +179,18 @@ def draw_rates(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def write_png(figure: Figure, path: Path) -> None:
-    """On white, for print. Raises DataError where it cannot be written."""
-    write_atomically(path, lambda part: figure.savefig(part, format="png", dpi=150, facecolor="white"))
-
-
-def to_svg(figure: Figure, name: str) -> str:
-    """An <svg> element for a page: text stays text, the background is the page's, ids begin with `name`."""
-    text = io.StringIO()
-    with style():
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(?<=\bid=")|(?<=href="#)|(?<=url\(#)', f"{name}-", svg)
-    svg = re.sub(
-        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
-    )
-    for color, variable in VARIABLES.items():
-        svg = re.sub(rf"(?<=: ){color}\b", variable, svg)
-    return svg
-
-
 def draw_all(charts: Sequence[Chart], rows: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, str]:
     """Every figure as NAME.png in the folder, and as an <svg> element, by name. Raises DataError where one cannot be
     written."""
     figures = {chart.name: draw(chart) for chart in charts} | {"rates": draw_rates(rows)}
     for name, figure in figures.items():
         write_png(figure, folder / f"{name}.png")
-    return {name: to_svg(figure, name) for name, figure in figures.items()}
+    return {name: svg_element(figure, name) for name, figure in figures.items()}
 
 
-# --- style -----------------------------------------------------------------------------------------
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Names of systems are text, whatever signs they hold."""
-    import matplotlib
-
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "nat",
-        "font.family": "sans-serif",
-        "font.size": 9,
-        "text.parse_math": False,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": LINE,
-        "grid.linewidth": 0.5,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "legend.fontsize": 8,
-    }
-    with matplotlib.rc_context(settings):
-        yield
-
-
-def blank(width: float, height: float) -> tuple[Figure, Axes]:
-    """Of so many inches, with the legend."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
+def legend_below(figure: Figure, axes: Axes, **options: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", frameon=False, **options)
 
 
 def plain_ticks(axis: Axis, base: int) -> None:
@@ -262,14 +200,6 @@ def plain_ticks(axis: Axis, base: int) -> None:
     axis.set_major_locator(LogLocator(base=base, subs=(1, 2, 5) if base == 10 else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
-
-
-def color(look: int) -> str:
-    return PALETTE[look % len(PALETTE)]
-
-
-def marker(look: int) -> str:
-    return MARKERS[look % len(MARKERS)]
 
 
 def label(series: Series) -> str:

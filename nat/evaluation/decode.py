@@ -18,7 +18,7 @@ import torch
 from nat.config import option
 from nat.decoding.candidates import Choice, resolve_choice
 from nat.decoding.history import write_history
-from nat.drawing.plots import check_pictures, plot_polygons
+from nat.drawing.polygons import check_pictures, write_polygons
 from nat.errors import ConfigError
 from nat.evaluation.editing import EditFiles, edit_report, with_requests
 from nat.evaluation.histories import how_made
@@ -166,7 +166,7 @@ def write_outputs(paths: dict[str, Path], text: Text, found: Translations, repor
         write_text(paths["jsonl"], "".join(rows))
     if "pictures" in paths:
         assert text.references is not None
-        plot_polygons(text.sources, found.best, text.references, paths["pictures"])
+        write_polygons(text.sources, found.best, text.references, paths["pictures"])
     if "report" in paths:
         write_json(paths["report"], report)
 

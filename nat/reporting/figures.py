@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nat.drawing.chart import Chart, Guide, Series
+from nat.reporting.tables import Row
 
-Row = Mapping[str, Any]  # a system's row of results.json
 Curves = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]  # by name of a run folder, see `read_curves`
 
 

@@ -15,8 +15,9 @@ from nat.decoding.history import CandidateHistory, Pass, SentenceHistory
 from nat.drawing.chart import Chart
 from nat.files import to_json
 from nat.reporting.figures import pareto_front
+from nat.reporting.tables import Row, model_name
+from nat.table import rounded
 
-Row = Mapping[str, Any]
 PARTS = "page_parts"
 MOST_VIEWED = 3_000_000  # bytes of the viewer's data
 CANVASES = 8  # candidates whose passes the page keeps; of the others it keeps text and scores
@@ -92,16 +93,12 @@ def front(rows: Sequence[Row]) -> tuple[int, ...]:
 
 
 def table_row(number: int, row: Row, best: Sequence[int]) -> dict[str, Any]:
-    def cell(name: str, digits: int, factor: float) -> str:
-        return "–" if row[name] is None else f"{row[name] * factor:.{digits}f}"
-
-    engine = "" if row["engine"] == "torch" else f" ({row['engine']})"
     return {
         "number": number,
         "name": row["name"],
-        "model": row["model"] + engine,
+        "model": model_name(row),
         "front": number in best,
-        "cells": [cell(name, digits, factor) for _, _, name, digits, factor in COLUMNS],
+        "cells": [rounded(row[name], digits, factor) for _, _, name, digits, factor in COLUMNS],
         "decoding": ", ".join(f"{name}={value}" for name, value in row["decoding"].items() if value is not None),
         "run_dir": row["run_dir"],
         "trained_on": " ".join(str(row[name]) for name in ("training_device", "training_precision") if row[name]),

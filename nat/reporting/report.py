@@ -22,8 +22,7 @@ import torch
 from nat.config import option
 from nat.decoding.history import SentenceHistory, write_history
 from nat.drawing.charts import draw_all
-from nat.drawing.plots import check_plots, has_plots
-from nat.engines.ctranslate2 import Engine
+from nat.drawing.style import check_plots, has_plots
 from nat.evaluation.histories import how_made
 from nat.evaluation.inputs import Text, check_outputs, read_split
 from nat.evaluation.opening import SystemsConfig, open_systems
@@ -35,27 +34,11 @@ from nat.progress import Progress
 from nat.reporting.curves import read_curves
 from nat.reporting.figures import charts
 from nat.reporting.page import render
+from nat.reporting.tables import describe_table
 from nat.runs.folder import run_summary
 from nat.scoring.claims import describe_claims, examine, parse_claim
 
 FILES = ("results.json", "table.md", "samples.txt")
-COLUMNS = (  # heading, field of a row, digits, factor
-    ("BLEU", "bleu", 2, 1),
-    ("chrF", "chrf", 2, 1),
-    ("length ratio", "length_ratio", 3, 1),
-    ("repetition %", "repetition_rate", 2, 100),
-    ("ms alone p50", "ms_per_sentence_p50", 1, 1),
-    ("p95", "ms_per_sentence_p95", 1, 1),
-    ("speed-up", "speedup", 2, 1),
-    ("sentences/s", "sentences_per_second", 1, 1),
-    ("passes", "passes", 2, 1),
-    ("M parameters", "num_parameters", 2, 1e-6),
-)
-CANDIDATE_COLUMNS = (  # where a system has more than one
-    ("candidates", "num_candidates", 2, 1),
-    ("other chosen", "num_choice_differs", 0, 1),
-    ("oracle BLEU", "oracle_bleu", 2, 1),
-)
 
 
 @dataclass(frozen=True)
@@ -169,38 +152,6 @@ def training_report(summary: Mapping[str, Any]) -> dict[str, Any]:
         "training_seed": summary.get("seed"),
         "training_precision": summary.get("precision"),
     }
-
-
-def describe_table(rows: Sequence[Mapping[str, Any]], text: Text) -> str:
-    """A Markdown table, and below it what the numbers mean."""
-
-    def cell(row: Mapping[str, Any], name: str, digits: int, factor: float) -> str:
-        return "-" if row[name] is None else f"{row[name] * factor:.{digits}f}"
-
-    first = rows[0]
-    columns = COLUMNS + (CANDIDATE_COLUMNS if any(row["num_candidates"] > 1 for row in rows) else ())
-    lines = [
-        "| system | model | " + " | ".join(heading for heading, *_ in columns) + " |",
-        "|:--|:--|" + "--:|" * len(columns),
-    ]
-    for row in rows:
-        engine = "" if row["engine"] == Engine.TORCH.value else f" ({row['engine']})"
-        cells = [row["name"].replace("|", "\\|"), row["model"] + engine]
-        cells += [cell(row, name, digits, factor) for _, name, digits, factor in columns]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{text.name}, {first['num_sentences']} sentences ({first['num_dropped']} left out), {first['date'][:10]}. "
-            f"ms alone: median and 95th percentile of {first['num_timed_alone']} sentences, each by itself on one "
-            "thread, the systems taking turns; speed-up: ratio of the medians, the first system's over this one's. "
-            f"sentences/s: batches of {', '.join(str(n) for n in sorted({row['batch_size'] for row in rows}))}, "
-            f"{first['num_threads']} threads. Device: {first['device']}.",
-            f"BLEU: `{first['bleu_signature']}`; chrF: `{first['chrf_signature']}`.",
-            "",
-        ]
-    )
 
 
 def describe_samples(text: Text, outputs: Mapping[str, Sequence[str]], count: int) -> str:

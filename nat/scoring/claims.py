@@ -13,6 +13,7 @@ from sacrebleu.significance import PairedTest, Result
 
 from nat.data.references import reference_streams
 from nat.errors import ConfigError
+from nat.table import markdown_table, rounded
 
 NUM_RESAMPLES = 1000
 
@@ -74,12 +75,11 @@ def examine(claim: Claim, outputs: Mapping[str, Sequence[str]], references: Sequ
 
 def describe_claims(findings: Sequence[Finding]) -> str:
     """A Markdown table."""
-    lines = ["| claim | BLEU | difference | p | |", "|:--|--:|--:|--:|:--|"]
-    for found in findings:
-        verdict = "holds" if found.holds else "does not hold"
-        lines.append(
-            f"| {found.claim} | {found.better:.2f}, {found.worse:.2f} | {found.better - found.worse:+.2f} | "
-            f"{found.p_value:.3f} | {verdict} |"
-        )
+    rows = [
+        [str(finding.claim), f"{finding.better:.2f}, {finding.worse:.2f}", f"{finding.better - finding.worse:+.2f}"]
+        + [rounded(finding.p_value, 3), "holds" if finding.holds else "does not hold"]
+        for finding in findings
+    ]
+    table = markdown_table(["claim", "BLEU", "difference", "p", ""], rows, text=(0, 4))
     note = f"p: paired bootstrap resampling by sacreBLEU, {NUM_RESAMPLES} test sets."
-    return "\n".join([*lines, "", note, ""])
+    return "\n".join([table, "", note, ""])

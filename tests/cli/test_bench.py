@@ -186,7 +186,7 @@ def test_refusals(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_the_picture_without_its_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("nat.drawing.plots.PACKAGE", "no_such_package")
+    monkeypatch.setattr("nat.drawing.style.PACKAGE", "no_such_package")
     assert run("attention", "attention.picture=x.svg", "attention.bleu=KIND.json") == 2
     assert "attention.picture: no_such_package is missing; pip install" in capsys.readouterr().err
 

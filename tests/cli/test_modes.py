@@ -286,10 +286,10 @@ def test_packages_that_are_missing(
     option: str, package: str, message: str, runs: dict[str, Path], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    from nat.drawing import plots
+    from nat.drawing import style
     from nat.studies.modes import texts as module
 
-    for place in (module, plots, work):
+    for place in (module, style, work):
         if hasattr(place, package):
             monkeypatch.setattr(place, package, lambda: False)
     assert run(f"run_dirs=[{runs['raw']}]", f"output={tmp_path}/a", option, "device=cpu") == 2

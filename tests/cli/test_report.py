@@ -267,7 +267,7 @@ def test_some_of_the_sentences(student: Path, tmp_path: Path) -> None:
 def test_plots_without_their_package(
     teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nat.drawing.plots.PACKAGE", "no_such_package")
+    monkeypatch.setattr("nat.drawing.style.PACKAGE", "no_such_package")
     quick = [word for word in QUICK if not word.startswith("plots")]
     assert run(f"run_dirs=[{teacher}]", f"output={tmp_path}/out", *quick) == 0  # the page says what is missing
     assert "pip install" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")

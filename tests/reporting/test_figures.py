@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nat.drawing.chart import MOST_TOGETHER, Chart, Guide, Series
-from nat.drawing.charts import draw, overlap, to_svg
+from nat.drawing.charts import draw, overlap
+from nat.drawing.style import svg_element
 from nat.reporting.figures import charts, pareto_front
 
 POINTS = st.lists(st.tuples(st.integers(0, 5).map(float), st.integers(0, 5).map(float)), max_size=8)
@@ -123,4 +124,4 @@ def test_long_names_stand_in_one_column() -> None:
     short, long = chart_of(4), chart_of(4)
     long.series[2] = Series(3, "a name that needs more than half a line", "A", [(1.0, 2.0)], [""])
     assert [draw(chart).legends[0]._ncols for chart in (short, long)] == [2, 1]  # type: ignore[attr-defined]
-    assert re.search(r'viewBox="0 0 [\d.]+ [\d.]+"', to_svg(draw(long), "long"))
+    assert re.search(r'viewBox="0 0 [\d.]+ [\d.]+"', svg_element(draw(long), "long"))

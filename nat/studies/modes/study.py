@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from nat.config import option
-from nat.drawing.plots import check_plots, has_plots
+from nat.drawing.simplex import Panel, check_simplex, drawable, write_simplex
+from nat.drawing.style import check_plots, has_plots
 from nat.evaluation.inputs import check_outputs
 from nat.evaluation.opening import SystemsConfig, open_systems
 from nat.evaluation.results import Translations, provenance, translate
@@ -39,7 +40,6 @@ from nat.studies.modes.mixing import (
     plain_mixing,
     resamples,
 )
-from nat.studies.modes.simplex import Panel, check_simplex, drawable, write_simplex
 from nat.studies.modes.tables import describe
 from nat.studies.modes.texts import (
     Sentences,

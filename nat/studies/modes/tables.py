@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nat.studies.modes.mixing import NUM_RESAMPLES
+from nat.table import UNKNOWN, markdown_table, rounded
 
 Row = Mapping[str, Any]
 
@@ -17,14 +18,8 @@ def describe(figures: Row) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
-    """left: columns of text, the first ones."""
-    lines = ["| " + " | ".join(headings) + " |", "|" + ":--|" * left + "--:|" * (len(headings) - left)]
-    return lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-
-
-def percent(value: float, digits: int = 2) -> str:
-    return f"{100 * value:.{digits}f}"
+def percent(value: float | None, digits: int = 2) -> str:
+    return rounded(value, digits, 100.0)
 
 
 def systems_table(figures: Row) -> str:
@@ -44,17 +39,17 @@ def systems_table(figures: Row) -> str:
         f"of the sentences. {', '.join(f'{name} %' for name in names)}: sentences by their main language; the others "
         "have no word that tells one."
     )
-    return "\n".join([*table(headings, rows, left=2), "", note, ""])
+    return "\n".join([markdown_table(headings, rows, text=(0, 1)), "", note, ""])
 
 
 def system_cells(row: Row, names: Sequence[str]) -> list[str]:
     counts = row["sentences_by_language"]
     total = sum(counts.values()) + row["num_untold"]
-    scores = [f"{row[name]:.2f}" if name in row else "-" for name in ("bleu", "bleu_all_references")]
+    scores = [rounded(row.get(name), 2) for name in ("bleu", "bleu_all_references")]
     mixed = [percent(row[name]) for name in ("mixing", "floor", "excess", "excess_error")]
-    repetition = percent(row["repetition_rate"]) if "repetition_rate" in row else "-"
     shares = [percent(counts[name] / max(1, total), 1) for name in names]
-    return [row["name"], row.get("training_text", "-"), *scores, *mixed, *shares, repetition]
+    repetition = percent(row.get("repetition_rate"))
+    return [row["name"], row.get("training_text", UNKNOWN), *scores, *mixed, *shares, repetition]
 
 
 def claims_table(claims: Sequence[Row]) -> str:
@@ -65,9 +60,9 @@ def claims_table(claims: Sequence[Row]) -> str:
     for found in claims:
         values = ", ".join(percent(value) for value in found["excess"])
         verdict = "holds" if found["holds"] else "does not hold"
-        rows.append([found["claim"], verdict, values, f"{found['p_value']:.3f}"])
+        rows.append([found["claim"], verdict, values, rounded(found["p_value"], 3)])
     note = f"mixes more: excess above the floor; p: paired bootstrap, {NUM_RESAMPLES} samples of the sentences."
-    return "\n".join([*table(["mixes more", "", "excess %", "p"], rows, left=2), "", note, ""])
+    return "\n".join([markdown_table(["mixes more", "", "excess %", "p"], rows, text=(0, 1)), "", note, ""])
 
 
 def accuracy_table(figures: Row) -> str:
@@ -79,11 +74,11 @@ def accuracy_table(figures: Row) -> str:
         cells += [percent(part["accuracy_by_language"][name]) for name in names]
         rows.append([unit, *cells, percent(part["expected"])])
     headings = ["of the references", "number", "telling %", "right %", *(f"{name} right %" for name in names)]
-    lines = table([*headings, "expected right %"], rows)
+    lines = [markdown_table([*headings, "expected right %"], rows)]
     confusion = found["tokens"]["confusion"]
     columns = [*names, "untold"]
     counts = [[name, *(str(confusion[name][column]) for column in columns)] for name in names]
-    lines += ["", *table(["tokens of", *(f"told as {name}" for name in names), "untold"], counts)]
+    lines += ["", markdown_table(["tokens of", *(f"told as {name}" for name in names), "untold"], counts)]
     note = (
         f"telling: words and tokens of weight above {figures['telling_weight']:g} (1 - H(p) / log {len(names)}), "
         "sentences with any; right: share of these whose most probable language is the true one; expected right: mean "
@@ -98,7 +93,7 @@ def texts_table(texts: Sequence[Row] | None) -> str:
         return ""
     rows = [
         [row["text"], str(row["num_pairs"]), str(row["num_source_words"])]
-        + [f"{row[name]:.3f}" for name in ("complexity", "faithfulness")]
+        + [rounded(row[name], 3) for name in ("complexity", "faithfulness")]
         for row in texts
     ]
     headings = ["training text", "pairs", "source words", "complexity C", "faithfulness F"]
@@ -106,4 +101,4 @@ def texts_table(texts: Sequence[Row] | None) -> str:
         "C: mean entropy of the target words aligned to a source word; F: mean KL divergence of these from the first "
         "text's, 0 is most faithful (Zhou et al. 2020, equations 3 and 4), in nats; aligned by fast_align's model."
     )
-    return "\n".join([*table(headings, rows), "", note, ""])
+    return "\n".join([markdown_table(headings, rows), "", note, ""])

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from nat.drawing.charts import INK, LINE, PALETTE, style, write_png
-from nat.drawing.plots import write_svg
+from nat.drawing.style import INK, LINE, color, marker, style, write_png, write_svg
 from nat.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(0.75)]])
-MARKERS = ("o", "s", "^")  # with the colour, so that no one has to tell colours apart
 LARGEST = 1200.0  # area of all sentences in one place, in square points
 NEAR = 2  # digits of the shares of sentences that are one mark
 LABEL = 0.17  # from a corner to its name: beyond the largest mark
@@ -84,8 +82,8 @@ def draw_panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
         spots, counts = np.unique(here.round(NEAR), axis=0, return_counts=True)
         across, up = places(spots).T
         axes.scatter(
-            across, up, s=LARGEST * counts / max(1, len(panel.shares)), color=PALETTE[number],
-            marker=MARKERS[number], alpha=0.6, linewidths=0, clip_on=False, zorder=2,
+            across, up, s=LARGEST * counts / max(1, len(panel.shares)), color=color(number),
+            marker=marker(number), alpha=0.6, linewidths=0, clip_on=False, zorder=2,
         )  # fmt: skip
         share = len(here) / max(1, len(panel.shares))
         x, y = CORNERS[number]
@@ -99,5 +97,4 @@ def write_simplex(panels: Sequence[Panel], names: Sequence[str], folder: Path) -
     """simplex.png and simplex.svg. Raises DataError where they cannot be written."""
     figure = draw_simplex(panels, names)
     write_png(figure, folder / "simplex.png")
-    with style():
-        write_svg(figure, folder / "simplex.svg")
+    write_svg(figure, folder / "simplex.svg")

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nat.drawing.simplex import CORNERS, Panel, check_simplex, drawable, places, write_simplex
 from nat.errors import ConfigError
-from nat.studies.modes.simplex import CORNERS, Panel, check_simplex, drawable, places, write_simplex
 
 
 def test_places_are_barycentric() -> None:
