@@ -2,7 +2,8 @@
 
 A component is a class with a nested dataclass `Config`; its YAML names it by `_target_` and lists every
 option. `parse` turns plain data into typed configuration and reports all mistakes at once; `Component.build`
-makes the object. This is the only module that knows Hydra and OmegaConf.
+makes the object. What a saved config.yaml says is plain data: nothing in it is resolved, and it can name components of
+`nat` and of packages that the user trusts, no other code.
 """
 
 from __future__ import annotations
@@ -10,19 +11,23 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
-import json
-import re
+import importlib.util
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
+
+import yaml
+from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader  # YAML of numbers and text as Hydra reads it
 
 from nat.errors import ConfigError
 
 REQUIRED: Any = dataclasses.MISSING
+LARGEST = 2**63 - 1  # whole numbers that torch and numpy take
 T = TypeVar("T")
 
 
@@ -127,6 +132,9 @@ def _convert(kind: Any, node: Any, path: str, errors: list[str]) -> Any:
 
 
 def _convert_scalar(kind: type, node: Any, path: str, errors: list[str]) -> Any:
+    if isinstance(node, (int, float)) and not abs(node) <= LARGEST and not (kind is float and isfinite(node)):
+        errors.append(f"{path}={_show(node)}: must be {'finite' if kind is float else f'at most {LARGEST}'}")
+        return None
     if kind is float and isinstance(node, int) and not isinstance(node, bool):
         return float(node)
     if kind is int and isinstance(node, float) and node.is_integer():
@@ -170,8 +178,29 @@ def _convert_component(node: Any, path: str, errors: list[str]) -> Component | N
     return Component(target, _convert(config_class, options, path, errors))
 
 
+# Packages whose components may be built. What the user types adds to them, a file never does.
+TRUSTED = {"nat"}
+
+
+def trust(package: str) -> None:
+    """From now on, components of this package may be built, in this process. Raises ConfigError if there is none."""
+    if not is_dotted_name(package) or importlib.util.find_spec(package.partition(".")[0]) is None:
+        raise ConfigError(f"trust={package}: there is no such package; install it, or add its folder to PYTHONPATH")
+    TRUSTED.add(package)
+
+
+def is_dotted_name(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
+
+
 def locate(name: str) -> type:
-    """The component class at the dotted path `name`. Raises ConfigError if there is none."""
+    """The component class at the dotted path `name`, of a trusted package. Raises ConfigError if there is none."""
+    if not is_trusted(name):
+        package = name.partition(".")[0]
+        raise ConfigError(
+            f"components of {package} are built only where you trust that package: "
+            f"--trust {package}, or nat.load(..., trust=['{package}'])"
+        )
     module_name, _, class_name = name.rpartition(".")
     try:
         target = getattr(importlib.import_module(module_name), class_name)
@@ -179,7 +208,13 @@ def locate(name: str) -> type:
         raise ConfigError(f"there is no such class ({error})") from None
     if not isinstance(target, type) or not dataclasses.is_dataclass(getattr(target, "Config", None)):
         raise ConfigError("this is not a component: it has no nested dataclass Config")
+    if not is_trusted(f"{target.__module__}."):
+        raise ConfigError(f"this is a class of {target.__module__}, not a component")
     return target
+
+
+def is_trusted(name: str) -> bool:
+    return any(name.startswith(f"{package}.") for package in TRUSTED)
 
 
 def _convert_dataclass(kind: Any, node: Any, path: str, errors: list[str]) -> Any:
@@ -237,114 +272,23 @@ def _show(node: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-# --- Hydra -----------------------------------------------------------------------------------------
-
-MISSING = "???"  # stands in a YAML where the user must give a value; left out, so that `parse` asks for it
+# --- YAML ------------------------------------------------------------------------------------------
 
 
-def config_directory() -> Path:
-    """Where the YAML files lie: inside the package when installed from a wheel, beside it in a checkout."""
-    package = Path(__file__).parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
+class PlainLoader(get_yaml_loader()):  # type: ignore[misc]
+    """Mappings, lists and scalars. Aliases, of which a short file makes endless data, are refused."""
 
-
-def compose(name: str, overrides: Sequence[str], *, extra_directory: Path | None = None) -> dict[str, Any]:
-    """The resolved plain data of `configs/NAME.yaml` under Hydra overrides.
-
-    A value override of a key that no YAML lists is let through here and refused by `parse`, which can name
-    the nearest option. Raises ConfigError.
-    """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    directory = config_directory()
-    search = [directory] if extra_directory is None else [directory, extra_directory]
-    groups = {str(p.relative_to(d)) for d in search if d.is_dir() for p in d.rglob("*") if p.is_dir()}
-    prepared = [_prepare(override, groups) for override in overrides]
-    if extra_directory is not None:
-        if not extra_directory.is_dir():
-            raise ConfigError(f"config directory {extra_directory}: there is no such folder")
-        prepared.append(f"hydra.searchpath=[file://{extra_directory.resolve()}]")
-    try:
-        with initialize_config_dir(str(directory.resolve()), version_base="1.3"):
-            plain = OmegaConf.to_container(hydra_compose(name, prepared), resolve=True)
-            recipe = _where_known(plain)
-            if recipe:  # before the command line, whose overrides come last
-                plain = OmegaConf.to_container(hydra_compose(name, [*recipe, *prepared]), resolve=True)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(_one_line(error)) from None
-    assert isinstance(plain, dict)
-    return _without_missing(plain)
-
-
-def _without_missing(node: Mapping[Any, Any]) -> dict[str, Any]:
-    """The mapping and those inside it, without the keys whose value the user must give, and those of `_where_known`."""
-    return {
-        str(key): _without_missing(value) if isinstance(value, Mapping) else value
-        for key, value in node.items()
-        if value != MISSING and not str(key).endswith("?")
-    }
-
-
-def _where_known(node: Any, path: str = "") -> list[str]:
-    """The overrides that `name?: value` in a recipe means: `name: value` where what the recipe is for has `name`. So
-    one recipe serves methods with a decoder and without."""
-    found = []
-    for key, value in node.items() if isinstance(node, Mapping) else ():
-        name = _join(path, str(key))
-        if not name.endswith("?"):
-            found += _where_known(value, name)
-        elif str(key)[:-1] in node:
-            found += [f"++{leaf}={json.dumps(plain)}" for leaf, plain in _leaves(value, name[:-1])]
-    return found
-
-
-def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(node, Mapping):
-        yield path, node
-        return
-    for key, value in node.items():
-        yield from _leaves(value, _join(path, str(key)))
-
-
-# What Hydra's grammar takes without quotes.
-PLAIN_VALUE = re.compile(r"""[\w /\\+.$%*@?|:~-]*""", re.ASCII)
-
-
-def _prepare(override: str, groups: set[str]) -> str:
-    """The override as Hydra wants it: `++` before options, quotes around text such as a path with an umlaut."""
-    match = re.match(r"^(\+{0,2})([\w./@-]+)=(.*)$", override, re.DOTALL)
-    if not match:
-        if "=" not in override and not override.startswith("~"):
-            raise ConfigError(f"'{override}' is not an override: write key=value, for example trainer.max_updates=100")
-        return override
-    plus, key, value = match.groups()
-    if value[:1] not in ("'", '"', "[", "{") and "${" not in value and not PLAIN_VALUE.fullmatch(value):
-        value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    if not plus and key.split("@")[0] not in groups:
-        plus = "++"
-    return f"{plus}{key}={value}"
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error).strip()
-    choice = re.search(r"Could not find '([^']+)'\s+Available options in '([^']+)':\s+(.*?)(?:\nConfig|$)", text, re.S)
-    if choice:
-        group, _, name = choice.group(1).rpartition("/")
-        known = choice.group(3).split()
-        return f"{group}={name}: there is no such choice; {nearest(name, known)}; choices: {', '.join(known)}"
-    return " ".join(text.split())
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "aliases are not read", self.peek_event().start_mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
 
 
 def to_yaml(value: Any) -> str:
     """The YAML text of plain data or typed configuration."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_yaml(OmegaConf.create(to_plain(value)))
+    text: str = yaml.dump(to_plain(value), Dumper=get_omega_conf_dumper(), allow_unicode=True, sort_keys=False)
+    return text
 
 
 def save_yaml(value: Any, path: Path) -> None:
@@ -352,14 +296,23 @@ def save_yaml(value: Any, path: Path) -> None:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """Plain data of a YAML file. Raises ConfigError if it is missing or is not a mapping."""
-    from omegaconf import OmegaConf
-    from yaml import YAMLError
-
+    """Plain data of a YAML file, as it stands there: no interpolation is resolved.
+    Raises ConfigError, naming file and line, if it is missing, damaged or no mapping."""
     try:
-        plain = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OSError, YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({_one_line(error)})") from None
+        plain = yaml.load(path.read_text(encoding="utf-8"), PlainLoader)
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}{_why_unreadable(error)}") from None
     if not isinstance(plain, dict):
         raise ConfigError(f"{path}: a mapping of options is needed")
     return {str(key): value for key, value in plain.items()}
+
+
+def _why_unreadable(error: Exception) -> str:
+    """', line 3: cannot be read (what is wrong)'."""
+    mark, reason = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if isinstance(error, RecursionError):
+        reason = "nested too deeply"
+    elif isinstance(error, OSError):
+        reason = error.strerror
+    text = " ".join(str(reason or error).split())
+    return f"{'' if mark is None else f', line {mark.line + 1}'}: cannot be read ({text})"

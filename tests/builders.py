@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nat.config import Component, compose, config_directory, load_yaml, locate, parse
+from nat.composition import compose, config_directory
+from nat.config import Component, load_yaml, locate, parse
 from nat.data.batch import Batch, Draft, Phrases, Target
 from nat.data.batching import Pair, collate
 from nat.data.points import IndexTokenizer, PointTokenizer

@@ -15,7 +15,8 @@ from builders import ATTENTIONS, MODELS, make_batch, make_model
 from oracles import rows_of
 from torch import Tensor, nn
 
-from nat.config import Component, config_directory, load_yaml, parse
+from nat.composition import config_directory
+from nat.config import Component, load_yaml, parse
 from nat.errors import ConfigError
 from nat.models.contract import TranslationModel
 from nat.nn.attention.base import Attention, attention_stack

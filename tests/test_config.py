@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 from builders import MODELS
 
-from nat.config import Component, build, compose, config_directory, load_yaml, option, parse, save_yaml, to_plain
+from nat import config as configuration
+from nat.composition import compose, config_directory
+from nat.config import Component, build, load_yaml, option, parse, save_yaml, to_plain, trust
 from nat.errors import ConfigError
 from nat.training.run import RunConfig
 
@@ -42,6 +45,13 @@ class NoPart:
     pass
 
 
+class Elsewhere(Part):
+    """As it is when a trusted module imports it from another."""
+
+
+Elsewhere.__module__ = "elsewhere"
+
+
 @dataclass(frozen=True)
 class Sample:
     name: str = option(help="what it is called")
@@ -61,6 +71,12 @@ class Sample:
 
 
 PART = f"{__name__}.Part"
+
+
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The components of this file are those of a package that the user trusts."""
+    monkeypatch.setattr(configuration, "TRUSTED", {"nat", __name__})
 
 
 @pytest.mark.parametrize(
@@ -85,6 +101,10 @@ PART = f"{__name__}.Part"
         ({"name": "x", "flag": 1}, "flag=1: true or false is needed"),
         ({"name": ["x"]}, "name=['x']: text is needed"),
         ({"name": "x", "maybe": 1}, "maybe=1: must be at least 2"),
+        ({"name": "x", "maybe": 10**23}, f"maybe={10**23}: must be at most {2**63 - 1}"),
+        ({"name": "x", "maybe": 1e30}, f"maybe=1e+30: must be at most {2**63 - 1}"),
+        ({"name": "x", "share": float("nan")}, "share=nan: must be finite"),
+        ({"name": "x", "share": float("inf")}, "share=inf: must be finite"),
         ({"name": "x", "names": "one"}, "names=one: a list is needed, for example [one]"),
         ({"name": "x", "names": ["a", None]}, "names[1]=null: text is needed"),
         ({"name": "x", "free": 3}, "free=3: a mapping is needed"),
@@ -102,6 +122,14 @@ PART = f"{__name__}.Part"
             {"name": "x", "part": {"_target_": f"{__name__}.NoPart"}},
             f"part._target_={__name__}.NoPart: this is not a component: it has no nested dataclass Config",
         ),
+        (
+            {"name": "x", "part": {"_target_": "nat.config.Path"}},
+            "part._target_=nat.config.Path: this is not a component: it has no nested dataclass Config",
+        ),
+        (
+            {"name": "x", "part": {"_target_": f"{__name__}.Elsewhere"}},
+            f"part._target_={__name__}.Elsewhere: this is a class of elsewhere, not a component",
+        ),
     ],
 )
 def test_each_mistake_has_its_message(given: dict[str, Any], message: str) -> None:
@@ -110,10 +138,33 @@ def test_each_mistake_has_its_message(given: dict[str, Any], message: str) -> No
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("target", ["nat.nosuch.Thing", "nat.models.ctc.CTX", "nonsense"])
+@pytest.mark.parametrize("target", ["nat.nosuch.Thing", "nat.models.ctc.CTX", "nat..Thing", "nat./tmp/x.Thing"])
 def test_an_unknown_class_is_named(target: str) -> None:
     with pytest.raises(ConfigError, match=rf"part\._target_={target}: there is no such class"):
         parse(Sample, {"name": "x", "part": {"_target_": target}})
+
+
+@pytest.mark.parametrize("target", ["evil.Thing", "nonsense", "os.system", "natural.Thing", "nat", ""])
+def test_no_module_is_imported_that_the_user_does_not_trust(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("evil", "natural"):
+        (tmp_path / f"{name}.py").write_text(
+            "import dataclasses\nclass Thing:\n    @dataclasses.dataclass\n    class Config:\n        pass\n"
+        )
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="are built only where you trust that package: --trust "):
+        parse(Component, {"_target_": target})
+    assert "evil" not in sys.modules and "natural" not in sys.modules
+    trust("evil")
+    assert parse(Component, {"_target_": "evil.Thing"}).target.__name__ == "Thing"
+
+
+@pytest.mark.parametrize("package", ["nosuchpackage", "", "./evil", "a b", "nosuch.part"])
+def test_a_package_that_is_not_there_cannot_be_trusted(package: str) -> None:
+    with pytest.raises(ConfigError, match=f"trust={package}: there is no such package"):
+        trust(package)
 
 
 def test_all_mistakes_are_told_at_once() -> None:
@@ -165,15 +216,36 @@ def test_defaults_are_not_shared_between_configurations() -> None:
     assert second.free == {}
 
 
-@pytest.mark.parametrize("text", [None, "- a\n- b\n", "a: [", "\x00"])
-def test_a_bad_yaml_file_is_named(tmp_path: Path, text: str | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, ": cannot be read (No such file or directory)"),
+        (b"- a\n- b\n", ": a mapping of options is needed"),
+        (b"a: 1\nb: [", ", line 2: cannot be read ("),
+        (b"a: 1\n\tb: 2\n", ", line 2: cannot be read ("),
+        (b"\x00", ": cannot be read ("),
+        (b"a: \xff", ": cannot be read ('utf-8' codec "),
+        (b"a: " + b"[" * 20_000, ": cannot be read (nested too deeply)"),
+        (b"a: " + b"9" * 5000, ": cannot be read ("),
+        (b"a: 1\na: 2\n", ", line 2: cannot be read (found duplicate key a)"),
+        (b"a: &x [1, 1]\nb: [*x, *x]\n", ", line 2: cannot be read (aliases are not read)"),
+        (b"a: !!python/object/apply:os.system [true]\n", ", line 1: cannot be read ("),
+    ],
+)
+def test_a_bad_yaml_file_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "bad.yaml"
-    if text is not None:
-        path.write_text(text)
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(ConfigError) as error:
         load_yaml(path)
-    assert str(error.value).startswith(str(path))
+    assert str(error.value).startswith(f"{path}{message}")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["${oc.env:HOME}", "${oc.env:NO_SUCH_VARIABLE}", "${name}", "${", "${a.${b}}"])
+def test_nothing_in_a_saved_file_is_resolved(tmp_path: Path, value: str) -> None:
+    save_yaml({"name": value, "nested": [{"key": value}]}, tmp_path / "saved.yaml")
+    assert load_yaml(tmp_path / "saved.yaml") == {"name": value, "nested": [{"key": value}]}
 
 
 # --- Hydra ------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from builders import MODELS, make_batch, make_model, pair_batch, vocabularies_of
 from oracles import rows_of
 from sacrebleu.metrics import BLEU
 
-from nat.config import Component, compose, config_directory, locate, option, parse, to_plain
+from nat.composition import compose, config_directory
+from nat.config import Component, locate, option, parse, to_plain
 from nat.data.batch import Batch, Source, Target
 from nat.data.corpus import embedded_directory
 from nat.data.lines import read_lines

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from nat.bench.memory import peak_bytes
-from nat.config import Component, compose, config_directory, nearest, option, parse
+from nat.composition import compose, config_directory
+from nat.config import Component, nearest, option, parse
 from nat.errors import ConfigError
 from nat.evaluation.inputs import merge
 from nat.evaluation.speed import synchronize

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from nat.bench.attention import AttentionSizes, measure
 from nat.bench.attention_results import Panels, describe_kinds, read_figures, rows_of
-from nat.config import Component, compose, option, parse, to_plain
+from nat.composition import compose
+from nat.config import Component, option, parse, to_plain
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies
 from nat.errors import ConfigError

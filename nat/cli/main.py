@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nat.config import compose, config_directory, to_yaml
+from nat.composition import compose, config_directory
+from nat.config import to_yaml
 from nat.errors import ConfigError, UserError
 
 

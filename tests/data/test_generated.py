@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nat.config import compose, parse
+from nat.composition import compose
+from nat.config import parse
 from nat.data.corpus import DataConfig, read_corpus
 from nat.data.generated import parse_task
 from nat.data.tokenizer_training import build_tokenizers

@@ -19,7 +19,8 @@ from builders import command
 import nat
 from nat.cli.decode import main as nat_decode
 from nat.cli.doctor import main
-from nat.config import compose, load_yaml, parse, save_yaml
+from nat.composition import compose
+from nat.config import load_yaml, parse, save_yaml
 from nat.data.batching import collate
 from nat.data.corpus import embedded_directory
 from nat.data.lines import read_lines

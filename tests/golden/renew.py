@@ -13,7 +13,8 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 def main() -> None:
     from builders import MODELS, loss_curve
 
-    from nat.config import compose, save_yaml
+    from nat.composition import compose
+    from nat.config import save_yaml
 
     for model in MODELS:
         plain = compose("train", ["experiment=tiny", f"model={model}", "run_dir=RUN_DIR"])

@@ -12,7 +12,8 @@ import torch
 from builders import draft_of, formula_rows, make_batch, make_model, pair_batch, phrases_of
 from torch import Tensor
 
-from nat.config import Component, compose, parse
+from nat.composition import compose
+from nat.config import Component, parse
 from nat.data.batch import Draft, Source
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol
 from nat.errors import ConfigError, DataError

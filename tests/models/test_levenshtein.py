@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nat.config import Component, compose, parse
+from nat.composition import compose
+from nat.config import Component, parse
 from nat.data.batch import Draft, Phrases, Source, Target, Tokens
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol
 from nat.errors import ConfigError

@@ -21,7 +21,8 @@ from omegaconf import OmegaConf
 from sacrebleu.metrics import BLEU, CHRF
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nat.config import compose, load_yaml, parse
+from nat.composition import compose
+from nat.config import load_yaml, parse
 from nat.data.batching import Pair
 from nat.data.corpus import DataConfig
 from nat.data.tokenized import TokenizedCorpus, prepare

@@ -16,7 +16,8 @@ from builders import SMALL, even_fertilities, make_batch, make_model
 from oracles import EOS, rows_of, uncached_next
 from torch import Tensor
 
-from nat.config import Component, compose, config_directory, load_yaml, parse, save_yaml
+from nat.composition import compose, config_directory
+from nat.config import Component, load_yaml, parse, save_yaml
 from nat.data.batch import Batch, Source
 from nat.data.tokenizer import TokenizerConfig, Tokenizers
 from nat.errors import ConfigError
