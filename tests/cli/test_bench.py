@@ -201,7 +201,8 @@ def test_help_and_yaml(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     shown = capsys.readouterr().out
     assert "nat-bench alignments" in shown and "vocabulary_size: 8000" in shown and "choices:" not in shown
-    from nat.config import compose, to_plain
+    from nat.composition import compose
+    from nat.config import to_plain
 
     plain: dict[str, Any] = compose("bench", [])
     assert plain == to_plain(BenchmarkConfig()) == to_plain(parse(BenchmarkConfig, plain))
