@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nat.bench.memory import peak_bytes
+from nat.bench.memory import MEGABYTE, peak_bytes
 from nat.composition import compose, config_directory
 from nat.config import Component, nearest, option, parse
 from nat.errors import ConfigError
@@ -27,7 +27,6 @@ from nat.nn.attention.base import Attention, attention_stack
 from nat.progress import Progress
 
 FULL = "full"
-MEGABYTE = 1e6
 
 
 def known_kinds() -> list[str]:

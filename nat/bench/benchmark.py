@@ -19,6 +19,8 @@ from torch import Tensor
 
 from nat.bench.attention import AttentionSizes, measure
 from nat.bench.attention_results import Panels, describe_kinds, read_figures, rows_of
+from nat.bench.card import CardSizes, describe_card, measure_card
+from nat.bench.training import TrainingSizes, describe_training, measure_training
 from nat.composition import compose
 from nat.config import Component, option, parse, to_plain
 from nat.data.batch import Batch, Source, Target
@@ -78,6 +80,8 @@ class BenchmarkConfig:
     alignments: AlignmentSizes = field(default_factory=AlignmentSizes)
     edits: EditSizes = field(default_factory=EditSizes)
     attention: AttentionSizes = field(default_factory=AttentionSizes)
+    training: TrainingSizes = field(default_factory=TrainingSizes)
+    card: CardSizes = field(default_factory=CardSizes)
 
     def __post_init__(self) -> None:
         if self.attention.figures is not None and self.output is not None:
@@ -142,6 +146,19 @@ def attention(config: BenchmarkConfig, device: torch.device) -> tuple[dict[str, 
         rows = rows_of(curves, fit_from=sizes.fit_from)
         figures = with_provenance("attention", to_plain(sizes), rows, config, device)
     return figures, describe_kinds(figures) + panels.draw(figures)
+
+
+def training(config: BenchmarkConfig, device: torch.device) -> tuple[dict[str, Any], str]:
+    """The speed of every system's training, and how it compares with another checkout's."""
+    rows = measure_training(config.training, repeats=config.repeats, num_threads=config.num_threads, device=device)
+    figures = with_provenance("training", to_plain(config.training), rows, config, device)
+    return figures, describe_training(figures)
+
+
+def card(config: BenchmarkConfig, device: torch.device) -> tuple[dict[str, Any], str]:
+    """The rates that the machine reaches at best."""
+    figures = with_provenance("card", to_plain(config.card), measure_card(config.card, device), config, device)
+    return figures, describe_card(figures)
 
 
 def with_provenance(
@@ -295,4 +312,8 @@ CONTENDERS: dict[str, Callable[[BenchmarkConfig, torch.device], tuple[dict[str, 
     "edits": edits,
 }
 Benchmark = Callable[[BenchmarkConfig, torch.device], tuple[dict[str, Any], str]]
-BENCHMARKS: dict[str, Benchmark] = {name: turns(name) for name in CONTENDERS} | {"attention": attention}
+BENCHMARKS: dict[str, Benchmark] = {name: turns(name) for name in CONTENDERS} | {
+    "attention": attention,
+    "training": training,
+    "card": card,
+}

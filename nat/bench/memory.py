@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+MEGABYTE = 1e6
+
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
     """The most bytes that tensors took at one time while `work` ran, above those that stood before it.

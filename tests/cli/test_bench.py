@@ -136,9 +136,9 @@ def test_every_row_of_the_problem_can_be_aligned(slots: int) -> None:
 
 
 REFUSALS: dict[str, tuple[list[str], list[str]]] = {
-    "no name": ([], ["no benchmark", "known: alignments, edits, attention"]),
-    "no name but options": (["repeats=2"], ["no benchmark", "known: alignments, edits, attention"]),
-    "unknown name": (["alignment"], ["alignment: ", "known: alignments, edits, attention"]),
+    "no name": ([], ["no benchmark", "known: alignments, edits, attention, training, card"]),
+    "no name but options": (["repeats=2"], ["no benchmark", "known: alignments, edits, attention, training, card"]),
+    "unknown name": (["alignment"], ["alignment: ", "known: alignments, edits, attention, training, card"]),
     "unknown option": (["alignments", "alignments.size=2"], ["alignments.size", "no such option"]),
     "too long": (
         ["alignments", "alignments.target_length=91"],
@@ -167,6 +167,9 @@ REFUSALS: dict[str, tuple[list[str], list[str]]] = {
         ["attention", "attention.cpu_time=true", "num_threads=2"],
         ["cpu_time=true", "num_threads=1"],
     ),
+    "unknown system": (["training", "training.contenders=[ctcc]"], ["training.contenders=ctcc", "did you mean 'ctc'"]),
+    "no system": (["training", "training.contenders=[]"], ["contenders=[]", "at least one"]),
+    "no checkout": (["training", "training.baseline=FILE"], ["training.baseline=FILE", "no checkout of nat"]),
     "output": (["alignments", "output=FILE/figures.json"], ["FILE", "not a folder"]),
 }
 

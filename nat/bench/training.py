@@ -1,0 +1,290 @@
+"""nat-bench training: how fast each system learns, here and, in turns, in another checkout of nat.
+
+An update is what nat-train does: batches, loss, backward pass, optimiser step. Each code works in a process of its own,
+on the same text in its own batches, and waits while another one works.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from nat.bench import training_worker
+from nat.bench.card import matrix_rate
+from nat.bench.memory import MEGABYTE
+from nat.bench.text import embedded, save, synthetic
+from nat.composition import compose, config_directory
+from nat.config import nearest, option
+from nat.errors import ConfigError
+from nat.progress import Progress
+from nat.training.step import Precision
+
+GLANCING = {  # names of systems that are a model with options
+    "ctc with glancing": ("ctc", ("model.glancing.start=0.5", "model.glancing.end=0.3")),
+}
+SYSTEMS = [
+    "autoregressive", "vanilla", "ctc", "ctc with glancing", "mask_predict", "refinement", "imputer", "insertion",
+    "levenshtein", "kermit", "fertility",
+]  # fmt: skip
+HERE, BASELINE = "here", "baseline"
+
+
+class Text(Enum):
+    LOHELP = "lohelp"
+    SYNTHETIC = "synthetic"
+
+
+@dataclass(frozen=True)
+class TrainingSizes:
+    contenders: list[str] = option(SYSTEMS, "systems, by the names of configs/model, and `ctc with glancing`")
+    baseline: str | None = option(None, "folder of another checkout of nat, measured in turns with this one")
+    text: Text = option(Text.LOHELP, "lohelp, or synthetic: made pairs of the lengths of news text")
+    vocabulary_size: int = option(8000, "vocabulary V", minimum=300)
+    num_layers: int = option(3, "layers of the encoder, and as many of the decoder", minimum=1)
+    dim: int = option(256, "width D of the states", minimum=1)
+    num_heads: int = option(4, "attention heads", minimum=1)
+    ffn_dim: int = option(1024, "width of the feed-forward layers", minimum=1)
+    tokens_per_update: int = option(2048, "target tokens of an update", minimum=1)
+    max_tokens: int = option(8192, "rows x padded canvas of a micro-batch", minimum=1)
+    updates: int = option(5, "updates of a pass, evenly spread from short to long sentences", minimum=1)
+    precision: Precision = option(Precision.BF16, "fp32, bf16 or fp16 (autocast)")
+    compile: bool = option(False, "torch.compile the loss")
+    seconds: float = option(30.0, "of a system, at most: fewer rounds than repeats", above=0)
+    overrides: list[str] = option([], "more options of nat-train, for every system: [model.size.dropout=0]")
+
+    def __post_init__(self) -> None:
+        known = [*SYSTEMS, *(name for name in model_names() if name not in SYSTEMS)]
+        errors = [f"contenders={name}: no such system, {nearest(name, known)}" for name in self.unknown(known)]
+        if not self.contenders:
+            errors.append("contenders=[]: at least one is needed")
+        if self.baseline is not None and not (Path(self.baseline) / "nat" / "__init__.py").is_file():
+            errors.append(f"baseline={self.baseline}: no checkout of nat (it has no nat/__init__.py)")
+        if errors:
+            raise ConfigError("\n".join(errors))
+
+    def unknown(self, known: Sequence[str]) -> list[str]:
+        return [name for name in self.contenders if name not in known]
+
+    def options_of(self, name: str) -> list[str]:
+        """The system as options of nat-train. A model without a decoder has both stacks' layers in its one."""
+        model, more = GLANCING.get(name, (name, ()))
+        has_decoder = "decoder" in compose("train", ["run_dir=unused", f"model={model}"])["model"]
+        return [
+            f"model={model}",
+            f"encoder.num_layers={self.num_layers if has_decoder else 2 * self.num_layers}",
+            *([f"model.decoder.num_layers={self.num_layers}"] if has_decoder else []),
+            f"model.size.dim={self.dim}",
+            f"model.size.num_heads={self.num_heads}",
+            f"model.size.ffn_dim={self.ffn_dim}",
+            *more,
+            *self.overrides,
+        ]
+
+
+def model_names() -> list[str]:
+    """The names in configs/model."""
+    return sorted(path.stem for path in (config_directory() / "model").glob("*.yaml"))
+
+
+class Worker:
+    """A process that trains with the nat of one checkout, one request at a time."""
+
+    def __init__(self, checkout: Path, job: Mapping[str, Any]) -> None:
+        threads = str(job["num_threads"])
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", training_worker.__file__],
+            env=os.environ | {"PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": threads},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.tell(job)
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # `ask` says so
+
+    def ask(self, request: str, name: str) -> dict[str, Any]:
+        """The worker's answer; {"error": ...} where it failed or is no more."""
+        self.tell({request: name})
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            return {"error": f"the process that measured it ended with code {self.process.wait()}"}
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+@dataclass(frozen=True)
+class Training:
+    """Of one system in one checkout. prepared: what its first pass showed; passes: seconds of each; error: why not."""
+
+    prepared: dict[str, Any]
+    passes: list[dict[str, Any]]
+    error: str | None = None
+
+    def tokens_per_second(self, clock: str) -> float | None:
+        """The median over passes, in target tokens without padding."""
+        if self.error is not None or not self.passes:
+            return None
+        return float(self.prepared["tokens"] / statistics.median(one[f"{clock}_seconds"] for one in self.passes))
+
+
+def measure_training(
+    sizes: TrainingSizes, *, repeats: int, num_threads: int, device: torch.device
+) -> list[dict[str, Any]]:
+    """A row of each system."""
+    clock = "wall" if device.type == "cuda" else "cpu"
+    rate = matrix_rate(device, sizes.precision)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nat-bench-"))
+        job = make_job(sizes, Path(folder), num_threads=num_threads, device=device)
+        checkouts = {HERE: Path(__file__).parents[2]}
+        checkouts |= {} if sizes.baseline is None else {BASELINE: Path(sizes.baseline)}
+        workers = {code: stack.enter_context(Worker(path, job)) for code, path in checkouts.items()}
+        trainings = take_turns(workers, sizes, repeats)
+    return [row_of(name, trainings[name], clock, rate) for name in sizes.contenders]
+
+
+def make_job(sizes: TrainingSizes, folder: Path, *, num_threads: int, device: torch.device) -> dict[str, Any]:
+    """What a worker must know. Writes the text into `folder`."""
+    if sizes.text is Text.LOHELP:
+        pairs, size = embedded(sizes.vocabulary_size)
+    else:
+        size = sizes.vocabulary_size
+        pairs = synthetic(size, 2 * sizes.updates * sizes.tokens_per_update)
+    save(pairs, folder / "pairs.npz")
+    names = ("tokens_per_update", "max_tokens", "updates", "compile")
+    return {name: getattr(sizes, name) for name in names} | {
+        "pairs": str(folder / "pairs.npz"),
+        "vocabulary_size": size,
+        "num_threads": num_threads,
+        "device": str(device),
+        "precision": sizes.precision.value,
+        "contenders": {name: sizes.options_of(name) for name in sizes.contenders},
+    }
+
+
+def take_turns(workers: Mapping[str, Worker], sizes: TrainingSizes, repeats: int) -> dict[str, dict[str, Training]]:
+    """System -> code -> what was measured: rounds in which every system works once in each code."""
+    with Progress("measure", total=len(sizes.contenders) * (1 + repeats), unit="passes") as progress:
+        trainings: dict[str, dict[str, Training]] = {}
+        rounds: dict[str, int] = {}
+        for name in sizes.contenders:
+            answers = {code: worker.ask("prepare", name) for code, worker in workers.items()}
+            trainings[name] = {code: Training(answer, [], answer.get("error")) for code, answer in answers.items()}
+            seconds = max((answer.get("seconds", 0.0) for answer in answers.values()), default=0.0)
+            rounds[name] = max(1, min(repeats, int(sizes.seconds / max(seconds, 1e-9))))
+            progress.advance(1 + repeats - rounds[name], name)
+        for number in range(max(rounds.values())):
+            for name in (name for name in sizes.contenders if number < rounds[name]):
+                for code, worker in workers.items():
+                    training = trainings[name][code]
+                    if training.error is None:
+                        answer = worker.ask("measure", name)
+                        if "error" in answer:
+                            trainings[name][code] = Training(training.prepared, [], answer["error"])
+                        else:
+                            training.passes.append(answer)
+                progress.advance(1, name)
+    return trainings
+
+
+def row_of(name: str, codes: Mapping[str, Training], clock: str, rate: float) -> dict[str, Any]:
+    """Plain figures of a system. rate: the machine's floating-point operations of a large matrix product a second."""
+    here, baseline = codes[HERE], codes.get(BASELINE)
+    own = here.tokens_per_second(clock)
+    other = None if baseline is None else baseline.tokens_per_second(clock)
+    wall = here.tokens_per_second("wall")
+    per_token = None if own is None else here.prepared["flops"] / here.prepared["tokens"]
+    flops = None if wall is None or per_token is None else per_token * wall
+    peaks = [one["peak_bytes"] for one in here.passes if one["peak_bytes"] is not None]
+    return {
+        "name": name,
+        "ratio": None if own is None or other is None else own / other,
+        "tokens_per_second": own,
+        "baseline_tokens_per_second": other,
+        "wall_tokens_per_second": wall,
+        "rounds": len(here.passes),
+        **{key: here.prepared.get(key) for key in ("padding_source", "padding_canvas", "parameters", "tokens")},
+        **{
+            f"baseline_{key}": None if baseline is None else baseline.prepared.get(key)
+            for key in ("padding_source", "padding_canvas")
+        },
+        "compile_seconds": here.prepared.get("compile_seconds"),
+        "flops_per_token": per_token,
+        "teraflops": None if flops is None else flops / 1e12,
+        "share_of_matrix_rate": None if flops is None else flops / rate,
+        "peak_megabytes": max(peaks) / MEGABYTE if peaks else None,
+        "error": here.error,
+        "baseline_error": None if baseline is None else baseline.error,
+    }
+
+
+def describe_training(figures: Mapping[str, Any]) -> str:
+    """The rows as a table, with what one needs to judge them."""
+    sizes, rows = figures["sizes"], figures["results"]
+    columns = {
+        "new/old": ("ratio", 1.0, 3),
+        "tokens/s": ("tokens_per_second", 1.0, 0),
+        "baseline": ("baseline_tokens_per_second", 1.0, 0),
+        "padding of source, %": ("padding_source", 100.0, 1),
+        "of canvas, %": ("padding_canvas", 100.0, 1),
+        "of matrix rate, %": ("share_of_matrix_rate", 100.0, 1),
+        "peak MB": ("peak_megabytes", 1.0, 0),
+    }
+    shown = {label: key for label, key in columns.items() if any(row[key[0]] is not None for row in rows)}
+    lines = ["| system | " + " | ".join(shown) + " |", "|:--|" + "--:|" * len(shown)]
+    for row in rows:
+        cells = [
+            "-" if row[key] is None else f"{factor * row[key]:.{digits}f}" for key, factor, digits in shown.values()
+        ]
+        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
+    errors = [
+        f"{row['name']}{where}: {row[key]}"
+        for row in rows
+        for key, where in (("error", ""), ("baseline_error", " in the baseline"))
+        if row[key]
+    ]
+    clock = "wall time" if figures["device"] != "cpu" else "CPU time"
+    shape = ", ".join(
+        f"{name}={sizes[name]}"
+        for name in ("text", "vocabulary_size", "num_layers", "dim", "tokens_per_update", "max_tokens", "precision")
+    )
+    where = f"{figures['device']}, {figures['num_threads']} CPU threads, torch {figures['torch']}"
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Target tokens a second of {clock}, without padding: medians over at most {figures['repeats']} passes of "
+            f"{sizes['updates']} updates, taking turns. Floating-point operations are 2mnk of every matrix product and "
+            "attention, forward and backward, with padding (torch.utils.flop_counter). "
+            f"{'compiled' if sizes['compile'] else 'eager'}; {shape}; {where}.",
+            *errors,
+            "",
+        ]
+    )
