@@ -13,8 +13,8 @@ from nat.bench.attention import AttentionSizes, Curve, Point
 from nat.drawing.circles import Circle, write_circles
 from nat.drawing.style import check_plots
 from nat.errors import DataError
-from nat.evaluation.inputs import check_outputs
 from nat.files import read_json
+from nat.runs.outputs import check_outputs
 from nat.table import markdown_table, rounded
 
 

@@ -25,8 +25,8 @@ from nat.composition import compose
 from nat.config import Component, option, parse, to_plain
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies
+from nat.decoding.options import MOST_THREADS, CommandConfig, Device
 from nat.errors import ConfigError
-from nat.evaluation.inputs import Device, check_outputs
 from nat.evaluation.speed import device_name, machine_name, synchronize, threads
 from nat.files import write_json
 from nat.models.levenshtein import Levenshtein
@@ -69,14 +69,13 @@ class EditSizes:
     vocabulary_size: int = option(4000, "vocabulary V", minimum=NUM_SYMBOLS + 1)
 
 
-@dataclass(frozen=True)
-class BenchmarkConfig:
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig(CommandConfig):
     """Everything that `configs/bench.yaml` holds."""
 
-    output: str | None = option(None, "a JSON file of the figures; null: printed only")
     repeats: int = option(15, "times that everything is measured", minimum=1)
     device: Device = option(Device.CPU, "cpu, cuda or auto")
-    num_threads: int = option(1, "CPU threads of torch", minimum=1)
+    num_threads: int = option(1, "CPU threads of torch", minimum=1, maximum=MOST_THREADS)
     alignments: AlignmentSizes = field(default_factory=AlignmentSizes)
     edits: EditSizes = field(default_factory=EditSizes)
     attention: AttentionSizes = field(default_factory=AttentionSizes)
@@ -117,8 +116,7 @@ def run_benchmark(name: str, config: BenchmarkConfig) -> tuple[dict[str, Any], s
     if name not in BENCHMARKS:
         raise ConfigError(f"{name or 'no benchmark'}: a benchmark's name comes first; known: {', '.join(BENCHMARKS)}")
     device = choose_device(config.device.value)
-    if config.output is not None:
-        check_outputs({"output": Path(config.output)})
+    config.prepare()
     with threads(config.num_threads):
         return BENCHMARKS[name](config, device)
 

@@ -33,13 +33,17 @@ def load(run_folder: str | Path, *, device: str = "auto", weights: str | Path | 
     """
     folder, chosen = Path(run_folder), choose_device(device)
     model, tokenizers = load_model(folder, chosen, weights=None if weights is None else Path(weights))
-    return Translator(model, tokenizers, chosen, config=load_yaml(folder / "config.yaml"), folder=folder)
+    config = load_yaml(folder / "config.yaml")
+    return Translator(
+        model, tokenizers, chosen, config=config, folder=folder, weights=None if weights is None else str(weights)
+    )
 
 
 class Translator:
     """A model with its tokenizers.
 
-    config: the plain configuration of the run it comes from. folder: that run. engine: the package that computes.
+    config: the plain configuration of the run it comes from. folder: that run. weights: its file, where it is not the
+    run's chosen one. engine: the package that computes.
     """
 
     engine = "torch"
@@ -52,9 +56,10 @@ class Translator:
         *,
         config: dict[str, Any],
         folder: Path,
+        weights: str | None = None,
     ) -> None:
         self.model, self.tokenizers, self.device = model, tokenizers, device
-        self.config, self.folder = config, folder
+        self.config, self.folder, self.weights = config, folder, weights
 
     def decoding(self, options: dict[str, Any]) -> DecodingOptions:
         """Check decoding options against what this checkpoint's method can do. Raises ConfigError by name, DataError

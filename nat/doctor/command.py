@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from nat.config import option
 from nat.data.corpus import SPLITS
@@ -19,7 +18,8 @@ from nat.doctor.facts import DecodeFacts, Facts, Overlap, TrainingText
 from nat.doctor.finding import Check, Finding, Severity
 from nat.doctor.reading import Places, read_origin, read_overlap, read_run, read_training_text
 from nat.errors import ConfigError, DataError
-from nat.evaluation.inputs import Device, Split, Text, check_outputs, decoding_options, merge, open_run, read_corpus
+from nat.evaluation.inputs import Split, Text, merge, read_corpus
+from nat.evaluation.opening import Runs, SystemConfig, open_system
 from nat.evaluation.speed import spread_indices
 from nat.evaluation.system import System
 from nat.files import write_json
@@ -30,20 +30,19 @@ SENTENCES = 200
 WHERE = ("train", "columns", "hub_config", "cache")  # the training text may lie elsewhere now; it is what it was
 
 
-@dataclass(frozen=True)
-class DoctorConfig:
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig(SystemConfig):
     """Everything that `configs/doctor.yaml` holds."""
 
-    run_dir: str = option(help="run folder that is looked at")
     decode: str | None = option(None, "report of nat-decode, OUTPUT.json; null: some sentences are translated now")
     split: Split | None = option(None, "what is translated now; null: valid")
     sentences: int | None = option(None, f"at most, spread evenly over the split; null: {SENTENCES}", minimum=1)
     training_pairs: int = option(100_000, "training pairs that are looked at, at most, spread evenly", minimum=1)
     output: str | None = option(None, "JSON file of the findings; null: none is written")
-    device: Device = option(Device.AUTO, "auto, cpu or cuda")
-    num_threads: int | None = option(None, "CPU threads of torch; null: torch's choice", minimum=1)
-    data: dict[str, Any] = field(default_factory=dict, metadata={"help": "options over those of the run's corpus"})
-    decoding: dict[str, Any] = field(default_factory=dict, metadata={"help": "batch_size and the method's options"})
+
+    @property
+    def inputs(self) -> Iterable[str | None]:
+        return (self.decode,)
 
     def __post_init__(self) -> None:
         if self.split is Split.TRAIN:
@@ -69,13 +68,11 @@ def doctor(config: DoctorConfig) -> tuple[Diagnosis, dict[str, Any]]:
     Raises ConfigError or DataError where the run, an option or a given file is unusable; text that cannot be read is
     a note, and what needs it is not looked at.
     """
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
-    check_outputs({} if config.output is None else {"output": Path(config.output)}, inputs=(config.decode,))
-    translator = open_run(config.run_dir, device=config.device)
-    facts = read_facts(config, translator)
+    config.prepare()
+    system = open_system(config.system, Runs(config.device))
+    facts = read_facts(config, system)
     diagnosis = Diagnosis(facts, examine_facts(facts))
-    plain = to_plain(diagnosis, translator)
+    plain = to_plain(diagnosis, system.translator)
     if config.output is not None:
         write_json(Path(config.output), plain)
     return diagnosis, plain
@@ -88,8 +85,9 @@ def examine_facts(facts: Facts) -> dict[str, Finding]:
     return dict(sorted(found.items(), key=lambda item: order.index(item[1].severity)))
 
 
-def read_facts(config: DoctorConfig, translator: Translator) -> Facts:
+def read_facts(config: DoctorConfig, system: System) -> Facts:
     """All that can be read."""
+    translator = system.translator
     stored = translator.config.get("data") or {}
     places = Places(translator.folder, str(translator.config.get("run_dir", "")))
     changes = merge(places.changes(stored), config.data)
@@ -97,8 +95,6 @@ def read_facts(config: DoctorConfig, translator: Translator) -> Facts:
     notes: list[str] = []
     run = read_run(translator, run_summary(translator.folder))
     decode = read_decode(Path(config.decode), folder=translator.folder) if config.decode is not None else None
-    decoding, batch_size = decoding_options(translator, config.decoding)
-    system = System(translator.folder.name, translator, decoding, batch_size)
     held_out = read_held_out(translator, changes, notes)
     training, overlaps = read_training(config, translator, changes, held_out, notes)
     if decode is None:
@@ -191,7 +187,7 @@ def to_plain(diagnosis: Diagnosis, translator: Translator) -> dict[str, Any]:
     return {
         "run_dir": str(translator.folder),
         "model": type(translator.model).__name__,
-        "weights": facts.run.summary.get("weights"),
+        "weights": translator.weights or facts.run.summary.get("weights"),
         "findings": [
             {
                 "check": name,

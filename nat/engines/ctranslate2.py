@@ -59,7 +59,12 @@ class EngineTranslator(Translator):
 
     def __init__(self, translator: Translator, model: Autoregressive, engine: ctranslate2.Translator) -> None:
         super().__init__(
-            model, translator.tokenizers, translator.device, config=translator.config, folder=translator.folder
+            model,
+            translator.tokenizers,
+            translator.device,
+            config=translator.config,
+            folder=translator.folder,
+            weights=translator.weights,
         )
         self.longest = model.max_source_length or POSITIONS
         self._engine = engine

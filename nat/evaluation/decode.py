@@ -8,36 +8,33 @@ HISTORY        every pass over every candidate, see `nat.decoding.history`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nat.config import option
-from nat.decoding.candidates import Choice, resolve_choice
+from nat.decoding.candidates import Choice
 from nat.decoding.history import write_history
 from nat.drawing.polygons import check_pictures, write_polygons
 from nat.errors import ConfigError
 from nat.evaluation.editing import EditFiles, edit_report, with_requests
 from nat.evaluation.histories import how_made
-from nat.evaluation.inputs import Device, Split, Text, check_outputs, decoding_options, open_run, read_files, read_split
+from nat.evaluation.inputs import Split, Text, read_files, read_split
+from nat.evaluation.opening import Runs, SystemConfig, SystemOptions, open_system
 from nat.evaluation.results import Translations, results, translate
 from nat.evaluation.speed import spread, time_alone
-from nat.evaluation.system import Scorer, System
+from nat.evaluation.system import System
 from nat.files import to_json, write_json, write_text
 from nat.progress import Progress
 from nat.scoring.comet import comet_score, open_comet
 from nat.scoring.polygons import check_references
 
 
-@dataclass(frozen=True)
-class DecodeConfig:
+@dataclass(frozen=True, kw_only=True)
+class DecodeConfig(SystemConfig):
     """Everything that `configs/decode.yaml` holds."""
 
-    run_dir: str = option(help="run folder of the model")
-    weights: str | None = option(None, "other weights of that run, a .safetensors file")
     split: Split | None = option(None, "what is translated: test, valid or train")
     source: str | None = option(None, "or a text file, one sentence a line; - is standard input")
     reference: str | None = option(None, "its translations, line by line")
@@ -57,10 +54,6 @@ class DecodeConfig:
     comet: str | None = option(None, "COMET too: name or path of its model")
     speed: bool = option(True, "measure speed")
     speed_sentences: int = option(100, "sentences timed alone, at most", minimum=1)
-    device: Device = option(Device.AUTO, "auto, cpu or cuda")
-    num_threads: int | None = option(None, "CPU threads of torch; null: torch's choice", minimum=1)
-    data: dict[str, Any] = field(default_factory=dict, metadata={"help": "options over those of the run's corpus"})
-    decoding: dict[str, Any] = field(default_factory=dict, metadata={"help": "batch_size and the method's options"})
 
     def __post_init__(self) -> None:
         if self.source is not None and self.split is not None:
@@ -79,8 +72,15 @@ class DecodeConfig:
         return EditFiles(draft=self.draft, known=self.known, constraints=self.constraints)
 
     @property
+    def system(self) -> SystemOptions:
+        return replace(super().system, choose=self.choose, teacher=self.teacher)
+
+    @property
+    def inputs(self) -> Iterable[str | None]:
+        return self.source, self.reference, self.draft, self.known, self.constraints
+
+    @property
     def outputs(self) -> dict[str, Path]:
-        """The files that will be written, by the option that names them."""
         named = {name: getattr(self, name) for name in ("output", "jsonl", "nbest", "pictures", "history")}
         paths = {name: Path(value) for name, value in named.items() if value is not None}
         return paths | ({"report": Path(f"{self.output}.json")} if self.output is not None else {})
@@ -91,11 +91,11 @@ def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
 
     Raises ConfigError or DataError before any translation where an option or a file is unusable.
     """
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
+    config.prepare()
     files = config.edit_files
-    check_outputs(config.outputs, inputs=(config.source, config.reference, *vars(files).values()))
-    system = open_system(config)
+    system = open_system(config.system, Runs(config.device))
+    if config.history is not None and not config.speed:
+        system = replace(system, decoding=replace(system.decoding, history=True))
     translator = system.translator
     text = with_requests(read_text(config, system), files)
     if system.scorer is not None:
@@ -112,7 +112,6 @@ def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
     found = translate(system, text.sentences)
     report = results(system, text, found, alone=alone, ter=config.ter)
     report |= edit_report(text, found.best, translator.sides(system.decoding)[1])
-    report |= {"weights": config.weights} if config.weights else {}
     if comet is not None:
         score = comet_score(comet, text.sources, found.best, text.references, on_gpu=translator.device.type == "cuda")
         report |= {"comet": score, "comet_model": config.comet}
@@ -120,19 +119,6 @@ def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
         write_history(config.outputs["history"], how_made(system, text, found))
     write_outputs(config.outputs, text, found, report)
     return found.best, report
-
-
-def open_system(config: DecodeConfig) -> System:
-    """The run and its teacher. Raises ConfigError or DataError."""
-    translator = open_run(config.run_dir, device=config.device, weights=config.weights)
-    decoding, batch_size = decoding_options(translator, config.decoding)
-    choice = resolve_choice(config.choose, teacher=config.teacher is not None, num_candidates=decoding.num_candidates)
-    scorer = None
-    if config.teacher is not None:
-        scorer = Scorer(config.teacher, open_run(config.teacher, device=config.device))
-    if config.history is not None and not config.speed:
-        decoding = replace(decoding, history=True)
-    return System(translator.folder.name, translator, decoding, batch_size, choice, scorer)
 
 
 def read_text(config: DecodeConfig, system: System) -> Text:

@@ -1,14 +1,12 @@
-"""What the evaluation commands are given: runs, text and files to write. All of it is checked before any work."""
+"""The text that the evaluation commands are given: files, or a split of a run's corpus."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from nat.config import parse
@@ -17,10 +15,8 @@ from nat.data.lines import read_lines
 from nat.data.references import Reference
 from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.decoding.requests import Request, Sentence
-from nat.decoding.translator import Translator, load
+from nat.decoding.translator import Translator
 from nat.errors import ConfigError, DataError
-from nat.models.options import DecodingOptions
-from nat.runs.folder import run_summary
 
 STANDARD_INPUT = "-"
 
@@ -29,12 +25,6 @@ class Split(Enum):
     TEST = "test"
     VALID = "valid"
     TRAIN = "train"
-
-
-class Device(Enum):
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
 
 
 @dataclass(frozen=True)
@@ -78,40 +68,6 @@ class Text:
                 "direction=backward: reads one target of a source, here are several; data.target=... names one"
             )
         return dataclasses.replace(self, sources=self.references, references=self.sources)
-
-
-def check_outputs(paths: Mapping[str, Path], *, inputs: Iterable[str | None] = ()) -> None:
-    """The files (by the option that names them) can be written, differ, and are none of the inputs.
-    Raises ConfigError or DataError."""
-    taken = {Path(path).resolve(): "an input" for path in inputs if path is not None}
-    for name, path in paths.items():
-        where = path.resolve()
-        if where in taken:
-            raise ConfigError(f"{name}={path}: this is {taken[where]}, choose another file")
-        taken[where] = f"also the file of {name}"
-        if path.exists() and not path.is_file():
-            raise DataError(f"{name}={path}: cannot be written (it is no ordinary file)")
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        if not folder.is_dir():
-            raise DataError(f"{name}={path}: cannot be written ({folder} is not a folder)")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise DataError(f"{name}={path}: cannot be written (no permission for {folder})")
-
-
-def open_run(run_dir: str, *, device: Device, weights: str | None = None) -> Translator:
-    """A run's translator. Raises ConfigError where there is no GPU to use, DataError where the run is damaged."""
-    translator = load(run_dir, device=device.value, weights=weights)
-    run_summary(translator.folder)  # damaged? better known now than after an hour
-    return translator
-
-
-def decoding_options(translator: Translator, given: Mapping[str, Any]) -> tuple[DecodingOptions, int]:
-    """The method's options, and batch_size, which is the command's. Raises ConfigError by name."""
-    options = dict(given)
-    batch_size = parse(int, options.pop("batch_size", 64), "decoding.batch_size")
-    if batch_size < 1:
-        raise ConfigError(f"decoding.batch_size={batch_size}: must be at least 1")
-    return translator.decoding(options), batch_size
 
 
 def read_files(source: str, reference: str | None) -> Text:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,47 +11,98 @@ from yaml import YAMLError, safe_load
 
 from nat.config import option, parse
 from nat.decoding.candidates import Choice, resolve_choice
-from nat.decoding.translator import Translator
+from nat.decoding.options import DecodingConfig, Device, decoding_options
+from nat.decoding.translator import Translator, load
 from nat.engines.ctranslate2 import Engine, accelerate
 from nat.errors import ConfigError
-from nat.evaluation.inputs import Device, Split, decoding_options, open_run
+from nat.evaluation.inputs import Split
 from nat.evaluation.system import Scorer, System
+from nat.runs.folder import run_summary
 
-LITERAL = ("name", "teacher")  # text as it stands, even where it reads like a number
+ABOUT_SYSTEM = {"name", "weights", "engine", "choose", "teacher"}  # the others are decoding options
+LITERAL = ("name", "teacher", "weights")  # text as it stands, even where it reads like a number
 
 
 @dataclass(frozen=True)
-class SystemsConfig:
+class SystemOptions:
+    """A system as a user describes it. name: null is that of the run folder. decoding: batch_size and the method's
+    options."""
+
+    run_dir: str
+    name: str | None = None
+    weights: str | None = None
+    engine: Engine = Engine.TORCH
+    choose: Choice | None = None
+    teacher: str | None = None
+    decoding: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemConfig(DecodingConfig):
+    """The options of every command that looks at one run."""
+
+    run_dir: str = option(help="run folder of the model")
+    weights: str | None = option(None, "other weights of that run, a .safetensors file")
+
+    @property
+    def system(self) -> SystemOptions:
+        return SystemOptions(self.run_dir, weights=self.weights, decoding=self.decoding)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemsConfig(DecodingConfig):
     """The options of every command that sets systems side by side."""
 
     run_dirs: list[str] = option(help="run folders, each also as FOLDER?beam_size=4&name=LABEL, see nat-report")
     output: str = option(help="folder of everything that is written")
     split: Split = option(Split.TEST, "what is translated: test, valid or train")
-    device: Device = option(Device.AUTO, "auto, cpu or cuda")
-    num_threads: int | None = option(None, "CPU threads of torch; null: torch's choice", minimum=1)
-    data: dict[str, Any] = field(default_factory=dict, metadata={"help": "options over those of the first run"})
-    decoding: dict[str, Any] = field(default_factory=dict, metadata={"help": "batch_size and options for every system"})
 
     def __post_init__(self) -> None:
         if not self.run_dirs:
             raise ConfigError("run_dirs=[]: at least one run folder is needed")
 
 
-def open_systems(entries: Sequence[str], *, decoding: Mapping[str, Any], device: Device) -> list[System]:
-    """Load every run, each folder once. entries: FOLDER?option=value&name=LABEL; decoding: options for every system.
-    Raises ConfigError or DataError; two systems of one name are refused."""
+class Runs:
+    """Run folders, each opened once."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._opened: dict[tuple[Path, str | None], Translator] = {}
+
+    def open(self, run_dir: str, *, weights: str | None = None) -> Translator:
+        """A run's translator. Raises ConfigError where there is no GPU to use, DataError where the run is damaged."""
+        key = Path(run_dir).resolve(), weights
+        if key not in self._opened:
+            translator = load(run_dir, device=self.device.value, weights=weights)
+            run_summary(translator.folder)  # damaged? better known now than after an hour
+            self._opened[key] = translator
+        return self._opened[key]
+
+
+def open_system(options: SystemOptions, runs: Runs) -> System:
+    """Raises ConfigError where the run's method has no such options, ConfigError or DataError where a run cannot be
+    used."""
+    translator = runs.open(options.run_dir, weights=options.weights)
+    if options.engine is Engine.CTRANSLATE2:
+        translator = accelerate(translator)
+    decoding, batch_size = decoding_options(translator, options.decoding)
+    has_teacher = options.teacher is not None
+    choice = resolve_choice(options.choose, teacher=has_teacher, num_candidates=decoding.num_candidates)
+    scorer = None if options.teacher is None else Scorer(options.teacher, runs.open(options.teacher))
+    return System(options.name or translator.folder.name, translator, decoding, batch_size, choice, scorer)
+
+
+def open_systems(config: SystemsConfig) -> list[System]:
+    """Every run of `run_dirs`. Raises ConfigError or DataError; two systems of one name are refused."""
     systems: list[System] = []
-    opened: dict[Path, Translator] = {}
-
-    def open_once(run_dir: str) -> Translator:
-        where = Path(run_dir).resolve()
-        if where not in opened:
-            opened[where] = open_run(run_dir, device=device)
-        return opened[where]
-
-    for entry in entries:
+    runs = Runs(config.device)
+    for entry in config.run_dirs:
         try:
-            system = open_system(entry, decoding, open_once)
+            system = open_system(parse_entry(entry, config.decoding), runs)
+            if system.decoding.reverse:
+                raise ConfigError(
+                    "direction: the systems of a report translate one way, the corpus's; nat-decode does both"
+                )
         except ConfigError as error:
             raise ConfigError("\n".join(f"run_dirs, {entry}: {line}" for line in str(error).splitlines())) from None
         if system.name in [other.name for other in systems]:
@@ -61,28 +112,12 @@ def open_systems(entries: Sequence[str], *, decoding: Mapping[str, Any], device:
     return systems
 
 
-def open_system(entry: str, decoding: Mapping[str, Any], open_once: Callable[[str], Translator]) -> System:
-    """The system of an entry; decoding: options for every system. Raises ConfigError or DataError."""
-    run_dir, name, options = parse_entry(entry)
-    translator = open_once(run_dir)
-    if parse(Engine, options.pop("engine", Engine.TORCH.value), "engine") is Engine.CTRANSLATE2:
-        translator = accelerate(translator)
-    choose, teacher = options.pop("choose", None), options.pop("teacher", None)
-    asked = None if choose is None else parse(Choice, choose, "choose")
-    own, batch_size = decoding_options(translator, {**decoding, **options})
-    if own.reverse:
-        raise ConfigError("direction: the systems of a report translate one way, the corpus's; nat-decode does both")
-    choice = resolve_choice(asked, teacher=teacher is not None, num_candidates=own.num_candidates)
-    scorer = None if teacher is None else Scorer(teacher, open_once(teacher))
-    return System(name, translator, own, batch_size, choice, scorer)
-
-
-def parse_entry(entry: str) -> tuple[str, str, dict[str, Any]]:
-    """`FOLDER?option=value&name=LABEL` -> folder, label (by default the folder's name and the options), options.
-    Raises ConfigError."""
+def parse_entry(entry: str, decoding: Mapping[str, Any]) -> SystemOptions:
+    """`FOLDER?option=value&name=LABEL`, by default called by the folder's name and the options. decoding: options for
+    every system. Raises ConfigError."""
     run_dir, _, query = entry.partition("?")
     parts = query.split("&") if query else []
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"name": " ".join([Path(run_dir).resolve().name, *parts])}
     for part in parts:
         key, equals, value = part.partition("=")
         if not (key and equals and value):
@@ -91,5 +126,5 @@ def parse_entry(entry: str) -> tuple[str, str, dict[str, Any]]:
             options[key] = value if key in LITERAL else safe_load(value)
         except YAMLError:
             raise ConfigError(f"the value of {key} cannot be read") from None
-    name = options.pop("name", " ".join([Path(run_dir).resolve().name, *parts]))
-    return run_dir, name, options
+    about_system = {key: options.pop(key) for key in ABOUT_SYSTEM & options.keys()}
+    return parse(SystemOptions, {"run_dir": run_dir, **about_system, "decoding": {**decoding, **options}})

@@ -225,7 +225,7 @@ def provenance(system: System) -> dict[str, Any]:
         "run_dir": str(translator.folder),
         "model": type(translator.model).__name__,
         "engine": translator.engine,
-        "weights": run_summary(translator.folder).get("weights"),
+        "weights": translator.weights or run_summary(translator.folder).get("weights"),
         "num_parameters": sum(parameter.numel() for parameter in translator.model.parameters()),
         "decoding": to_plain(system.decoding),
         "batch_size": system.batch_size,

@@ -17,14 +17,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nat.config import option
 from nat.decoding.history import SentenceHistory, write_history
 from nat.drawing.charts import draw_all
 from nat.drawing.style import check_plots, has_plots
 from nat.evaluation.histories import how_made
-from nat.evaluation.inputs import Text, check_outputs, read_split
+from nat.evaluation.inputs import Text, read_split
 from nat.evaluation.opening import SystemsConfig, open_systems
 from nat.evaluation.results import results, translate
 from nat.evaluation.speed import spread, spread_indices, time_alone
@@ -41,7 +39,7 @@ from nat.scoring.claims import describe_claims, examine, parse_claim
 FILES = ("results.json", "table.md", "samples.txt")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReportConfig(SystemsConfig):
     """Everything that `configs/report.yaml` holds."""
 
@@ -51,19 +49,21 @@ class ReportConfig(SystemsConfig):
     plots: bool | None = option(None, "figures; null: where the package is there")
     claims: list[str] = option([], "pairs of systems, 'A > B', to be tested for a higher BLEU")
 
+    @property
+    def outputs(self) -> Mapping[str, Path]:
+        return {f"output, {name}": Path(self.output) / name for name in FILES}
+
 
 def report(config: ReportConfig, *, command: str = "nat-report") -> tuple[list[dict[str, Any]], str, str]:
     """Evaluate and write. Returns the rows, the table and the samples. command: what made the report, for the page.
 
     Raises ConfigError or DataError before any translation where an option, a run or a file is unusable.
     """
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
+    config.prepare()
     folder = Path(config.output)
-    check_outputs({f"output, {name}": folder / name for name in FILES})
     if config.plots:
         check_plots()
-    systems = open_systems(config.run_dirs, decoding=config.decoding, device=config.device)
+    systems = open_systems(config)
     claims = [parse_claim(claim, [system.name for system in systems]) for claim in config.claims]
     text = read_split(systems[0].translator, config.split, config.data)
     text = shortened(text, config.max_sentences)

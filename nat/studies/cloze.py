@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from nat.data.vocabulary import Symbol, Tokenizer
 from nat.decoding.candidates import one_line
 from nat.decoding.translator import Translator
 from nat.errors import ConfigError, DataError
-from nat.evaluation.inputs import Device, Split, check_outputs, decoding_options, open_run, read_corpus
+from nat.evaluation.inputs import Split, read_corpus
+from nat.evaluation.opening import Runs, SystemConfig, open_system
 from nat.evaluation.speed import spread_indices
 from nat.files import write_json
 from nat.models.kermit import Direction, Kermit, gapped
@@ -38,21 +39,15 @@ from nat.scoring.scores import score_corpus
 SPACE = "\u2581"  # SentencePiece: a space before this piece
 
 
-@dataclass(frozen=True)
-class ClozeConfig:
+@dataclass(frozen=True, kw_only=True)
+class ClozeConfig(SystemConfig):
     """Everything that `configs/cloze.yaml` holds."""
 
-    run_dir: str = option(help="run folder of a KERMIT model")
-    weights: str | None = option(None, "other weights of that run, a .safetensors file")
     split: Split = option(Split.TEST, "what is translated and has gaps: test, valid or train")
     max_sentences: int | None = option(None, "only the first n pairs of the split; null: all", minimum=1)
     output: str | None = option(None, "JSON file of the report with every gap; null: none is written")
     examples: int = option(5, "gaps of each side that are printed", minimum=0)
     seed: int = option(1, "seed of the choice of the words that are taken out", minimum=0)
-    device: Device = option(Device.AUTO, "auto, cpu or cuda")
-    num_threads: int | None = option(None, "CPU threads of torch; null: torch's choice", minimum=1)
-    data: dict[str, Any] = field(default_factory=dict, metadata={"help": "options over those of the run's corpus"})
-    decoding: dict[str, Any] = field(default_factory=dict, metadata={"help": "batch_size and KERMIT's options"})
 
     def __post_init__(self) -> None:
         if "direction" in self.decoding:
@@ -183,17 +178,16 @@ def cloze(config: ClozeConfig) -> dict[str, Any]:
 
     Raises ConfigError or DataError before any translation where an option, a run or a file is unusable.
     """
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
-    paths = {} if config.output is None else {"output": Path(config.output)}
-    check_outputs(paths)
-    translator = open_run(config.run_dir, device=config.device, weights=config.weights)
+    config.prepare()
+    runs = Runs(config.device)
+    translator = runs.open(config.run_dir, weights=config.weights)
     if not isinstance(translator.model, Kermit):
         raise ConfigError(
             f"run_dir={config.run_dir}: a {type(translator.model).__name__} model; both directions and gaps need "
             "KERMIT (nat-train model=kermit)"
         )
-    decoding, batch_size = decoding_options(translator, config.decoding)
+    system = open_system(config.system, runs)
+    decoding, batch_size = system.decoding, system.batch_size
     assert isinstance(decoding, Kermit.Decoding)
     held_out = read_pairs(translator, config.split, config.data).first(config.max_sentences)
     held_out.check_lengths(translator)
@@ -201,8 +195,8 @@ def cloze(config: ClozeConfig) -> dict[str, Any]:
     report = heading(config, translator, held_out, decoding)
     report |= {"translation": translate_both(translator, held_out, decoding, batch_size)}
     report |= {"cloze": fill_gaps(translator, held_out, baselines, decoding, batch_size, seed=config.seed)}
-    if "output" in paths:
-        write_json(paths["output"], report)
+    if config.output is not None:
+        write_json(Path(config.output), report)
     return report
 
 

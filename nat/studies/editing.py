@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from nat.config import option
 from nat.data.vocabulary import Symbol, Tokenizer
 from nat.decoding.requests import CONSTRAINTS, DRAFT, Request
 from nat.errors import ConfigError
 from nat.evaluation.editing import constraint_report
-from nat.evaluation.inputs import Device, Split, Text, check_outputs, decoding_options, open_run, read_split
+from nat.evaluation.inputs import Split, Text, read_split
+from nat.evaluation.opening import Runs, SystemConfig, SystemOptions, open_system
 from nat.evaluation.results import translate
 from nat.evaluation.system import System
 from nat.files import write_json
@@ -29,11 +28,10 @@ from nat.nn.rng import seed_for
 from nat.scoring.scores import score_corpus
 
 
-@dataclass(frozen=True)
-class EditStudyConfig:
+@dataclass(frozen=True, kw_only=True)
+class EditStudyConfig(SystemConfig):
     """Everything that `configs/edit.yaml` holds."""
 
-    run_dir: str = option(help="run folder of a model that can edit")
     teacher: str = option(help="run folder whose translations are spoiled to be drafts")
     output: str | None = option(None, "JSON file of the figures")
     split: Split = option(Split.TEST, "what is translated: test, valid or train")
@@ -42,20 +40,13 @@ class EditStudyConfig:
     num_constraints: int = option(3, "random constraints of a case, at most", minimum=1)
     num_words: int = option(2, "words of a constraint, at most", minimum=1)
     seed: int = option(1, "seed of the noise and of the constraints", minimum=0)
-    device: Device = option(Device.AUTO, "auto, cpu or cuda")
-    num_threads: int | None = option(None, "CPU threads of torch; null: torch's choice", minimum=1)
-    data: dict[str, Any] = field(default_factory=dict, metadata={"help": "options over those of the run's corpus"})
-    decoding: dict[str, Any] = field(default_factory=dict, metadata={"help": "batch_size and the method's options"})
 
 
 def edit_study(config: EditStudyConfig) -> dict[str, Any]:
     """All figures. Raises ConfigError or DataError before any translation where an option or a run is unusable, and
     for a run that can neither start from a draft nor keep constraints."""
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
-    if config.output is not None:
-        check_outputs({"output": Path(config.output)})
-    system, teacher = open_systems(config)
+    config.prepare()
+    system, teacher = open_both(config)
     text = read_split(system.translator, config.split, config.data)
     kept = [
         i for i, (source, line) in enumerate(zip(text.sources, text.references or [], strict=True)) if source and line
@@ -73,17 +64,15 @@ def edit_study(config: EditStudyConfig) -> dict[str, Any]:
     return figures
 
 
-def open_systems(config: EditStudyConfig) -> tuple[System, System]:
-    """The run and its teacher."""
-    translator = open_run(config.run_dir, device=config.device)
+def open_both(config: EditStudyConfig) -> tuple[System, System]:
+    """The run and its teacher, which decodes as its method does by itself."""
+    runs = Runs(config.device)
+    translator = runs.open(config.run_dir, weights=config.weights)
     if not translator.model.edits & {DRAFT, CONSTRAINTS}:
         raise ConfigError(f"run_dir={config.run_dir}: a {type(translator.model).__name__} checkpoint cannot edit")
-    decoding, batch_size = decoding_options(translator, config.decoding)
-    teacher = open_run(config.teacher, device=config.device)
-    return (
-        System(translator.folder.name, translator, decoding, batch_size),
-        System(teacher.folder.name, teacher, teacher.decoding({}), batch_size),
-    )
+    system = open_system(config.system, runs)
+    teacher = SystemOptions(config.teacher, decoding={"batch_size": system.batch_size})
+    return system, open_system(teacher, runs)
 
 
 def bleu(lines: Sequence[str], text: Text) -> float:

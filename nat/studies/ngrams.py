@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -25,8 +25,9 @@ from nat.data.lines import read_lines
 from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol
+from nat.decoding.options import CommandConfig
 from nat.errors import ConfigError, DataError
-from nat.evaluation.inputs import check_outputs, merge
+from nat.evaluation.inputs import merge
 from nat.search.arpa import ZERO, Ngram, write_arpa
 from nat.search.language_model import open_language_model
 
@@ -42,8 +43,8 @@ class Smoothing(Enum):
     ABSOLUTE_DISCOUNTING = "absolute_discounting"
 
 
-@dataclass(frozen=True)
-class LMConfig:
+@dataclass(frozen=True, kw_only=True)
+class LMConfig(CommandConfig):
     """Everything that `configs/lm.yaml` holds."""
 
     run_dir: str = option(help="run folder: its tokenizer, and its corpus")
@@ -52,6 +53,10 @@ class LMConfig:
     smoothing: Smoothing = option(Smoothing.ABSOLUTE_DISCOUNTING, "absolute_discounting or witten_bell")
     text: str | None = option(None, "text file of the target language instead of the corpus")
     data: dict[str, Any] = field(default_factory=dict, metadata={"help": "options over those of the run's corpus"})
+
+    @property
+    def inputs(self) -> Iterable[str | None]:
+        return (self.text,)
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Summary:
 def estimate(config: LMConfig) -> Summary:
     """Read, count, write. Raises ConfigError or DataError where an option, a run or a file is unusable."""
     import_nltk()
-    check_outputs({"output": Path(config.output)}, inputs=[config.text])
+    config.prepare()
     folder = Path(config.run_dir)
     if not (folder / "config.yaml").is_file():
         raise DataError(f"{folder}: not a run folder (there is no config.yaml in it)")

@@ -18,7 +18,7 @@ from nat.cli.modes import main
 from nat.data.corpus import embedded_directory
 from nat.data.lines import read_lines
 from nat.errors import ConfigError
-from nat.evaluation.inputs import Device, Split, open_run, read_split
+from nat.evaluation.inputs import Split, read_split
 from nat.studies.cloze import read_pairs
 from nat.studies.modes import study as work
 from nat.studies.modes.languages import Languages
@@ -126,7 +126,7 @@ def test_a_source_is_decoded_once_and_scored_against_all(
 
 
 def test_what_needs_one_target_refuses_several(runs: dict[str, Path]) -> None:
-    translator = open_run(str(runs["raw"]), device=Device.CPU)
+    translator = nat.load(runs["raw"], device="cpu")
     with pytest.raises(ConfigError, match=r"^direction=backward: reads one target of a source, here are several"):
         read_split(translator, Split.TEST, {}).swapped()
     with pytest.raises(ConfigError, match=r"^data\.target: gaps are filled in pairs of one source and one target"):

@@ -14,7 +14,7 @@ from nat.cli.report import main, quote_entries
 from nat.decoding.history import read_history
 from nat.errors import ConfigError
 from nat.evaluation import opening as work
-from nat.evaluation.opening import parse_entry
+from nat.evaluation.opening import SystemOptions, parse_entry
 
 SHORT = ("data.max_words=3", "speed_sentences=3", "device=cpu")
 QUICK = (*SHORT, "plots=false")
@@ -89,8 +89,8 @@ def test_candidates_and_their_choice(
         str(teacher),
     ]
     opened: list[str] = []
-    real = work.open_run
-    monkeypatch.setattr(work, "open_run", lambda path, **options: opened.append(path) or real(path, **options))
+    real = work.load
+    monkeypatch.setattr(work, "load", lambda path, **options: opened.append(path) or real(path, **options))
     assert run(f"run_dirs=[{','.join(entries)}]", f"output={tmp_path}/out", "samples=2", *QUICK) == 0
     assert opened == [str(student), str(teacher)]  # each once
     rows = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
@@ -211,15 +211,17 @@ def test_refusals(case: str, student: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_entries() -> None:
-    assert parse_entry("runs/a") == ("runs/a", "a", {})
-    assert parse_entry("runs/a/?beam_size=4&length_penalty=0.5") == (
-        "runs/a/", "a beam_size=4 length_penalty=0.5", {"beam_size": 4, "length_penalty": 0.5},
-    )  # fmt: skip
-    assert parse_entry("a?name=best of 4&num_candidates=4") == ("a", "best of 4", {"num_candidates": 4})
-    assert parse_entry("a?name=7&teacher=1.50") == ("a", "7", {"teacher": "1.50"})
-    assert parse_entry("a?x=null&y=true") == ("a", "a x=null y=true", {"x": None, "y": True})
+    assert parse_entry("runs/a", {"beam_size": 2}) == SystemOptions("runs/a", "a", decoding={"beam_size": 2})
+    assert parse_entry("runs/a/?beam_size=4&length_penalty=0.5", {"beam_size": 2}) == SystemOptions(
+        "runs/a/", "a beam_size=4 length_penalty=0.5", decoding={"beam_size": 4, "length_penalty": 0.5}
+    )
+    assert parse_entry("a?name=best of 4&num_candidates=4", {}) == SystemOptions(
+        "a", "best of 4", decoding={"num_candidates": 4}
+    )
+    assert parse_entry("a?name=7&teacher=1.50&weights=2", {}) == SystemOptions("a", "7", "2", teacher="1.50")
+    assert parse_entry("a?x=null&y=true", {}) == SystemOptions("a", "a x=null y=true", decoding={"x": None, "y": True})
     with pytest.raises(ConfigError, match="cannot be read"):
-        parse_entry("a?x=[")
+        parse_entry("a?x=[", {})
 
 
 @pytest.mark.parametrize(

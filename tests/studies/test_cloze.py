@@ -147,7 +147,7 @@ def test_one_command_prints_everything(runs: dict[str, Path], tmp_path: Path, ca
         assert all(gap["answer"] and "___" in gap["sentence"] for gap in gaps)
         assert f"always '{row['baseline_word']}'" in told
     assert told.count("answer  '") == 4
-    again = cloze(ClozeConfig(str(runs["kermit"]), max_sentences=20))  # another batch size
+    again = cloze(ClozeConfig(run_dir=str(runs["kermit"]), max_sentences=20))  # another batch size
     assert [row["gaps"] for row in again["cloze"]] == [row["gaps"] for row in report["cloze"]]
     assert describe(again, examples=0).count("\n") == 6
 

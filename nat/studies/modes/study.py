@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from nat.config import option
 from nat.drawing.simplex import Panel, check_simplex, drawable, write_simplex
 from nat.drawing.style import check_plots, has_plots
-from nat.evaluation.inputs import check_outputs
 from nat.evaluation.opening import SystemsConfig, open_systems
 from nat.evaluation.results import Translations, provenance, translate
 from nat.evaluation.system import System
@@ -55,7 +53,7 @@ FILES = ("study.json", "study.md")
 REFERENCES = "references"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModesConfig(SystemsConfig):
     """Everything that `configs/modes.yaml` holds. The first run is one on raw text: its text tells the languages."""
 
@@ -63,6 +61,10 @@ class ModesConfig(SystemsConfig):
     alignments: bool | None = option(None, "complexity and faithfulness of the training texts by a word aligner")
     plots: bool | None = option(None, "the simplex, of three languages; null: where that can be")
     claims: list[str] = option([], "pairs of systems, 'A > B': A mixes more")
+
+    @property
+    def outputs(self) -> Mapping[str, Path]:
+        return {f"output, {name}": Path(self.output) / name for name in FILES}
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +79,10 @@ class Judged:
 def study(config: ModesConfig) -> tuple[dict[str, Any], str]:
     """Translate, tell the languages, measure, write. Returns what study.json holds and the tables. Raises ConfigError
     or DataError before any translation where an option, a run or a text is unusable."""
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
+    config.prepare()
     folder = Path(config.output)
-    check_outputs({f"output, {name}": folder / name for name in FILES})
     check_packages(config)
-    systems = open_systems(config.run_dirs, decoding=config.decoding, device=config.device)
+    systems = open_systems(config)
     claims = [parse_claim(claim, [system.name for system in systems]) for claim in config.claims]
     first = systems[0].translator
     sentences = read_sentences(first, config.split, config.data)

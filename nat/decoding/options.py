@@ -1,0 +1,73 @@
+"""The options that commands share: what they write, what they compute on, and how they decode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nat.config import option, parse
+from nat.decoding.translator import Translator
+from nat.errors import ConfigError
+from nat.models.options import DecodingOptions
+from nat.runs.outputs import check_outputs
+
+MOST_THREADS = 1024  # more than any machine has cores; far more than that ends the process
+
+
+class Device(Enum):
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandConfig:
+    """Of a command that reads and writes files."""
+
+    output: str | None = option(None, "JSON file of the figures; null: none is written")
+
+    @property
+    def inputs(self) -> Iterable[str | None]:
+        """The files that are read."""
+        return ()
+
+    @property
+    def outputs(self) -> Mapping[str, Path]:
+        """The files that will be written, by the option that names them."""
+        return {} if self.output is None else {"output": Path(self.output)}
+
+    def prepare(self) -> None:
+        """What comes before all work. Raises ConfigError or DataError where an output cannot be written."""
+        check_outputs(self.outputs, inputs=self.inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingConfig(CommandConfig):
+    """Of a command that decodes with one run or several."""
+
+    device: Device = option(Device.AUTO, "auto (a GPU if there is one), cpu or cuda")
+    num_threads: int | None = option(
+        None, "CPU threads of torch; null: torch's choice", minimum=1, maximum=MOST_THREADS
+    )
+    data: dict[str, Any] = field(default_factory=dict, metadata={"help": "options over those of the run's corpus"})
+    decoding: dict[str, Any] = field(default_factory=dict, metadata={"help": "batch_size and the method's options"})
+
+    def prepare(self) -> None:
+        """As `CommandConfig.prepare`; torch then computes on the threads that were asked for."""
+        super().prepare()
+        if self.num_threads is not None:
+            torch.set_num_threads(self.num_threads)
+
+
+def decoding_options(translator: Translator, options: Mapping[str, Any]) -> tuple[DecodingOptions, int]:
+    """The method's options, and batch_size, which is the command's. Raises ConfigError by name."""
+    methods_own = dict(options)
+    batch_size = parse(int, methods_own.pop("batch_size", 64), "decoding.batch_size")
+    if batch_size < 1:
+        raise ConfigError(f"decoding.batch_size={batch_size}: must be at least 1")
+    return translator.decoding(methods_own), batch_size
