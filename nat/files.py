@@ -14,6 +14,9 @@ from typing import Any
 
 from nat.errors import DataError
 
+LARGEST = 1e300
+KINDS = {float: "a number", str: "text", list: "a list", dict: "an object"}
+
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """`write` fills a file or folder beside `path`, which then takes its place, with the rights of any new file.
@@ -69,6 +72,24 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: there is no such file") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: damaged or unreadable ({error})") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises DataError if the file is missing or damaged."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: damaged or unreadable (it is not a JSON object)")
+    return value
+
+
+def check_kinds(values: Mapping[str, Any], kinds: Mapping[str, type], place: Path | str) -> None:
+    """Those of `kinds` that are there are of their kind; float: any number that a float can hold. Raises DataError
+    naming the place, the value and what it should be."""
+    for name, kind in kinds.items():
+        value: Any = values.get(name)
+        is_number = type(value) in (int, float) and -LARGEST <= value <= LARGEST  # not NaN, and true is no number
+        if name in values and not (is_number if kind is float else isinstance(value, kind)):
+            raise DataError(f"{place}: damaged or unreadable ({name} is not {KINDS[kind]}: {value!r:.40})")
 
 
 def _remove(path: Path) -> None:

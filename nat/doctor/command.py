@@ -14,19 +14,24 @@ from nat.data.tokenized import TokenizedCorpus
 from nat.decoding.translator import Translator
 from nat.doctor import data_checks, decoding_checks, training_checks
 from nat.doctor.decodes import decode_now, describe_decode, read_decode
-from nat.doctor.facts import DecodeFacts, Facts, Overlap, TrainingText
+from nat.doctor.facts import DecodeFacts, Facts, Overlap, RunFacts, TrainingText
 from nat.doctor.finding import Check, Finding, Severity
-from nat.doctor.reading import Places, read_origin, read_overlap, read_run, read_training_text
+from nat.doctor.reading import Places, read_origin, read_overlap, read_training_text
 from nat.errors import ConfigError, DataError
 from nat.evaluation.inputs import Split, Text, merge, read_corpus
 from nat.evaluation.opening import Runs, SystemConfig, open_system
 from nat.evaluation.speed import spread_indices
 from nat.evaluation.system import System
-from nat.files import write_json
+from nat.files import check_kinds, write_json
 from nat.runs.folder import run_summary
+from nat.runs.metrics import read_metrics
 
 CHECKS: tuple[Check, ...] = (*data_checks.CHECKS, *training_checks.CHECKS, *decoding_checks.CHECKS)
 SENTENCES = 200
+NUMBERS = (  # options that checks reckon with
+    "schedule.warmup", "schedule.peak", "trainer.max_updates", "trainer.max_tokens", "validation.max_sentences",
+    "data.filters.max_ratio", "model.upsampling",
+)  # fmt: skip
 WHERE = ("train", "columns", "hub_config", "cache")  # the training text may lie elsewhere now; it is what it was
 
 
@@ -93,7 +98,9 @@ def read_facts(config: DoctorConfig, system: System) -> Facts:
     changes = merge(places.changes(stored), config.data)
     others = config.data.keys() - {*WHERE, *SPLITS}  # the run was validated on other sentences than these
     notes: list[str] = []
-    run = read_run(translator, run_summary(translator.folder))
+    run = RunFacts(translator.config, run_summary(translator.folder), read_metrics(translator.folder))
+    numbers = {name: run.option(name) for name in NUMBERS if run.option(name) is not None}
+    check_kinds(numbers, dict.fromkeys(NUMBERS, float), translator.folder / "config.yaml")
     decode = read_decode(Path(config.decode), folder=translator.folder) if config.decode is not None else None
     held_out = read_held_out(translator, changes, notes)
     training, overlaps = read_training(config, translator, changes, held_out, notes)

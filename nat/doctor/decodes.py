@@ -14,14 +14,24 @@ from nat.errors import ConfigError, DataError
 from nat.evaluation.inputs import Text
 from nat.evaluation.results import Translations, results, translate
 from nat.evaluation.system import System
-from nat.files import read_json
+from nat.files import check_kinds, read_json
 from nat.scoring.claims import Claim, examine
 from nat.scoring.scores import repetition_rate, unknown_rate
 
-NEEDED = (
-    "run_dir", "model", "text", "num_sentences", "num_empty", "num_empty_translations", "num_truncated", "passes",
-    "passes_by_length", "repetition_rate", "unknown_rate", "decoding",
-)  # fmt: skip
+NUMBERS = (
+    "num_sentences",
+    "num_empty",
+    "num_empty_translations",
+    "num_truncated",
+    "passes",
+    "repetition_rate",
+    "unknown_rate",
+)
+NEEDED = {"run_dir": str, "model": str, "text": str, "passes_by_length": list, "decoding": dict} | dict.fromkeys(
+    NUMBERS, float
+)
+SCORES = dict.fromkeys(("bleu", "chrf", "length_ratio"), float)  # null without references
+GROUP = dict.fromkeys(("length", "sentences", "passes"), float)
 
 
 def decode_now(system: System, text: Text) -> DecodeFacts:
@@ -78,6 +88,10 @@ def read_decode(path: Path, *, folder: Path) -> DecodeFacts:
     missing = [name for name in NEEDED if not isinstance(report, dict) or name not in report]
     if missing:
         raise DataError(f"decode={path}: not a report of nat-decode (it has no {', '.join(missing[:3])})")
+    check_kinds(report, NEEDED, path)
+    check_kinds({name: value for name, value in report.items() if value is not None}, SCORES, path)
+    for group in report["passes_by_length"]:
+        check_kinds(dict.fromkeys(GROUP) | group if isinstance(group, dict) else {"length": group}, GROUP, path)
     if Path(report["run_dir"]).resolve().name != folder.resolve().name:
         raise ConfigError(f"decode={path}: is a report of {report['run_dir']}, not of {folder}")
     outputs = path.with_suffix("")

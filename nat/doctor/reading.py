@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,30 +13,15 @@ from nat.data.batching import Pair, collate
 from nat.data.corpus import SPLITS
 from nat.data.tokenized import READ_AT_ONCE, TokenizedCorpus
 from nat.data.vocabulary import NUM_SYMBOLS
-from nat.decoding.translator import Translator
-from nat.doctor.facts import Origin, Overlap, RunFacts, TrainingText
-from nat.errors import DataError
+from nat.doctor.facts import Origin, Overlap, TrainingText
 from nat.evaluation.speed import spread_indices
-from nat.files import read_json
+from nat.files import check_kinds, read_object
 from nat.models.contract import TranslationModel
 
 MANIFEST = "manifest.json"  # of nat-distill, beside the corpus that it describes
+MANIFEST_KINDS = {"num_lines": float, "num_truncated": float, "num_empty": float, "data": dict}
 ENOUGH = 0.995  # of the pairs, see TrainingText.enough
 LONGEST_CHAIN = 10  # distillations of distilled text: a manifest may name its own corpus by mistake
-
-
-def read_run(translator: Translator, summary: Mapping[str, Any]) -> RunFacts:
-    """Raises DataError where metrics.jsonl is damaged; a run without it has no curves."""
-    path = translator.folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    curves = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            curves.append(json.loads(line))
-        except ValueError as error:
-            if number < len(lines):  # the last one was being written when the run was killed
-                raise DataError(f"{path} line {number}: not a JSON object ({error})") from None
-    return RunFacts(translator.config, summary, curves)
 
 
 # --- where things are ------------------------------------------------------------------------------
@@ -85,7 +69,8 @@ def read_origin(data: Mapping[str, Any], places: Places) -> Origin:
         if path is None or not path.is_file():
             told = f"{shown} has no {MANIFEST} of nat-distill beside it"
             return Origin(None, "; ".join([*seen, told]))
-        manifest = read_json(path)
+        manifest = read_object(path)
+        check_kinds(manifest, MANIFEST_KINDS, path)
         if manifest.get("targets", "teacher") == "teacher":
             return Origin(True, f"{shown} was made by the teacher {manifest.get('teacher')}", manifest)
         seen.append(f"{shown} has the targets of the corpus that it was made from ({path})")

@@ -8,7 +8,7 @@ from typing import Any
 from nat.drawing.chart import Chart, Guide, Series
 from nat.reporting.tables import Row
 
-Curves = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]  # by name of a run folder, see `read_curves`
+Curves = Mapping[str, Sequence[Mapping[str, Any]]]  # by name of a run folder, see `read_metrics`
 
 
 def series_of(number: int, row: Row, points: list[tuple[float, float]], notes: list[str]) -> Series:
@@ -137,16 +137,14 @@ def training(rows: Sequence[Row], curves: Curves) -> list[Chart]:
         first.setdefault(row["run_dir"], (i, row))
 
     def series(kind: str, value: str) -> list[Series]:
-        found = []
+        drawn = []
         for run, (number, row) in first.items():
-            points = [
-                (point["tokens"] / 1e6, point[value])
-                for point in curves.get(run, {}).get(kind, [])
-                if point["tokens"] and point[value] is not None  # no zero on a logarithmic axis
-            ]
+            lines = [line for line in curves.get(run, ()) if line["kind"] == kind and line.get(value) is not None]
+            # no zero on a logarithmic axis
+            points = [(line["tokens"] / 1e6, line[value]) for line in lines if (line.get("tokens") or 0) > 0]
             if points:
-                found.append(series_of(number, row, points, [""] * len(points)))
-        return found
+                drawn.append(series_of(number, row, points, [""] * len(points)))
+        return drawn
 
     bleu = Chart(
         name="validation_bleu",

@@ -29,11 +29,11 @@ from nat.evaluation.speed import spread, spread_indices, time_alone
 from nat.evaluation.system import System
 from nat.files import write_json, write_text
 from nat.progress import Progress
-from nat.reporting.curves import read_curves
 from nat.reporting.figures import charts
 from nat.reporting.page import render
 from nat.reporting.tables import describe_table
 from nat.runs.folder import run_summary
+from nat.runs.metrics import read_metrics
 from nat.scoring.claims import describe_claims, examine, parse_claim
 
 FILES = ("results.json", "table.md", "samples.txt")
@@ -67,7 +67,7 @@ def report(config: ReportConfig, *, command: str = "nat-report") -> tuple[list[d
     claims = [parse_claim(claim, [system.name for system in systems]) for claim in config.claims]
     text = read_split(systems[0].translator, config.split, config.data)
     text = shortened(text, config.max_sentences)
-    curves = {str(system.translator.folder): read_curves(system.translator.folder) for system in systems}
+    curves = {str(system.translator.folder): read_metrics(system.translator.folder) for system in systems}
     for scorer in {system.scorer.path: system.scorer for system in systems if system.scorer is not None}.values():
         scorer.check(text)
     rows, outputs = evaluate(systems, text, num_alone=config.speed_sentences)

@@ -20,9 +20,11 @@ import torch
 from nat.config import Component, load_yaml, parse
 from nat.data.tokenizer import Tokenizers
 from nat.errors import ConfigError, DataError
-from nat.files import read_json
+from nat.files import check_kinds, read_object
 from nat.models.contract import TranslationModel
 from nat.runs.weights import WEIGHTS, check_tokenizer, load_weights
+
+COUNTS = ("update", "tokens", "seconds", "skipped", "memory_splits")  # of run.json
 
 
 def read_component(folder: Path) -> Component:
@@ -62,7 +64,6 @@ def latest_checkpoint(folder: Path) -> Path | None:
 def run_summary(folder: Path) -> dict[str, Any]:
     """run.json; {} where there is none, as for weights given by hand. Raises DataError if it is damaged."""
     path = folder / "run.json"
-    summary = read_json(path) if path.exists() else {}
-    if not isinstance(summary, dict):
-        raise DataError(f"{path}: damaged or unreadable (it is not a JSON object)")
+    summary = read_object(path) if path.exists() else {}
+    check_kinds(summary, dict.fromkeys(COUNTS, float), path)
     return summary

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from nat.errors import DataError
+from nat.files import check_kinds
 
 METRICS = "metrics.jsonl"
+NUMBERS = ("update", "tokens", "seconds", "nll", "loss", "bleu", "chrf")  # or null
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -38,4 +40,6 @@ def _point(line: bytes, place: str) -> dict[str, Any]:
         raise DataError(f"{place}: damaged or unreadable ({error})") from None
     if not isinstance(point, dict) or not isinstance(point.get("kind"), str) or type(point.get("update")) is not int:
         raise DataError(f"{place}: damaged or unreadable (not an object with a kind and an update)")
+    known = {name: value for name, value in point.items() if value is not None}
+    check_kinds(known, dict.fromkeys(NUMBERS, float), place)
     return point

@@ -582,4 +582,53 @@ def test_damaged_curves(healthy: Path, tmp_path: Path, capsys: pytest.CaptureFix
     with open(folder / "run" / "metrics.jsonl", "a") as file:
         file.write('\n{"kind": "valid"}\n')
     assert run_main(f"run_dir={folder / 'run'}", f"decode={folder / 'out.json'}") == 2
-    assert "metrics.jsonl line 8: not a JSON object" in capsys.readouterr().err
+    assert "metrics.jsonl, line 8: damaged or unreadable" in capsys.readouterr().err
+
+
+DAMAGED = {  # a file, what it says instead, what is said of that
+    "updates as text": ("run/run.json", {"best": 5, "update": "x"}, "run.json: damaged or unreadable (update is"),
+    "tokens in a list": ("run/run.json", {"tokens": [1]}, "run.json: damaged or unreadable (tokens is"),
+    "skipped, but how many": ("run/run.json", {"skipped": True}, "run.json: damaged or unreadable (skipped is"),
+    "too large for a float": ("run/run.json", {"tokens": 10**400}, "run.json: damaged or unreadable (tokens is"),
+    "a score as text": ("run/metrics.jsonl", {"bleu": "x"}, "metrics.jsonl, line 8: damaged or unreadable (bleu is"),
+    "a loss in an object": ("run/metrics.jsonl", {"loss": {}}, "metrics.jsonl, line 8: damaged or unreadable (loss is"),
+    "a warm-up in words": (
+        "run/config.yaml",
+        {"schedule.warmup": "long"},
+        "config.yaml: damaged or unreadable (schedule.warmup is",
+    ),
+    "a budget of lists": (
+        "run/config.yaml",
+        {"trainer.max_updates": [9]},
+        "config.yaml: damaged or unreadable (trainer.max_updates is",
+    ),
+    "no manifest": ("manifest.json", [], "manifest.json: damaged or unreadable (it is not a JSON object"),
+    "lines as text": ("manifest.json", {"num_lines": "x"}, "manifest.json: damaged or unreadable (num_lines is"),
+    "passes as text": ("out.json", {"passes": "x"}, "out.json: damaged or unreadable (passes is"),
+    "no groups": ("out.json", {"passes_by_length": 5}, "out.json: damaged or unreadable (passes_by_length is"),
+    "a group": ("out.json", {"passes_by_length": [{"length": "x"}]}, "out.json: damaged or unreadable (length is"),
+    "no options": ("out.json", {"decoding": 5}, "out.json: damaged or unreadable (decoding is"),
+    "a run by number": ("out.json", {"run_dir": 5}, "out.json: damaged or unreadable (run_dir is"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damaged_files_are_named_in_one_line(
+    healthy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    name, changes, told = DAMAGED[case]
+    shutil.copytree(healthy, folder := tmp_path / "x")
+    for text in (folder / "distilled").iterdir():  # so that the manifest is read
+        shutil.move(text, folder / text.name)
+    change_config(folder / "run", {"data.train": f"{folder}/train.jsonl"})
+    if name.endswith(".jsonl"):
+        with open(folder / name, "a") as file:
+            file.write(line_of(1500, **changes))
+    elif name.endswith(".yaml"):
+        change_config(folder / "run", changes)
+    else:
+        write_json(folder / name, read_json(folder / name) | changes if changes else changes)
+    assert run_main(f"run_dir={folder / 'run'}", f"decode={folder / 'out.json'}") == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert told in err

@@ -43,10 +43,13 @@ def row(name: str, **values: Any) -> dict[str, Any]:
 
 
 CURVES = {
-    "runs/a": {
-        "train": [{"update": 1, "tokens": 10_000_000, "seconds": 1.0, "nll": 2.0}],
-        "valid": [{"update": 1, "tokens": 10_000_000, "seconds": 1.0, "bleu": None, "nll": 2.0}],
-    }
+    "runs/a": [
+        {"kind": "train", "update": 1, "tokens": 10_000_000, "seconds": 1.0, "nll": 2.0},
+        {"kind": "train", "update": 2, "tokens": 20_000_000, "seconds": 2.0, "nll": None},
+        {"kind": "train", "update": 3, "tokens": 0, "seconds": 2.0, "nll": 1.0},
+        {"kind": "valid", "update": 1, "tokens": 10_000_000, "seconds": 1.0, "bleu": None, "nll": 2.0},
+        {"kind": "valid_average", "update": 1, "tokens": 10_000_000, "seconds": 1.0, "bleu": 8.5},
+    ]
 }
 
 
