@@ -26,17 +26,12 @@ def main(arguments: list[str] | None = None) -> None:
     def work(config: dict[str, object]) -> int:
         from nat.config import parse
         from nat.distill.job import CORPUS, DistillConfig
-        from nat.distill.run import distill
+        from nat.distill.run import distill, outcome
 
         settings = parse(DistillConfig, config)
         manifest = distill(settings)
         if manifest:  # the other ranks have nothing to say
-            bleu = manifest["bleu_against_original"]
-            print(
-                f"done: {settings.output}/{CORPUS}: {manifest['num_lines']} lines, {manifest['num_truncated']} cut at "
-                f"the length limit, {manifest['num_empty']} empty, mean score {manifest['mean_score']:.3f}"
-                + ("" if bleu is None else f", BLEU against the original targets {bleu:.2f}")
-            )
+            print(f"done: {settings.output}/{CORPUS}: {outcome(manifest, settings.output)}")
         return 0
 
     run_command("distill", HELP, work, arguments)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nat.data.batch import Batch
 from nat.data.batching import Pair, collate, length_sorted_batches
-from nat.data.lines import read_lines
+from nat.data.lines import check_regular, read_lines
 from nat.errors import ConfigError, DataError
 from nat.models.contract import TranslationModel
 from nat.ops.fertility import from_attention, from_links
@@ -143,7 +143,8 @@ class AlignmentFile:
 
     @classmethod
     def read(cls, path: Path) -> AlignmentFile:
-        """Raises DataError, naming the line, for what is no link."""
+        """Raises DataError, naming the line, for what is no link, and for a pipe: the content is hashed too."""
+        check_regular(path)
         flat: list[np.ndarray] = [np.empty((0, 2), dtype=np.int32)]
         for number, line in enumerate(read_lines(path), 1):
             flat.append(np.array([_link(item, path, number) for item in line.split()], np.int32).reshape(-1, 2))

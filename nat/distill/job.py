@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from nat.config import option, parse, to_plain
 from nat.data.batching import Pair, collate
 from nat.data.corpus import DataConfig
+from nat.data.lines import file_digest
 from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.decoding.translator import Translator, load
 from nat.distill.fertilities import AlignmentFile, FertilitySource, WordAligner
@@ -26,6 +26,7 @@ from nat.training.distributed import Ranks
 from nat.training.run import keep_learnable
 
 CORPUS, MANIFEST, JOB = "train.jsonl", "manifest.json", "job.json"
+COLUMNS = ("score", "line", "rank", "truncated", "unknown", "fertilities")  # beside those of the source and target
 
 
 class Targets(Enum):
@@ -103,6 +104,11 @@ class Job:
         size = self.config.shard_size
         return np.arange(shard * size, min((shard + 1) * size, len(self.corpus)))
 
+    @property
+    def parts(self) -> list[Path]:
+        """The files of all shards, in corpus order."""
+        return [self.part(shard) for shard in range(self.num_shards)]
+
     def part(self, shard: int) -> Path:
         return self.folder / "parts" / f"shard-{shard:06d}.jsonl"
 
@@ -158,6 +164,9 @@ def prepare_corpus(config: DistillConfig, teacher: Translator) -> tuple[DataConf
             f"data.fertilities={config.data['fertilities']}: nat-distill makes fertilities, it reads none"
         )
     data = parse(DataConfig, {**teacher.config["data"], **config.data, "fertilities": None}, "data")
+    for key in ("source", "target"):
+        if getattr(data, key) in COLUMNS:
+            raise ConfigError(f"data.{key}={getattr(data, key)}: this name is that of a column which nat-distill adds")
     if getattr(data, config.split) is None:
         raise ConfigError(f"data.{config.split}: a location is needed, for example a .tsv file")
     data = dataclasses.replace(data, streaming=False)
@@ -184,25 +193,38 @@ def identity_of_extras(config: DistillConfig) -> dict[str, Any]:
 
 def claim(folder: Path, identity: dict[str, Any]) -> None:
     """Mark the folder as this work's. Raises ConfigError if it holds other work, DataError if it cannot be
-    written to."""
+    written to, or its corpus was changed since it was made."""
     if (folder / JOB).is_file():
-        found = read_json(folder / JOB)
-        differing = [key for key in found | identity if found.get(key) != identity.get(key)]
+        earlier = read_object(folder / JOB)
+        differing = [key for key in earlier | identity if earlier.get(key) != identity.get(key)]
         if differing:
             raise ConfigError(
                 f"output={folder}: holds a distillation with other {', '.join(differing)}; "
                 "choose another output, or delete it"
             )
+        check_corpus(folder)
     elif folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"output={folder}: is not empty and holds no distillation; choose another output")
     else:
         write_json(folder / JOB, identity)
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file. Raises DataError if it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+def check_corpus(folder: Path) -> None:
+    """A finished corpus is the one that its manifest describes; one that was deleted is to be made anew."""
+    if not (folder / MANIFEST).is_file():
+        return
+    if not (folder / CORPUS).exists():
+        (folder / MANIFEST).unlink()
+    elif file_digest(folder / CORPUS) != read_object(folder / MANIFEST).get("corpus_sha256"):
+        raise DataError(
+            f"{folder}/{CORPUS}: was changed or cut short since it was made (its hash is not that of {MANIFEST}); "
+            "delete it to have it made anew"
+        )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises DataError if the file is missing, damaged or holds something else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: damaged, it is not a JSON object")
+    return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from nat.data.batching import Pair
+from nat.data.lines import read_json_lines
+from nat.data.vocabulary import Symbol
 from nat.decoding.batched import Decoded, decode_in_batches
 from nat.distill.fertilities import FertilitySource, WordAligner, attention_fertilities, link_fertilities
 from nat.distill.job import Job, Targets
@@ -18,6 +19,7 @@ from nat.files import to_json
 from nat.progress import Progress
 
 READ_AT_ONCE = 1000  # lines that are tokenised and aligned together
+UNKNOWN = "unknown"  # marks a shard's line whose target holds an <unk>
 
 Line = dict[str, Any]
 
@@ -61,13 +63,15 @@ def translations(job: Job, indices: np.ndarray, progress: Progress) -> list[list
 
 
 def translated(job: Job, source: str, number: int, decoded: Decoded) -> list[Line]:
-    """A source's translations. number: its line in the corpus."""
+    """A source's translations. number: its line in the corpus. One in which the teacher wrote <unk>, which has no text,
+    is marked: `kept_lines` leaves it out."""
     texts = job.teacher.tokenizers.target.decode(decoded.tokens)
     lines = []
     for rank, (text, score) in enumerate(zip(texts, decoded.scores, strict=True)):
         line = {job.data.source: source, job.data.target: text, "score": round(score, 4)}
         line |= {"line": number, "rank": rank}
-        lines.append(line | ({"truncated": True} if decoded.truncated and rank == 0 else {}))
+        line |= {"truncated": True} if decoded.truncated and rank == 0 else {}
+        lines.append(line | ({UNKNOWN: True} if int(Symbol.UNK) in decoded.tokens[rank] else {}))
     return lines
 
 
@@ -94,33 +98,32 @@ def add(lines: Sequence[Line], fertilities: Sequence[list[int]]) -> None:
         line["fertilities"] = numbers
 
 
-def align_lines(job: Job, paths: Sequence[Path], out: Path) -> None:
-    """All lines of the shards in one file, with fertilities of an aligner that has seen them all."""
-    aligner = WordAligner()
-    total = 2 * len(job.corpus) * job.decoding.num_candidates
-    with Progress("align", total=total, unit="sentences") as progress, open(out, "w", encoding="utf-8") as file:
-        for lines in chunks(paths):
-            aligner.add(read_pairs(job, lines))
-            progress.advance(len(lines))
-        aligner.learn()
-        for lines in chunks(paths):
-            pairs = read_pairs(job, lines)
-            add(lines, link_fertilities(pairs, aligner.links(pairs)))
-            file.write(as_text(lines))
-            progress.advance(len(lines))
-
-
-def chunks(paths: Sequence[Path]) -> Iterator[list[Line]]:
-    """All lines of the files, READ_AT_ONCE together."""
-    lines = (line for path in paths for line in read_lines(path))
+def kept_lines(job: Job) -> Iterator[list[Line]]:
+    """The lines of all shards in corpus order, READ_AT_ONCE together, without those that hold an <unk>."""
+    lines = (line for path in job.parts for line in read_shard(path) if UNKNOWN not in line)
     while chunk := list(islice(lines, READ_AT_ONCE)):
         yield chunk
 
 
-def read_lines(path: Path) -> Iterator[Line]:
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
+def read_shard(path: Path) -> Iterator[Line]:
+    """All lines of a shard, or of the whole corpus. Raises DataError where it is damaged."""
+    return (line for _, line in read_json_lines(path))
+
+
+def aligned_lines(job: Job) -> Iterator[list[Line]]:
+    """Like `kept_lines`, with fertilities of an aligner that has seen them all."""
+    aligner = WordAligner()
+    total = 2 * len(job.corpus) * job.decoding.num_candidates
+    with Progress("align", total=total, unit="sentences") as progress:
+        for lines in kept_lines(job):
+            aligner.add(read_pairs(job, lines))
+            progress.advance(len(lines))
+        aligner.learn()
+        for lines in kept_lines(job):
+            pairs = read_pairs(job, lines)
+            add(lines, link_fertilities(pairs, aligner.links(pairs)))
+            yield lines
+            progress.advance(len(lines))
 
 
 def as_text(lines: Sequence[Line]) -> str:

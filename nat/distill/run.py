@@ -11,7 +11,8 @@ which distils the joined corpora of several languages; the column is then called
 
 OUTPUT/train.jsonl     one object a line: the source and target columns, score (log-probability), line, rank, and
                        fertilities where they are asked for: one number for each source token of the teacher's
-                       tokenizer, whose sum is the number of the target's tokens
+                       tokenizer, whose sum is the number of the target's tokens; a translation that holds an <unk>,
+                       for which there is no text, is left out and counted (num_unknown)
 OUTPUT/manifest.json   teacher, decoding options, corpus, counts, scores, versions
 """
 
@@ -31,10 +32,11 @@ from sacrebleu.metrics import BLEU
 import nat
 from nat.config import to_plain
 from nat.data.filters import is_blank
+from nat.data.lines import file_digest
 from nat.data.references import reference_streams
 from nat.distill.fertilities import FertilitySource
-from nat.distill.job import CORPUS, MANIFEST, DistillConfig, Job, Targets, file_digest, prepare_job
-from nat.distill.lines import align_lines, as_text, read_lines, shard_lines
+from nat.distill.job import CORPUS, MANIFEST, DistillConfig, Job, Targets, prepare_job, read_object
+from nat.distill.lines import UNKNOWN, aligned_lines, as_text, kept_lines, read_shard, shard_lines
 from nat.errors import DataError
 from nat.files import read_json, write_atomically, write_json, write_text
 from nat.progress import Progress
@@ -53,8 +55,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     try:
         job = ranks.main_first(lambda: prepare_job(config, ranks))
         if (job.folder / MANIFEST).is_file():
-            manifest: dict[str, Any] = read_json(job.folder / MANIFEST)
-            return manifest
+            return read_object(job.folder / MANIFEST)
         began = time.monotonic()
         work(job, ranks)
         ranks.barrier()
@@ -62,6 +63,20 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         return join(job, time.monotonic() - began, ranks) if ranks.is_main else {}
     finally:
         ranks.close()
+
+
+def outcome(manifest: dict[str, Any], folder: str) -> str:
+    """The main numbers of the manifest in `folder`, for people. Raises DataError where they are not in it."""
+    try:
+        text = (
+            f"{manifest['num_lines']} lines, {manifest['num_truncated']} cut at the length limit, "
+            f"{manifest['num_empty']} empty, {manifest['num_unknown']} left out for an <unk>"
+        )
+        score, bleu = manifest["mean_score"], manifest["bleu_against_original"]
+        text += "" if score is None else f", mean score {score:.3f}"
+        return text + ("" if bleu is None else f", BLEU against the original targets {bleu:.2f}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{folder}/{MANIFEST}: damaged, or of another version of nat ({error})") from None
 
 
 def work(job: Job, ranks: Ranks) -> None:
@@ -78,36 +93,33 @@ def work(job: Job, ranks: Ranks) -> None:
 
 def join(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:
     """All shards in corpus order as one file, then the manifest, whose presence says that all is done."""
-    parts = [job.part(shard) for shard in range(job.num_shards)]
-    missing = [part for part in parts if not part.is_file()]
+    missing = [part for part in job.parts if not part.is_file()]
     if missing:
         raise DataError(f"{job.folder}/parts: {len(missing)} shards are missing; run the same command again")
-
-    def write(out: Path) -> None:
-        if job.config.fertilities is FertilitySource.ALIGNER:
-            align_lines(job, parts, out)
-        else:
-            concatenate(parts, out)
-
     began = time.monotonic()
-    write_atomically(job.folder / CORPUS, write)
+    write_atomically(job.folder / CORPUS, lambda out: write_lines(job, out))
     manifest = describe(job, seconds + time.monotonic() - began, ranks)
     write_json(job.folder / MANIFEST, manifest)
     shutil.rmtree(job.folder / "parts", ignore_errors=True)
     return manifest
 
 
-def concatenate(parts: list[Path], out: Path) -> None:
-    with open(out, "wb") as file:
-        for path in parts:
-            with open(path, "rb") as part:
-                shutil.copyfileobj(part, file)
+def write_lines(job: Job, out: Path) -> None:
+    """Raises DataError if no line is kept."""
+    number = 0
+    with open(out, "w", encoding="utf-8") as file:
+        for lines in (aligned_lines if job.config.fertilities is FertilitySource.ALIGNER else kept_lines)(job):
+            file.write(as_text(lines))
+            number += len(lines)
+    if not number:
+        raise DataError(f"{job.folder}: the teacher wrote <unk> in every translation; no line is left")
 
 
 def describe(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:
     """The manifest: which teacher made this file, how, from what, and with what success."""
-    best = [line for line in read_lines(job.folder / CORPUS) if line["rank"] == 0]
-    outputs = [line[job.data.target] for line in best]
+    lines = list(read_shard(job.folder / CORPUS))
+    best = [line for line in lines if line["rank"] == 0]
+    outputs = {line["line"]: line[job.data.target] for line in best}  # the same for all pairs of a source
     return {
         "teacher": str(job.teacher.folder),
         "teacher_run": read_json(job.teacher.folder / "run.json"),
@@ -116,10 +128,11 @@ def describe(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:
         "fertilities": describe_fertilities(job, best),
         "data": to_plain(job.data),
         "pairs": job.corpus.report.to_plain(),
-        "num_lines": len(best) * job.decoding.num_candidates,
-        "num_empty": sum(map(is_blank, outputs)),
+        "num_lines": len(lines),
+        "num_empty": sum(is_blank(line[job.data.target]) for line in best),
         "num_truncated": sum("truncated" in line for line in best),
-        "mean_score": float(np.mean([line["score"] for line in best])),
+        "num_unknown": sum(UNKNOWN in line for part in job.parts for line in read_shard(part)),
+        "mean_score": float(np.mean([line["score"] for line in best])) if best else None,
         **compare(job, outputs),
         "corpus_sha256": file_digest(job.folder / CORPUS),
         "batch_size": job.batch_size,
@@ -140,15 +153,16 @@ def describe_fertilities(job: Job, best: list[dict[str, Any]]) -> dict[str, Any]
     return job.identity["fertilities"] | shares
 
 
-def compare(job: Job, outputs: list[str]) -> dict[str, Any]:
-    """BLEU of the teacher's translations against the corpus's own targets, all that a source has; null where the
-    targets are these."""
+def compare(job: Job, outputs: dict[int, str]) -> dict[str, Any]:
+    """BLEU of the teacher's translations, by line of the corpus, against the corpus's own targets, all that a source
+    has; null where the targets are these."""
     if job.config.targets is Targets.CORPUS:
         return {"bleu_against_original": None, "bleu_signature": None}
-    sentences = job.corpus.sentences
+    numbers = job.corpus.lines.tolist()
+    sentences = [sentence for sentence in job.corpus.sentences if numbers[sentence[0]] in outputs]
     _, references = job.corpus.references(sentences)
     metric = BLEU()
-    once = [outputs[sentence[0]] for sentence in sentences]
+    once = [outputs[numbers[sentence[0]]] for sentence in sentences]
     score = metric.corpus_score(once, reference_streams(references)).score
     return {"bleu_against_original": score, "bleu_signature": str(metric.get_signature())}
 

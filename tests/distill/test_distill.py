@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -9,17 +10,22 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import workers
 
 import nat
+import nat.distill.lines
 from nat.cli.distill import main
-from nat.distill.job import file_digest
+from nat.data.lines import file_digest
+from nat.data.vocabulary import Symbol
+from nat.decoding.batched import Decoded
 
 FAST = ["decoding.batch_size=16", "shard_size=25", "data.limit=150"]
 
@@ -154,9 +160,98 @@ def test_done_is_done(distilled: Path, tiny_runs: dict[str, Path], capsys: pytes
     assert "150 lines" in capsys.readouterr().out
 
 
+@pytest.fixture
+def finished(distilled: Path, tmp_path: Path) -> Path:
+    """A copy of the distilled folder, to be spoilt."""
+    return Path(shutil.copytree(distilled, tmp_path / "finished"))
+
+
+def test_a_corpus_that_was_cut_short_since_is_not_done(
+    finished: Path, tiny_runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = finished / "train.jsonl"
+    half = corpus.read_bytes()[:5000]
+    corpus.write_bytes(half)
+    assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={finished}", *FAST) == 2
+    assert (
+        capsys.readouterr()
+        .err.strip()
+        .endswith(
+            f"{corpus}: was changed or cut short since it was made (its hash is not that of manifest.json); "
+            "delete it to have it made anew"
+        )
+    )
+    assert corpus.read_bytes() == half
+
+
+def test_a_corpus_that_was_deleted_is_made_anew(
+    finished: Path, distilled: Path, tiny_runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (finished / "train.jsonl").unlink()
+    assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={finished}", *FAST) == 0
+    assert "150 lines" in capsys.readouterr().out
+    assert (finished / "train.jsonl").read_bytes() == (distilled / "train.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["job.json", "manifest.json"])
+@pytest.mark.parametrize("content", ["[]", "{}", "{"])
+def test_damaged_files_of_a_distillation(
+    name: str, content: str, finished: Path, tiny_runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (finished / name).write_text(content)
+    assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={finished}", *FAST) == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1
+    assert str(finished) in error
+
+
+def test_a_damaged_shard_is_named(
+    finished: Path, tiny_runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = finished / "parts" / "shard-000001.jsonl"
+    part.parent.mkdir()
+    part.write_text('{"en": "a", "de"')
+    (finished / "manifest.json").unlink()
+    assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={finished}", *FAST) == 2
+    assert f"{part} line 1: not a JSON object" in capsys.readouterr().err
+
+
+def test_a_translation_with_unk_is_left_out_and_counted(
+    tiny_runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decode, numbers = nat.distill.lines.decode_in_batches, itertools.count()
+
+    def with_unk(*arguments: Any, **options: Any) -> Iterator[tuple[list[int], list[Decoded]]]:
+        """Every fourth sentence's best translation holds an <unk>, its second one none."""
+        for indices, translations in decode(*arguments, **options):
+            changed = [
+                replace(one, tokens=[[*one.tokens[0], int(Symbol.UNK)], *one.tokens[1:]])
+                if next(numbers) % 4 == 0
+                else one
+                for one in translations
+            ]
+            yield indices, changed
+
+    monkeypatch.setattr(nat.distill.lines, "decode_in_batches", with_unk)
+    options = ["data.limit=12", "decoding.beam_size=2", "decoding.num_candidates=2"]
+    assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={tmp_path / 'd'}", *options) == 0
+    assert "21 lines, " in (printed := capsys.readouterr().out)
+    assert "3 left out for an <unk>" in printed
+    lines = lines_of(tmp_path / "d")
+    assert not any("⁇" in line["de"] for line in lines)
+    assert sorted(line["rank"] for line in lines) == [0] * 9 + [1] * 12
+    manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
+    assert (manifest["num_lines"], manifest["num_unknown"]) == (21, 3)
+    assert manifest["mean_score"] == pytest.approx(np.mean([line["score"] for line in lines if line["rank"] == 0]))
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
+        (
+            "data={target: score, columns: [en, score]}",
+            "data.target=score: this name is that of a column which nat-distill adds",
+        ),
         ("decoding.beam_size=2", "holds a distillation with other decoding"),
         ("decoding.max_passes=3", "decoding.max_passes=3: a Autoregressive checkpoint"),
         ("decoding.batch_size=0", "decoding.batch_size=0: must be at least 1"),
@@ -175,6 +270,14 @@ def test_refusals(
     assert words in error
     assert len(error.splitlines()) == 1
     assert sorted((path.name, path.stat().st_mtime_ns) for path in distilled.iterdir()) == before
+
+
+def test_a_column_of_nat_distill_cannot_be_the_target(
+    tiny_runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"teacher={tiny_runs['autoregressive']}", f"output={tmp_path / 'd'}", "data.limit=3"]
+    assert distil(*arguments, "data.target=score", "data.columns=[en,score]") == 2
+    assert "data.target=score: this name is that of a column which nat-distill adds" in capsys.readouterr().err
 
 
 def test_a_folder_of_other_things_is_refused(
