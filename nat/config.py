@@ -141,6 +141,9 @@ def _convert_scalar(kind: type, node: Any, path: str, errors: list[str]) -> Any:
         return int(node)
     if kind is str and isinstance(node, (int, float)) and not isinstance(node, bool):
         return str(node)
+    if kind is str and isinstance(node, str) and not node.strip():
+        errors.append(f"{path}=: a value is needed")  # such as a shell variable that is not set
+        return None
     if isinstance(node, kind) and not (kind in (int, float) and isinstance(node, bool)):
         return node
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -301,13 +304,13 @@ def load_yaml(path: Path) -> dict[str, Any]:
     try:
         plain = yaml.load(path.read_text(encoding="utf-8"), PlainLoader)
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}{_why_unreadable(error)}") from None
+        raise ConfigError(f"{path}{why_unreadable(error)}") from None
     if not isinstance(plain, dict):
         raise ConfigError(f"{path}: a mapping of options is needed")
     return {str(key): value for key, value in plain.items()}
 
 
-def _why_unreadable(error: Exception) -> str:
+def why_unreadable(error: Exception) -> str:
     """', line 3: cannot be read (what is wrong)'."""
     mark, reason = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     if isinstance(error, RecursionError):

@@ -100,6 +100,7 @@ def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"name": "x", "flag": "yes"}, "flag=yes: true or false is needed"),
         ({"name": "x", "flag": 1}, "flag=1: true or false is needed"),
         ({"name": ["x"]}, "name=['x']: text is needed"),
+        ({"name": " "}, "name=: a value is needed"),
         ({"name": "x", "maybe": 1}, "maybe=1: must be at least 2"),
         ({"name": "x", "maybe": 10**23}, f"maybe={10**23}: must be at most {2**63 - 1}"),
         ({"name": "x", "maybe": 1e30}, f"maybe=1e+30: must be at most {2**63 - 1}"),
@@ -225,7 +226,7 @@ def test_defaults_are_not_shared_between_configurations() -> None:
         (b"a: 1\n\tb: 2\n", ", line 2: cannot be read ("),
         (b"\x00", ": cannot be read ("),
         (b"a: \xff", ": cannot be read ('utf-8' codec "),
-        (b"a: " + b"[" * 20_000, ": cannot be read (nested too deeply)"),
+        (b"a: " + b"[" * 1500, ": cannot be read (nested too deeply)"),
         (b"a: " + b"9" * 5000, ": cannot be read ("),
         (b"a: 1\na: 2\n", ", line 2: cannot be read (found duplicate key a)"),
         (b"a: &x [1, 1]\nb: [*x, *x]\n", ", line 2: cannot be read (aliases are not read)"),
@@ -342,14 +343,76 @@ def test_train_yaml_lists_every_option_with_its_default() -> None:
         (["model=ctx"], "model=ctx: there is no such choice; did you mean 'ctc'?; choices: "),
         (["experiment=zzz"], "experiment=zzz: there is no such choice; known: "),
         (["trainer.max_updates"], "'trainer.max_updates' is not an override: write key=value"),
-        (["trainer.max_updates=[1"], ""),
+        (["trainer.max_updates=[1,]"], ""),
         (["=3"], ""),
+        (["run_dir="], "run_dir=: a value is needed"),
+        (["experiment= "], "experiment=: a value is needed"),
+        (["seed=${oc.env:NO_SUCH_VARIABLE}"], "NO_SUCH_VARIABLE"),
+        (["seed=${"], ""),
+        (["claims=" + "[" * 5000 + "]" * 5000], "nested too deeply"),
     ],
 )
 def test_bad_overrides_are_one_line(overrides: list[str], part: str) -> None:
     with pytest.raises(ConfigError) as error:
         compose("train", ["run_dir=x", *overrides])
     assert part in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+NAMES = [
+    "a b", "Überß-日本", "lr=0.1,x=2", "x#1@2%r", "it's", "it's \"q\"", "'a' and 'b'", "{a,b}.tsv", "a[1].tsv", "(x",
+    "x)", "a;b&c", "a?b=1&c=2", "back\\slash", "end\\", "tab\tx", "line\nbreak", "a: b", "$x", "!", "-x", "[x", "x]",
+    "{x", "^`<>|", "*",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_path_may_hold_any_character(name: str, tmp_path: Path) -> None:
+    data = tmp_path / name / "data"
+    data.mkdir(parents=True)
+    (data / "mine.yaml").write_text("limit: 77\n")
+    special = set(name) & set(",[]{}'")
+    entry = "'" + name.replace("\\", "\\\\").replace("'", "\\'") + "'" if special else name  # it would be several
+    words = ["data=mine", f"run_dir={name}", f"data.train=[{entry}, b]", f"data.more={{x: {entry}, y: {tmp_path}}}"]
+    plain = compose("lm", words, extra_directory=tmp_path / name)
+    assert plain["run_dir"] == name
+    assert plain["data"] == {"limit": 77, "train": [name, "b"], "more": {"x": name, "y": str(tmp_path)}}
+
+
+def test_lists_and_mappings_keep_their_values() -> None:
+    words = ["claims=[1,true,null,a b,'c,d',[e=f,{g: ä,h: [1.5]}],{}]", 'b="x"', "c=1", "d=[]", "e={}", "f='1'"]
+    plain = compose("report", words)
+    assert plain["claims"] == [1, True, None, "a b", "c,d", ["e=f", {"g": "ä", "h": [1.5]}], {}]
+    assert [plain[key] for key in "bcdef"] == ["x", 1, [], {}, "1"]
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_path_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ninit_from: ~/old\n")
+    words = ["run_dir=~/run", "data.train=[~/a.en,~/ä.de]", "data.valid=a~/b", "data={test: ~}"]
+    plain = compose("train", words)
+    assert (plain["run_dir"], plain["data"]["train"]) == ("/home/me/run", ["/home/me/a.en", "/home/me/ä.de"])
+    assert (plain["data"]["valid"], plain["data"]["test"]) == ("a~/b", "/home/me")
+    assert compose("train", ["run_dir=x", "experiment=mine"], extra_directory=tmp_path)["init_from"] == "/home/me/old"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [\n", "mine.yaml, line 2: cannot be read ("),
+        (b"# \xff\n", "mine.yaml: cannot be read ('utf-8' codec"),
+        (b"a: " + b"[" * 1500, "mine.yaml: cannot be read (nested too deeply)"),
+        (b"a: 1\na: 2\n", "mine.yaml, line 2: cannot be read (found duplicate key a)"),
+        (b"a: ${oc.env:NO_SUCH_VARIABLE}\n", "NO_SUCH_VARIABLE"),
+    ],
+)
+def test_a_mistake_in_ones_own_yaml_is_one_line(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        compose("train", ["run_dir=x", "model=mine"], extra_directory=tmp_path)
+    assert message in str(error.value)
     assert len(str(error.value).splitlines()) == 1
 
 
