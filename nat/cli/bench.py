@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from nat.cli.main import run_command
 
@@ -27,7 +28,6 @@ training    target tokens a second that each system learns, padding, memory; wit
 card        the rates that this machine reaches at best: a large matrix product, a copy
 
 Everything takes turns in one process; medians and ratios are printed, and written to `output` as JSON.
-  --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
 """
 
 
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = words.pop(0) if words and not words[0].startswith("-") and "=" not in words[0] else ""
 
-    def work(config: dict[str, object]) -> int:
+    def work(config: dict[str, Any]) -> int:
         from nat.bench.benchmark import BenchmarkConfig, run_benchmark
         from nat.config import parse
 
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(table, end="")
         return 0
 
-    run_command("bench", HELP, work, words)
+    run_command("bench", HELP, work, words, reads_runs=False)
 
 
 if __name__ == "__main__":

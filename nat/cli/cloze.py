@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from typing import Any
 
 from nat.cli.main import run_command
 
@@ -16,24 +16,20 @@ usage: nat-cloze run_dir=RUN_DIR [split=test] [output=FILE.json] OVERRIDES
 Prints BLEU and chrF of both directions, and how often the model gives back a word that was taken out of one side of a
 held-out pair (zero-shot: all the rest of both sides is given), beside always saying the most frequent word of that
 side of the training text. FILE.json holds every gap and answer.
-  --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
 """
 
 
+def work(config: dict[str, Any]) -> int:
+    from nat.config import parse
+    from nat.studies.cloze import ClozeConfig, cloze, describe
+
+    settings = parse(ClozeConfig, config)
+    print(describe(cloze(settings), examples=settings.examples))
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> None:
-    words = sys.argv[1:] if arguments is None else arguments
-
-    def work(config: dict[str, object]) -> int:
-        from nat.config import parse
-        from nat.evaluation.inputs import refuse_tokenizer
-        from nat.studies.cloze import ClozeConfig, cloze, describe
-
-        refuse_tokenizer(words)
-        settings = parse(ClozeConfig, {key: value for key, value in config.items() if value != "???"})
-        print(describe(cloze(settings), examples=settings.examples))
-        return 0
-
-    run_command("cloze", HELP, work, words)
+    run_command("cloze", HELP, work, arguments)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from nat.cli.main import run_command
 
@@ -23,31 +24,26 @@ best by mean log-probability a token, the teacher's best, or the one that agrees
 FILE gets one translation a line, in input order; FILE.json the scores, the speed and what made them. Without
 output=FILE the translations go to standard output and the report to standard error. history=FILE keeps every pass of
 every translation, for nat.read_history and the viewer of nat-report.
-  --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
 """
 
 
-def main(arguments: list[str] | None = None) -> None:
-    words = sys.argv[1:] if arguments is None else arguments
+def work(config: dict[str, Any]) -> int:
+    from nat.config import parse
+    from nat.evaluation.decode import DecodeConfig, decode
+    from nat.evaluation.results import describe
 
-    def work(config: dict[str, object]) -> int:
-        from nat.config import parse
-        from nat.evaluation.decode import DecodeConfig, decode
-        from nat.evaluation.inputs import refuse_tokenizer
-        from nat.evaluation.results import describe
-
-        refuse_tokenizer(words)
-        given = {key: value for key, value in config.items() if value != "???"}
-        settings = parse(DecodeConfig, given)
-        translations, report = decode(settings)
-        if settings.output is not None:
-            print(describe(report))
-            return 0
-        sys.stdout.buffer.write("".join(f"{line}\n" for line in translations).encode())  # UTF-8 in every locale
-        sys.stdout.buffer.flush()
-        print(describe(report), file=sys.stderr)
+    settings = parse(DecodeConfig, config)
+    translations, report = decode(settings)
+    if settings.output is not None:
+        print(describe(report))
         return 0
+    sys.stdout.buffer.write("".join(f"{line}\n" for line in translations).encode())  # UTF-8 in every locale
+    sys.stdout.buffer.flush()
+    print(describe(report), file=sys.stderr)
+    return 0
 
+
+def main(arguments: list[str] | None = None) -> None:
     run_command("decode", HELP, work, arguments)
 
 

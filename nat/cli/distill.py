@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nat.cli.main import run_command
 
 HELP = """nat-distill: replace a corpus's targets by a teacher's translations.
@@ -18,23 +20,23 @@ Without data=... it is the teacher's own training corpus. The same command with 
 after a kill. Several ranks: torchrun --nproc-per-node=N -m nat.cli.distill ...
 To train on the result: nat-train data.train=FOLDER/train.jsonl data.tokenizer.path=RUN_DIR/tokenizer ...
 With fertilities: also data.fertilities=fertilities
-  --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
 """
 
 
+def work(config: dict[str, Any]) -> int:
+    from nat.config import parse
+    from nat.distill.job import CORPUS, DistillConfig
+    from nat.distill.run import distill, outcome
+
+    settings = parse(DistillConfig, config)
+    manifest = distill(settings)
+    if manifest:  # the other ranks have nothing to say
+        print(f"done: {settings.output}/{CORPUS}: {outcome(manifest, settings.output)}")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> None:
-    def work(config: dict[str, object]) -> int:
-        from nat.config import parse
-        from nat.distill.job import CORPUS, DistillConfig
-        from nat.distill.run import distill, outcome
-
-        settings = parse(DistillConfig, config)
-        manifest = distill(settings)
-        if manifest:  # the other ranks have nothing to say
-            print(f"done: {settings.output}/{CORPUS}: {outcome(manifest, settings.output)}")
-        return 0
-
-    run_command("distill", HELP, work, arguments)
+    run_command("distill", HELP, work, arguments, reads_runs=False)
 
 
 if __name__ == "__main__":

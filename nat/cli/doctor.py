@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from typing import Any
 
 from nat.cli.main import run_command
 
@@ -18,24 +18,19 @@ usage: nat-doctor run_dir=RUN_DIR [decode=OUTPUT.json] [output=FILE.json] OVERRI
 Looks at the options, the curves, the training text (distilled or not, lengths, vocabulary, filters, overlap with the
 held-out text) and at translations. Each finding has its figure, the limit that it is judged by and where that comes
 from, and an option to try. What could not be looked at is said. Exit code 0, whatever is found.
-  --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
 """
 
 
+def work(config: dict[str, Any]) -> int:
+    from nat.config import parse
+    from nat.doctor.command import DoctorConfig, describe, doctor
+
+    print(describe(doctor(parse(DoctorConfig, config))[1]))
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> None:
-    words = sys.argv[1:] if arguments is None else arguments
-
-    def work(config: dict[str, object]) -> int:
-        from nat.config import parse
-        from nat.doctor.command import DoctorConfig, describe, doctor
-        from nat.evaluation.inputs import refuse_tokenizer
-
-        refuse_tokenizer(words)
-        given = {key: value for key, value in config.items() if value != "???"}
-        print(describe(doctor(parse(DoctorConfig, given))[1]))
-        return 0
-
-    run_command("doctor", HELP, work, words)
+    run_command("doctor", HELP, work, arguments)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from typing import Any
 
 from nat.cli.main import run_command
 
@@ -15,24 +15,20 @@ usage: nat-edit run_dir=RUN_DIR teacher=RUN_DIR [output=FILE] OVERRIDES
 Drafts are the teacher's translations with a share of their words dropped or replaced (noise=0.2): prints their BLEU and
 that of what the run makes of them. Then keeps random terms in num_cases=1000 translations and counts them, and terms of
 each sentence's own reference, which should not lower BLEU. To edit your own text: nat-decode draft=... constraints=...
-  --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
 """
 
 
+def work(config: dict[str, Any]) -> int:
+    from nat.config import parse
+    from nat.studies.editing import EditStudyConfig, describe_study, edit_study
+
+    settings = parse(EditStudyConfig, config)
+    print(describe_study(edit_study(settings)))
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> None:
-    words = sys.argv[1:] if arguments is None else arguments
-
-    def work(config: dict[str, object]) -> int:
-        from nat.config import parse
-        from nat.evaluation.inputs import refuse_tokenizer
-        from nat.studies.editing import EditStudyConfig, describe_study, edit_study
-
-        refuse_tokenizer(words)
-        settings = parse(EditStudyConfig, {key: value for key, value in config.items() if value != "???"})
-        print(describe_study(edit_study(settings)))
-        return 0
-
-    run_command("edit", HELP, work, words)
+    run_command("edit", HELP, work, arguments)
 
 
 if __name__ == "__main__":

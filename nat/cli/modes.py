@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+from typing import Any
 
 from nat.cli.main import run_command
-from nat.cli.report import quote_entries
 
 HELP = """nat-modes: the study of multi-modality: systems that may translate to any of several languages.
 
@@ -22,24 +21,20 @@ references, its languages, its repetition; how well languages are told; complexi
 texts (Zhou et al. 2020). claims='["A > B"]' tests whether A mixes more than B, by paired bootstrap resampling.
 Writes study.json, study.md, simplex.png, simplex.svg, outputs/ and languages/; prints the tables. Entries of run_dirs
 are those of nat-report. scripts/study_multimodality.sh trains all that the study of the literature needs.
-  --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
 """
 
 
+def work(config: dict[str, Any]) -> int:
+    from nat.config import parse
+    from nat.studies.modes.study import ModesConfig, study
+
+    _, tables = study(parse(ModesConfig, config))
+    print(tables, end="")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> None:
-    words = [quote_entries(word) for word in (sys.argv[1:] if arguments is None else arguments)]
-
-    def work(config: dict[str, object]) -> int:
-        from nat.config import parse
-        from nat.evaluation.inputs import refuse_tokenizer
-        from nat.studies.modes.study import ModesConfig, study
-
-        refuse_tokenizer(words)
-        _, tables = study(parse(ModesConfig, {key: value for key, value in config.items() if value != "???"}))
-        print(tables, end="")
-        return 0
-
-    run_command("modes", HELP, work, words)
+    run_command("modes", HELP, work, arguments)
 
 
 if __name__ == "__main__":

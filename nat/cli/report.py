@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
+from typing import Any
 
 from nat.cli.main import run_command
 
@@ -26,33 +26,21 @@ Writes index.html, a page that opens offline: the table, the figures (drawn wher
 'nat-translation[plot]'; plots=true asks for it, plots=false leaves them out) and how each system made the sentences of
 samples.txt, pass by pass. Beside it results.json, figures.json, figures/, histories/, table.md, samples.txt and
 outputs/NAME.txt; prints table and samples.
-  --config-dir FOLDER  more YAML files; --cfg  print the resolved configuration and stop
 """
 
 
 def main(arguments: list[str] | None = None) -> None:
-    typed = sys.argv[1:] if arguments is None else arguments
-    words = [quote_entries(word) for word in typed]
+    words = sys.argv[1:] if arguments is None else arguments
 
-    def work(config: dict[str, object]) -> int:
+    def work(config: dict[str, Any]) -> int:
         from nat.config import parse
-        from nat.evaluation.inputs import refuse_tokenizer
         from nat.reporting.report import ReportConfig, report
 
-        refuse_tokenizer(words)
-        given = {key: value for key, value in config.items() if value != "???"}
-        _, table, samples = report(parse(ReportConfig, given), command=shlex.join(["nat-report", *typed]))
+        _, table, samples = report(parse(ReportConfig, config), command=shlex.join(["nat-report", *words]))
         print(f"{table}\n{samples}", end="")
         return 0
 
     run_command("report", HELP, work, words)
-
-
-def quote_entries(word: str) -> str:
-    """Quotes for the entries of run_dirs=[...] that have options: Hydra takes = and & only in quotes."""
-    if not word.startswith("run_dirs="):
-        return word
-    return re.sub(r"(?<=[\[,=])([^\[\],'\"]*\?[^\[\],'\"]*)(?=[\],]|$)", r"'\1'", word)
 
 
 if __name__ == "__main__":

@@ -129,10 +129,3 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
             value = merge(before, value)
         merged[key] = value
     return merged
-
-
-def refuse_tokenizer(overrides: Iterable[str]) -> None:
-    """A run is used with the tokenizer that it was trained with. Raises ConfigError."""
-    for override in overrides:
-        if override.lstrip("+~").startswith("data.tokenizer"):
-            raise ConfigError(f"{override}: the tokenizer is the run's own and cannot be changed")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nat.cli.decode import main as decode
-from nat.cli.report import main, quote_entries
+from nat.cli.report import main
 from nat.decoding.history import read_history
 from nat.errors import ConfigError
 from nat.evaluation import opening as work
@@ -222,20 +222,6 @@ def test_entries() -> None:
     assert parse_entry("a?x=null&y=true", {}) == SystemOptions("a", "a x=null y=true", decoding={"x": None, "y": True})
     with pytest.raises(ConfigError, match="cannot be read"):
         parse_entry("a?x=[", {})
-
-
-@pytest.mark.parametrize(
-    ("word", "quoted"),
-    [
-        ("run_dirs=[a,b]", "run_dirs=[a,b]"),
-        ("run_dirs=[a?x=1&name=b c,d]", "run_dirs=['a?x=1&name=b c',d]"),
-        ("run_dirs=[a,b?x=1]", "run_dirs=[a,'b?x=1']"),
-        ("run_dirs=['a?x=1',b]", "run_dirs=['a?x=1',b]"),
-        ("output=a?b", "output=a?b"),
-    ],
-)
-def test_quoting(word: str, quoted: str) -> None:
-    assert quote_entries(word) == quoted
 
 
 def test_passes_against_length_are_in_the_rows(teacher: Path, student: Path, tmp_path: Path) -> None:
