@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from nat.config import load_yaml, parse
+from nat.config import trust as trust_package
 from nat.data.batch import Batch
 from nat.data.batching import Pair, collate, length_sorted_batches
 from nat.data.points import BadText, beyond
@@ -25,12 +26,17 @@ from nat.runs.device import choose_device
 from nat.runs.folder import load_model
 
 
-def load(run_folder: str | Path, *, device: str = "auto", weights: str | Path | None = None) -> Translator:
+def load(
+    run_folder: str | Path, *, device: str = "auto", weights: str | Path | None = None, trust: str | Sequence[str] = ()
+) -> Translator:
     """The translator of a run folder.
 
-    device: auto, cpu or cuda. weights: a safetensors file of the run other than its chosen model.safetensors.
+    device: auto, cpu or cuda. weights: a safetensors file of the run other than its chosen model.safetensors. trust:
+    Python packages beside nat whose components the run may name; no other code is imported for it.
     Raises DataError if the folder is not a run, or its weights or tokenizer are missing, damaged or do not fit.
     """
+    for package in (trust,) if isinstance(trust, str) else trust:
+        trust_package(package)
     folder, chosen = Path(run_folder), choose_device(device)
     model, tokenizers = load_model(folder, chosen, weights=None if weights is None else Path(weights))
     config = load_yaml(folder / "config.yaml")
