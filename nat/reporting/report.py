@@ -7,11 +7,13 @@ DIR/index.html     the page: table, figures, and the viewer of how translations 
 DIR/figures.json   what the figures show; DIR/figures/NAME.png the same, drawn
 DIR/histories/NAME.jsonl   how each system made the sentences of samples.txt, see `nat.decoding.history`
 DIR/outputs/NAME.txt   every system's translations, one a line; source.txt and reference.txt beside them
+
+NAME is the system's, without what a file's name cannot hold, and with a number where another has that file; a row of
+results.json says which it is (`output`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,6 +32,7 @@ from nat.evaluation.system import System
 from nat.files import write_json, write_text
 from nat.progress import Progress
 from nat.reporting.figures import charts
+from nat.reporting.outputs import file_names, write_lines
 from nat.reporting.page import render
 from nat.reporting.tables import describe_table
 from nat.runs.folder import run_summary
@@ -77,9 +80,12 @@ def report(config: ReportConfig, *, command: str = "nat-report") -> tuple[list[d
     samples = describe_samples(text, outputs, config.samples)
     write_text(folder / "table.md", table)
     write_text(folder / "samples.txt", samples)
-    for name, lines in (outputs | named_texts(text)).items():
-        write_text(folder / "outputs" / f"{file_name(name)}.txt", "".join(f"{line}\n" for line in lines))
-    histories = write_histories(folder / "histories", systems, text, config.samples)
+    texts = named_texts(text)
+    files = file_names(list(outputs), taken=texts)
+    for name, lines in (texts | {files[name]: lines for name, lines in outputs.items()}).items():
+        write_lines(folder / "outputs" / f"{name}.txt", lines)
+    rows = [row | {"output": f"outputs/{files[row['name']]}.txt"} for row in rows]
+    histories = write_histories(folder / "histories", systems, files, text, config.samples)
     found = charts(rows, curves)
     write_json(folder / "figures.json", [asdict(chart) for chart in found])
     drawn = draw_all(found, rows, folder / "figures") if config.plots is not False and has_plots() else None
@@ -97,25 +103,21 @@ def shortened(text: Text, most: int | None) -> Text:
 
 
 def write_histories(
-    folder: Path, systems: Sequence[System], text: Text, count: int
+    folder: Path, systems: Sequence[System], files: Mapping[str, str], text: Text, count: int
 ) -> dict[str, list[SentenceHistory]]:
-    """How every system makes the sentences of samples.txt, by its name; each decodes them once more."""
+    """How every system makes the sentences of samples.txt, by its name; each decodes them once more.
+    files: of each system, without suffix."""
     indices = spread_indices(len(text.sources), count)
     histories = {}
     for system in systems if indices else ():
         made = how_made(system, text.select(indices))
         histories[system.name] = [replace(item, index=i) for i, item in zip(indices, made, strict=True)]
-        write_history(folder / f"{file_name(system.name)}.jsonl", histories[system.name])
+        write_history(folder / f"{files[system.name]}.jsonl", histories[system.name])
     return histories
 
 
 def named_texts(text: Text) -> dict[str, list[str]]:
     return {"source": text.sources} | ({} if text.references is None else {"reference": text.references})
-
-
-def file_name(name: str) -> str:
-    """A system's name without what a file's name cannot hold."""
-    return re.sub(r"[^\w.+-]+", "_", name)
 
 
 def evaluate(

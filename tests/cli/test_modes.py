@@ -141,8 +141,8 @@ def test_what_needs_one_target_refuses_several(runs: dict[str, Path]) -> None:
 @pytest.fixture(scope="module")
 def folder(runs: dict[str, Path], texts: Path) -> Path:
     out = texts / "study"
-    systems = f"run_dirs=[{runs['raw']}?beam_size=2&name=beam 2|x,{runs['raw']},{runs['distilled']}?name=taught]"
-    assert run(systems, f"output={out}", "claims=['raw > taught','taught > beam 2|x']", "device=cpu") == 0
+    systems = f"run_dirs=[{runs['raw']}?beam_size=2&name=beam 2|x,{runs['raw']},{runs['distilled']}?name=reference.fr]"
+    assert run(systems, f"output={out}", "claims=['raw > reference.fr','reference.fr > beam 2|x']", "device=cpu") == 0
     return out
 
 
@@ -152,7 +152,7 @@ def test_the_study_is_of_every_run_on_complete_sentences(folder: Path, texts: Pa
     assert found["languages"] == NAMES
     assert found["num_sentences"] == len(rows) < 150
     assert found["num_incomplete"] > 0
-    assert [row["name"] for row in found["systems"]] == ["beam 2|x", "raw", "taught"]
+    assert [row["name"] for row in found["systems"]] == ["beam 2|x", "raw", "reference.fr"]
     assert [row["training_text"] for row in found["systems"]] == ["original", "original", "taught"]
     for name in ("source", *(f"reference.{language}" for language in NAMES)):
         lines = (folder / "outputs" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
@@ -165,8 +165,10 @@ def test_its_figures_are_those_of_the_translations(folder: Path, texts: Path) ->
     columns = {name: [line[i] for line in table[1:]] for i, name in enumerate(table[0])}
     languages = Languages.learn({name: columns[name] for name in NAMES}, columns["en"], smoothing=1.0)
     rows = rows_of(texts)
-    for row, file in zip(found["systems"], ("beam_2_x", "raw", "taught"), strict=True):
-        lines = (folder / "outputs" / f"{file}.txt").read_text(encoding="utf-8").splitlines()
+    files = [f"outputs/{name}.txt" for name in ("beam_2_x", "raw", "reference.fr-2")]  # the reference has its own
+    assert [row["output"] for row in found["systems"]] == files
+    for row in found["systems"]:
+        lines = (folder / row["output"]).read_text(encoding="utf-8").splitlines()
         contents = Contents.of(lines, languages)
         own = [rows[i][NAMES[number]] for i, number in enumerate(contents.main)]
         assert row["mixing"] == pytest.approx(mixing(contents))
@@ -203,7 +205,7 @@ def test_tables_claims_texts_and_picture(folder: Path) -> None:
     assert "| beam 2\\|x | original |" in tables
     assert f"| {100 * found['systems'][2]['mixing']:.2f} |" in tables
     assert "| references fr | - | - | - |" in tables
-    for claim, row in zip(("raw > taught", "taught > beam 2\\|x"), found["claims"], strict=True):
+    for claim, row in zip(("raw > reference.fr", "reference.fr > beam 2\\|x"), found["claims"], strict=True):
         verdict = "holds" if row["excess"][0] > row["excess"][1] else "does not hold"
         assert f"| {claim} | {verdict} |" in tables
         assert 0 <= row["p_value"] <= 1
@@ -214,7 +216,7 @@ def test_tables_claims_texts_and_picture(folder: Path) -> None:
     assert "| tokens of | told as de |" in tables
     assert (folder / "simplex.png").read_bytes().startswith(b"\x89PNG")
     svg = (folder / "simplex.svg").read_text(encoding="utf-8")
-    assert all(f">{name}<" in svg for name in ("beam 2|x", "raw", "taught", "references"))
+    assert all(f">{name}<" in svg for name in ("beam 2|x", "raw", "reference.fr", "references"))
 
 
 def test_what_is_not_wanted_is_left_out(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -252,6 +252,27 @@ def test_some_of_the_sentences(student: Path, tmp_path: Path) -> None:
     assert run(f"run_dirs=[{student}]", f"output={tmp_path}", "max_sentences=0", *QUICK) == 2
 
 
+def test_names_that_differ_in_signs_have_files_of_their_own(
+    teacher: Path, student: Path, tmp_path: Path
+) -> None:
+    names = ["a b", "a/b", "A|b", "reference", "Source", "x" * 300]
+    entries = [f"{student if i % 2 else teacher}?name={name}" for i, name in enumerate(names)]
+    assert run(f"run_dirs=[{','.join(entries)}]", f"output={tmp_path}", "max_sentences=3", "samples=2", *QUICK) == 0
+    rows = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert [row["name"] for row in rows] == names
+    files = [tmp_path / row["output"] for row in rows]
+    written = {path.name.lower() for path in (tmp_path / "outputs").iterdir()}
+    assert written == {"source.txt", "reference.txt", *(path.name.lower() for path in files)}
+    assert len(written) == 2 + len(names)
+    blocks = (tmp_path / "samples.txt").read_text(encoding="utf-8").split("\n\n")
+    for name, path in zip(names, files, strict=True):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        histories = read_history(tmp_path / "histories" / f"{path.stem}.jsonl")
+        assert [item.translation.text for item in histories] == [lines[item.index] for item in histories]
+        assert f"\n{name} ".replace("reference ", "reference  ") in blocks[0]
+    assert files[0].read_bytes() != files[1].read_bytes()  # of other runs
+
+
 def test_plots_without_their_package(
     teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

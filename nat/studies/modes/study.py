@@ -10,7 +10,7 @@ DIR/languages/     NAME.jsonl: a translation a line, with the language of its wo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from nat.evaluation.opening import SystemsConfig, open_systems
 from nat.evaluation.results import Translations, provenance, translate
 from nat.evaluation.system import System
 from nat.files import to_json, write_json, write_text
-from nat.reporting.report import file_name
+from nat.reporting.outputs import file_names, write_lines
 from nat.scoring.claims import Claim, parse_claim
 from nat.scoring.scores import score_corpus
 from nat.studies.modes.accuracy import TELLING, accuracy
@@ -92,6 +92,8 @@ def study(config: ModesConfig) -> tuple[dict[str, Any], str]:
     languages = learn_languages(first, config.data, names, smoothing=config.smoothing)
     texts = measure(systems) if config.alignments or (config.alignments is None and has_aligner()) else None
     references = [Contents.of(lines, languages) for lines in sentences.references.values()]
+    originals = named_texts(sentences)
+    files = file_names([system.name for system in systems], taken=originals)
     rows, judged = [], []
     for system, training in zip(systems, training_names(systems), strict=True):
         found = translate(system, sentences.text.sources, name=system.name)
@@ -99,9 +101,10 @@ def study(config: ModesConfig) -> tuple[dict[str, Any], str]:
         judged.append(Judged(system.name, contents, chosen(contents, references)))
         rows.append({"name": system.name, "training_text": training} | measured(judged[-1], names))
         rows[-1] |= scored(found, judged[-1], sentences) | provenance(system)
-        name, lines = file_name(system.name), language_lines(system, found, contents, sentences, languages)
-        write_lines(folder / "outputs" / f"{name}.txt", found.best)
-        write_lines(folder / "languages" / f"{name}.jsonl", map(to_json, lines))
+        rows[-1]["output"] = f"outputs/{files[system.name]}.txt"
+        lines = language_lines(system, found, contents, sentences, languages)
+        write_lines(folder / "outputs" / f"{files[system.name]}.txt", found.best)
+        write_lines(folder / "languages" / f"{files[system.name]}.jsonl", map(to_json, lines))
     alike = {name: Judged(f"{REFERENCES} {name}", part, part) for name, part in zip(names, references, strict=True)}
     figures = {
         "languages": names,
@@ -117,7 +120,8 @@ def study(config: ModesConfig) -> tuple[dict[str, Any], str]:
         "training_texts": texts,
     }
     tables = describe(figures)
-    write_texts(folder, sentences)
+    for name, part in originals.items():
+        write_lines(folder / "outputs" / f"{name}.txt", part)
     if config.plots is not False and has_plots() and drawable(names):
         write_simplex([panel(text) for text in (*judged, together(alike))], names, folder)
     write_text(folder / "study.md", tables)
@@ -195,15 +199,11 @@ def together(texts: Mapping[str, Judged]) -> Judged:
     return Judged(REFERENCES, Contents(masses, means), Contents(masses, means))
 
 
-def write_texts(folder: Path, sentences: Sentences) -> None:
-    named = {"source": sentences.text.sources}
-    named |= {f"reference.{name}": lines for name, lines in sentences.references.items()}
-    for name, lines in named.items():
-        write_lines(folder / "outputs" / f"{name}.txt", lines)
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    write_text(path, "".join(f"{line}\n" for line in lines))
+def named_texts(sentences: Sentences) -> dict[str, list[str]]:
+    """What the systems were given, by the name of its file."""
+    return {"source": sentences.text.sources} | {
+        f"reference.{name}": lines for name, lines in sentences.references.items()
+    }
 
 
 def language_lines(
