@@ -252,9 +252,7 @@ def test_some_of_the_sentences(student: Path, tmp_path: Path) -> None:
     assert run(f"run_dirs=[{student}]", f"output={tmp_path}", "max_sentences=0", *QUICK) == 2
 
 
-def test_names_that_differ_in_signs_have_files_of_their_own(
-    teacher: Path, student: Path, tmp_path: Path
-) -> None:
+def test_names_that_differ_in_signs_have_files_of_their_own(teacher: Path, student: Path, tmp_path: Path) -> None:
     names = ["a b", "a/b", "A|b", "reference", "Source", "x" * 300]
     entries = [f"{student if i % 2 else teacher}?name={name}" for i, name in enumerate(names)]
     assert run(f"run_dirs=[{','.join(entries)}]", f"output={tmp_path}", "max_sentences=3", "samples=2", *QUICK) == 0
