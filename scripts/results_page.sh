@@ -7,7 +7,7 @@
 # what is missing nothing is shown.
 # RUNS/page/index.html: the page of every system of the comparison: table, figures, the viewer of how translations were made.
 # RUNS/page/whole/: the same of the systems of the whole corpus. RUNS/page/points/: hulls of 10 and of 50 points.
-# README.md, docs/results: brought up to date by scripts/readme_figures.py; to be read before they are committed.
+# README.md, docs/results: brought up to date by nat.reporting.published; to be read before they are committed.
 set -euo pipefail
 runs=${1:-runs}
 shift $(($# < 1 ? $# : 1))
@@ -61,5 +61,5 @@ row kermit "end_penalty=2&" "KERMIT penalty 2"
 row kermit_long "end_penalty=2&" "KERMIT 9000 updates penalty 2"
 nat-report "run_dirs=[$rows]" output="$page" plots=true num_threads=1 data.max_words=12 samples=10 speed_sentences=50 "$@"
 
-python scripts/readme_figures.py "$runs" "$page"
+python -m nat.reporting.published "$runs" "$page"
 echo "$page/index.html"
