@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from nat.errors import DataError
 
+T = TypeVar("T")
+
 
 def cache_directory(configured: str | None) -> Path:
-    """The folder named by `data.cache`, else by the variable NAT_CACHE, else ~/.cache/nat."""
-    return Path(configured or os.environ.get("NAT_CACHE") or "~/.cache/nat").expanduser()
+    """The folder named by `data.cache`, else by the variable NAT_CACHE, else ~/.cache/nat. Raises DataError where
+    there is no home folder for it."""
+    folder = os.path.expanduser(configured or os.environ.get("NAT_CACHE") or "~/.cache/nat")
+    if folder.startswith("~"):
+        raise DataError(f"the cache folder {folder}: this user has no home; name another with data.cache or NAT_CACHE")
+    return Path(folder)
 
 
 def digest(*parts: str | bytes) -> str:
@@ -28,20 +36,48 @@ def digest(*parts: str | bytes) -> str:
     return total.hexdigest()
 
 
-@contextmanager
-def writing(cache: Path, name: str) -> Iterator[Path]:
-    """Holds the lock of `cache/name` and yields that path, its parent made.
+def cached(cache: Path, name: str, build: Callable[[Path], Any], load: Callable[[Path], T]) -> T:
+    """What `load` reads of the folder cache/name. Where that is missing or damaged (`load` raises DataError), `build`
+    fills an empty folder first, which then takes its place.
 
-    Ranks that prepare the same thing at once wait here for the first and then find it ready.
-    Raises DataError if the cache cannot be written.
+    Ranks that prepare the same thing at once wait here for the first and then find it ready; what builds that were
+    killed have left is cleared. Raises DataError if the cache cannot be written.
     """
     target = cache / name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.parent / f".{target.name}.lock"):
-            yield target
+        _clear_dead_builds(cache)
+        with FileLock(_beside(target, "lock")):
+            if target.is_dir():
+                with suppress(DataError):
+                    return load(target)
+            _build(target, build)
+            return load(target)
     except OSError as error:
         raise unwritable(cache, error) from None
+
+
+def _build(target: Path, build: Callable[[Path], Any]) -> None:
+    part = _beside(target, "part")
+    try:
+        part.mkdir()
+        build(part)
+        if target.exists():
+            shutil.rmtree(target)
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _clear_dead_builds(cache: Path) -> None:
+    """A live build holds its lock; a killed one has lost it."""
+    for part in cache.glob("*/.*.part"):
+        with suppress(Timeout), FileLock(part.with_suffix(".lock"), timeout=0):
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _beside(target: Path, suffix: str) -> Path:
+    return target.with_name(f".{target.name}.{suffix}")
 
 
 def unwritable(cache: Path, error: OSError) -> DataError:

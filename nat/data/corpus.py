@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import datasets
 from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets.exceptions import DatasetGenerationError
 
 from nat.config import nearest, option
-from nat.data.cache import cache_directory, digest, unwritable, writing
+from nat.data.cache import cache_directory, cached, digest, unwritable
 from nat.data.filters import FilterConfig, is_blank
 from nat.data.generated import parse_task
+from nat.data.hub import HubReader
 from nat.data.readers import (
     JOIN,
     LISTS,
@@ -29,7 +30,6 @@ from nat.data.readers import (
     embedded_directory,
     has_column,
     parse_location,
-    pick,
     target_columns,
 )
 from nat.data.tokenizer import TokenizerConfig
@@ -133,7 +133,8 @@ def read_corpus(config: DataConfig, split: str) -> Dataset | IterableDataset:
     features = TEXT_FEATURES if name is None else FERTILITY_FEATURES
     reader: _Rows
     if location.format is Format.HUB:
-        reader = _Hub(location.paths[0], SPLITS[split], config, cache)
+        columns = (config.source, config.target)
+        reader = HubReader(location.paths[0], SPLITS[split], *columns, config.hub_config, config.streaming, cache)
     elif location.format is Format.TASK:
         reader = parse_task(location.paths[0])
     else:
@@ -156,55 +157,19 @@ def _fertilities(config: DataConfig, split: str, location: Location) -> str | No
 
 def _cached(reader: _Rows, features: Features, cache: Path) -> Dataset:
     key = reader.fingerprint()
-    with writing(cache, f"text/{key}") as folder:
-        try:
-            return Dataset.from_generator(reader.rows, features=features, cache_dir=str(folder), fingerprint=key)
-        except DatasetGenerationError as error:
-            cause = error.__cause__
-            if isinstance(cause, DataError):
-                raise cause from None
-            if isinstance(cause, OSError):  # the readers have explained their own: this one is the cache's
-                raise unwritable(cache, cause) from None
-            raise
 
+    def make(folder: Path) -> Dataset:
+        return Dataset.from_generator(reader.rows, features=features, cache_dir=str(folder), fingerprint=key)
 
-@dataclass(frozen=True)
-class _Hub:
-    """A dataset of the hub, or a folder that `datasets.load_dataset` understands."""
-
-    name: str
-    split: str
-    config: DataConfig
-    cache: Path
-
-    def rows(self) -> Iterator[Row]:
-        where = f"hub:{self.name} {self.split}"
-        number = 0
-        for number, item in enumerate(self._load(streaming=self.config.streaming), 1):
-            yield from pick(item, self.config.source, self.config.target, f"{where} row {number}", number)
-        if not number:
-            raise DataError(f"{where}: the split holds no sentence pairs")
-
-    def fingerprint(self) -> str:
-        """The library's own key knows the version of a hub dataset, but not the content of a local folder."""
-        how = (self.split, self.config.source, self.config.target)
-        return digest("hub", *how, self._content, self._load(streaming=False)._fingerprint)
-
-    @property
-    def _content(self) -> str:
-        """A key of a local folder's files; empty for a dataset of the hub."""
-        return _folder_digest(Path(self.name)) if Path(self.name).is_dir() else ""
-
-    def _load(self, *, streaming: bool) -> Any:
-        """The dataset as it is. What fails here is the library's to say: there are too many kinds."""
-        try:
-            folder = self.cache / "hub" / self._content  # the library looks at dates alone, here content counts
-            return datasets.load_dataset(
-                self.name, self.config.hub_config, split=self.split, streaming=streaming, cache_dir=str(folder)
-            )
-        except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(f"hub:{self.name}: the {self.split} split cannot be loaded ({reason})") from None
+    try:
+        return cached(cache, f"text/{key}", make, make)
+    except DatasetGenerationError as error:
+        cause = error.__cause__
+        if isinstance(cause, DataError):
+            raise cause from None
+        if isinstance(cause, OSError):  # the readers have explained their own: this one is the cache's
+            raise unwritable(cache, cause) from None
+        raise
 
 
 @dataclass(frozen=True)
@@ -227,11 +192,6 @@ def first_words(text: str, count: int) -> str:
     """The first `count` words as they stand; all of the text if it has no more."""
     words = text.split(None, count)
     return text if len(words) <= count else text[: -len(words[count])].rstrip()
-
-
-def _folder_digest(folder: Path) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return digest(*(part for path in files for part in (str(path.relative_to(folder)), path.read_bytes())))
 
 
 def _quiet() -> None:

@@ -67,13 +67,13 @@ def parse_location(value: str | list[str]) -> Location:
     if isinstance(value, list):
         if len(value) != 2:
             raise ConfigError(f"{len(value)} files are listed, a source and a target file are needed")
-        return Location(Format.PAIR, tuple(_expand(item) for item in value))
+        return Location(Format.PAIR, tuple(_path_of(item) for item in value))
     if value.startswith("hub:"):
         return Location(Format.HUB, (value.removeprefix("hub:"),))
     if value.startswith("task:"):
         parse_task(value.removeprefix("task:"))
         return Location(Format.TASK, (value.removeprefix("task:"),))
-    path = Path(_expand(value))
+    path = Path(_path_of(value))
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     kind = SUFFIXES.get(suffix.lower())
     if kind is None or (kind is Format.PARQUET and path.suffix == ".gz"):
@@ -84,10 +84,9 @@ def parse_location(value: str | list[str]) -> Location:
     return Location(kind, (str(path),))
 
 
-def _expand(path: str) -> str:
-    if path.startswith("embedded:"):
-        return str(embedded_directory() / path.removeprefix("embedded:"))
-    return str(Path(path).expanduser())
+def _path_of(value: str) -> str:
+    name = value.removeprefix("embedded:")
+    return value if name == value else str(embedded_directory() / name)
 
 
 def target_columns(target: str, there: Collection[str]) -> list[str]:

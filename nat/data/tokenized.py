@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
 from datasets import Dataset, Features, IterableDataset, List, Value
 
 from nat.data.batching import Pair, plan_updates
-from nat.data.cache import cache_directory, digest, writing
+from nat.data.cache import cache_directory, cached, digest
 from nat.data.corpus import DataConfig, read_corpus
 from nat.data.filters import DropReport, FilterConfig, Lengths, apply_rules, drop_rules
 from nat.data.points import BadText, no_such_point
@@ -238,16 +239,19 @@ def _tokenize(texts: Dataset, tokenizers: Tokenizers, config: DataConfig, name: 
     if "fertilities" in texts.column_names:
         features = Features(features | {"fertilities": texts.features["fertilities"]})
     key = digest(VERSION, texts._fingerprint, tokenizers.fingerprint)
-    with writing(cache_directory(config.cache), f"tokens/{key}.arrow") as path:
+
+    def make(folder: Path) -> Dataset:
         return texts.map(
             _encode,
             fn_kwargs={"tokenizers": tokenizers, "name": name},
             batched=True,
             remove_columns=texts.column_names,
             features=features,
-            cache_file_name=str(path),
+            cache_file_name=str(folder / "tokens.arrow"),
             new_fingerprint=key,
         )
+
+    return cached(cache_directory(config.cache), f"tokens/{key}", make, make)
 
 
 def _pairs(columns: Mapping[str, Sequence[Any]]) -> list[Pair]:

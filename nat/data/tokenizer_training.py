@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, IterableDataset
 
-from nat.data.cache import cache_directory, digest, writing
+from nat.data.cache import cache_directory, cached, digest
 from nat.data.corpus import DataConfig, accepts
 from nat.data.points import IndexTokenizer, PointTokenizer
 from nat.data.tokenizer import TRAINER_VERSION, Kind, Tokenizers, load_model
@@ -20,23 +20,21 @@ def build_tokenizers(config: DataConfig, corpus: Dataset | IterableDataset) -> T
     read_corpus gives them) and kept in the cache under a key of text and options. Raises DataError."""
     tokenizer = config.tokenizer
     if tokenizer.path is not None:
-        return Tokenizers.load(Path(tokenizer.path).expanduser())
+        return Tokenizers.load(Path(tokenizer.path))
     if tokenizer.source_model is not None:
-        source = load_model(Path(tokenizer.source_model).expanduser())
+        source = load_model(Path(tokenizer.source_model))
         if tokenizer.target_model is None:
             return Tokenizers(source, source, True)
-        return Tokenizers(source, load_model(Path(tokenizer.target_model).expanduser()), False)
+        return Tokenizers(source, load_model(Path(tokenizer.target_model)), False)
     sources, targets = _training_texts(config, corpus)
     if tokenizer.kind is Kind.POINTS:
         return Tokenizers(PointTokenizer(), IndexTokenizer(max(len(source.split()) for source in sources)), False)
     key = digest(TRAINER_VERSION, repr(tokenizer), digest(*sources), digest(*targets))
-    with writing(cache_directory(config.cache), f"tokenizers/{key}") as folder:
-        try:
-            return Tokenizers.load(folder)
-        except DataError:  # not there yet, or only a part of it
-            trained = Tokenizers.train(tokenizer, sources, targets)
-            trained.save(folder)
-            return trained
+
+    def train(folder: Path) -> None:
+        Tokenizers.train(tokenizer, sources, targets).save(folder)
+
+    return cached(cache_directory(config.cache), f"tokenizers/{key}", train, Tokenizers.load)
 
 
 def _training_texts(config: DataConfig, corpus: Dataset | IterableDataset) -> tuple[list[str], list[str]]:

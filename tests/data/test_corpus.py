@@ -3,14 +3,17 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import pwd
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 
 from nat.config import load_yaml, parse
 from nat.data.corpus import DataConfig, embedded_directory, read_corpus
@@ -94,6 +97,27 @@ def test_a_local_folder_serves_as_hub_dataset(tmp_path, data, streaming):
     write(folder / "train.jsonl", json.dumps({"translation": {"en": "new", "de": "neu"}}) + "\n")
     os.utime(folder / "train.jsonl", ns=(date.st_atime_ns, date.st_mtime_ns))
     assert [row["source"] for row in rows(config)] == ["new"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_is_wrong_with_a_hub_folder_is_said(tmp_path, data, streaming):
+    write(tmp_path / "train.csv", "en,de\na,b\na,b,c,d\n")
+    message = refusal(data(train=f"hub:{tmp_path}", streaming=streaming))
+    assert message.startswith(f"hub:{tmp_path}: the train split cannot be loaded (")
+    assert "Expected 2 fields in line 3, saw 4" in message
+
+
+def test_large_files_of_a_hub_folder_are_read_in_pieces(tmp_path):
+    from nat.data.hub import folder_digest
+
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(1 << 25)
+    tracemalloc.start()
+    try:
+        folder_digest(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_columns_of_the_result(tmp_path, data):
@@ -351,11 +375,39 @@ def run(path: str, killed: str) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_killed_run_leaves_no_half_corpus_and_two_ranks_share_one(tmp_path):
+def unfinished(cache: Path) -> list[Path]:
+    return [path for path in cache.rglob("*") if path.is_dir() and path.suffix in (".part", ".incomplete")][:1]
+
+
+def test_the_folder_of_a_live_build_stays(tmp_path, data, cache):
+    path = write(tmp_path / "t.tsv", TSV)
+    (cache / "text" / ".other.part").mkdir(parents=True)
+    with FileLock(cache / "text" / ".other.lock"):
+        read_corpus(data(train=path, columns=["en", "de"]), "train")
+        assert unfinished(cache) == [cache / "text" / ".other.part"]
+    read_corpus(data(train=path, columns=["en", "de"]), "train")
+    assert unfinished(cache) == []
+
+
+def test_a_user_without_a_home_is_told_of_the_cache_option(tmp_path, data, monkeypatch):
+    def unknown(user: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {user}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("NAT_CACHE")
+    message = refusal(data(train=write(tmp_path / "t.tsv", TSV), columns=["en", "de"]))
+    assert message == "the cache folder ~/.cache/nat: this user has no home; name another with data.cache or NAT_CACHE"
+
+
+def test_a_killed_run_leaves_no_half_corpus_and_two_ranks_share_one(tmp_path, data, cache):
     path = write(tmp_path / "t.tsv", "".join(f"{n}\t{n}\n" for n in range(20000)))
     killed = run(path, "yes")
     killed.communicate(timeout=60)
     assert killed.returncode == 9
+    assert len(unfinished(cache)) == 1
+    read_corpus(data(train=write(tmp_path / "other.tsv", TSV), columns=["en", "de"]), "train")
+    assert unfinished(cache) == []
     ranks = [run(path, "no") for _ in range(2)]
     for rank in ranks:
         out, error = rank.communicate(timeout=60)
