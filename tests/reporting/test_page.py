@@ -27,7 +27,7 @@ METHODS = {
     "imputer": "max_passes=3&name=Imputer",
     "levenshtein": "max_passes=4&max_length_offset=2&name=Levenshtein",
 }
-PUBLISHED = Path(__file__).parents[2] / "scripts" / "results"
+PUBLISHED = Path(__file__).parents[2] / "docs" / "results" / "page.html"
 NAMES = [options.rpartition("name=")[2] for options in METHODS.values()]
 
 
@@ -203,12 +203,11 @@ def test_the_browser_sees_errors_and_requests(browser: Page, tmp_path: Path) -> 
 def test_the_page_works_offline_and_the_slider_moves_the_passes(
     browser: Page, folder: Path, of_the_repository: bool
 ) -> None:
-    if of_the_repository:
-        folder = PUBLISHED
+    page = PUBLISHED if of_the_repository else folder / "index.html"
     browser.errors.clear()
     browser.requests.clear()
     browser.size(1280, 900)
-    browser.open(f"file://{folder}/index.html")
+    browser.open(f"file://{page}")
     passes = int(browser.run("document.querySelector('#slider').max"))
     assert passes > 1  # it begins with a system of several passes, and with all of them
     assert browser.run(VISIBLE) == browser.run(NOW) == passes
@@ -222,7 +221,7 @@ def test_the_page_works_offline_and_the_slider_moves_the_passes(
     browser.click("#passes li.now .token")
     assert "probability" in browser.run("document.querySelector('#detail').textContent")
     assert browser.errors == []
-    assert browser.requests == [f"file://{folder}/index.html"]
+    assert browser.requests == [f"file://{page}"]
 
 
 def test_every_system_and_sentence_can_be_seen(browser: Page, folder: Path) -> None:
@@ -251,9 +250,9 @@ def test_every_system_and_sentence_can_be_seen(browser: Page, folder: Path) -> N
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("of_the_repository", [False, True])
 def test_nothing_is_wider_than_the_screen(browser: Page, folder: Path, width: int, of_the_repository: bool) -> None:
-    folder = PUBLISHED if of_the_repository else folder
+    page = PUBLISHED if of_the_repository else folder / "index.html"
     browser.size(width, 844)
-    browser.open(f"file://{folder}/index.html")
+    browser.open(f"file://{page}")
     for number in range(len(METHODS)):
         choose(browser, "#system", number)
         assert browser.run("document.documentElement.scrollWidth") <= width
