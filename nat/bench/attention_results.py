@@ -14,7 +14,7 @@ from nat.drawing.circles import Circle, write_circles
 from nat.drawing.style import check_plots
 from nat.errors import DataError
 from nat.files import read_json
-from nat.runs.outputs import check_outputs
+from nat.runs.outputs import Output, check_outputs
 from nat.table import markdown_table, rounded
 
 
@@ -115,7 +115,7 @@ class Panels:
         if sizes.picture is None:
             return cls({}, None)
         check_plots("attention.picture")
-        check_outputs({"attention.picture": Path(sizes.picture)})
+        check_outputs({"attention.picture": Output(Path(sizes.picture), r"<(\?xml|svg)")})
         scores = {}
         if sizes.accuracy is not None:
             shares = read_scores("attention.accuracy", sizes.accuracy, kinds, "exact_match")

@@ -34,12 +34,10 @@ def work(config: dict[str, Any]) -> int:
 
     settings = parse(DecodeConfig, config)
     translations, report = decode(settings)
-    if settings.output is not None:
-        print(describe(report))
-        return 0
-    sys.stdout.buffer.write("".join(f"{line}\n" for line in translations).encode())  # UTF-8 in every locale
-    sys.stdout.buffer.flush()
-    print(describe(report), file=sys.stderr)
+    if settings.output is None:
+        sys.stdout.buffer.write("".join(f"{line}\n" for line in translations).encode())  # UTF-8 in every locale
+        sys.stdout.buffer.flush()
+    print(describe(report), file=sys.stdout if "report" in settings.outputs else sys.stderr)
     return 0
 
 

@@ -33,7 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from nat.errors import DataError
-from nat.files import to_json, write_text
+from nat.files import to_json
+from nat.runs.outputs import write_output
 from nat.search.refine import Fate
 
 DIGITS = 4  # of log-probabilities
@@ -124,7 +125,7 @@ def rounded(value: float | None) -> float | None:
 
 def write_history(path: Path, sentences: Iterable[SentenceHistory]) -> None:
     """Raises DataError where the file cannot be written."""
-    write_text(path, "".join(to_json(item.to_plain()) + "\n" for item in sentences))
+    write_output(path, "".join(to_json(item.to_plain()) + "\n" for item in sentences))
 
 
 def read_history(path: str | Path) -> list[SentenceHistory]:

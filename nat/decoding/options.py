@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -14,7 +14,7 @@ from nat.config import option, parse
 from nat.decoding.translator import Translator
 from nat.errors import ConfigError
 from nat.models.options import DecodingOptions
-from nat.runs.outputs import check_outputs
+from nat.runs.outputs import Output, check_outputs, json_object
 
 MOST_THREADS = 1024  # more than any machine has cores; far more than that ends the process
 
@@ -30,6 +30,9 @@ class CommandConfig:
     """Of a command that reads and writes files."""
 
     output: str | None = option(None, "JSON file of the figures; null: none is written")
+    overwrite: bool = option(False, "replace files that are no earlier output of this command")
+
+    first_keys: ClassVar[tuple[str, ...]] = ()  # of the JSON object in `output`
 
     @property
     def inputs(self) -> Iterable[str | None]:
@@ -37,13 +40,20 @@ class CommandConfig:
         return ()
 
     @property
-    def outputs(self) -> Mapping[str, Path]:
+    def runs(self) -> Iterable[str | None]:
+        """The run folders that are read."""
+        return ()
+
+    @property
+    def outputs(self) -> Mapping[str, Output]:
         """The files that will be written, by the option that names them."""
-        return {} if self.output is None else {"output": Path(self.output)}
+        if self.output is None:
+            return {}
+        return {"output": Output(Path(self.output), json_object(*self.first_keys))}
 
     def prepare(self) -> None:
         """What comes before all work. Raises ConfigError or DataError where an output cannot be written."""
-        check_outputs(self.outputs, inputs=self.inputs)
+        check_outputs(self.outputs, inputs=self.inputs, runs=self.runs, overwrite=self.overwrite)
 
 
 @dataclass(frozen=True, kw_only=True)

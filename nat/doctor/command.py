@@ -39,6 +39,8 @@ WHERE = ("train", "columns", "hub_config", "cache")  # the training text may lie
 class DoctorConfig(SystemConfig):
     """Everything that `configs/doctor.yaml` holds."""
 
+    first_keys = ("run_dir", "model")
+
     decode: str | None = option(None, "report of nat-decode, OUTPUT.json; null: some sentences are translated now")
     split: Split | None = option(None, "what is translated now; null: valid")
     sentences: int | None = option(None, f"at most, spread evenly over the split; null: {SENTENCES}", minimum=1)
@@ -47,7 +49,7 @@ class DoctorConfig(SystemConfig):
 
     @property
     def inputs(self) -> Iterable[str | None]:
-        return (self.decode,)
+        return *super().inputs, self.decode
 
     def __post_init__(self) -> None:
         if self.split is Split.TRAIN:

@@ -25,10 +25,19 @@ from nat.evaluation.opening import Runs, SystemConfig, SystemOptions, open_syste
 from nat.evaluation.results import Translations, results, translate
 from nat.evaluation.speed import spread, time_alone
 from nat.evaluation.system import System
-from nat.files import to_json, write_json, write_text
+from nat.files import to_json, write_json
 from nat.progress import Progress
+from nat.runs.outputs import Output, is_stream, json_object, write_output
 from nat.scoring.comet import comet_score, open_comet
 from nat.scoring.polygons import check_references
+
+REPORT = json_object("text", "num_sentences")
+BEGINNINGS = {  # of the files that may be asked for beside `output`, as `Output.begins`
+    "jsonl": r'\{"index": ',
+    "nbest": r"0 \|\|\| ",
+    "pictures": r"<(\?xml|svg)",
+    "history": r'\{"index": ',
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +86,22 @@ class DecodeConfig(SystemConfig):
 
     @property
     def inputs(self) -> Iterable[str | None]:
-        return self.source, self.reference, self.draft, self.known, self.constraints
+        return *super().inputs, self.source, self.reference, self.draft, self.known, self.constraints
 
     @property
-    def outputs(self) -> dict[str, Path]:
-        named = {name: getattr(self, name) for name in ("output", "jsonl", "nbest", "pictures", "history")}
-        paths = {name: Path(value) for name, value in named.items() if value is not None}
-        return paths | ({"report": Path(f"{self.output}.json")} if self.output is not None else {})
+    def runs(self) -> Iterable[str | None]:
+        return *super().runs, self.teacher
+
+    @property
+    def outputs(self) -> dict[str, Output]:
+        paths = {name: Path(value) for name in BEGINNINGS if (value := getattr(self, name)) is not None}
+        outputs = {name: Output(path, BEGINNINGS[name]) for name, path in paths.items()}
+        if self.output is not None:
+            report = Path(f"{self.output}.json")
+            outputs["output"] = Output(Path(self.output), REPORT, proof=report)
+            if not is_stream(Path(self.output)):
+                outputs["report"] = Output(report, REPORT)
+        return outputs
 
 
 def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
@@ -116,8 +134,8 @@ def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
         score = comet_score(comet, text.sources, found.best, text.references, on_gpu=translator.device.type == "cuda")
         report |= {"comet": score, "comet_model": config.comet}
     if config.history is not None:
-        write_history(config.outputs["history"], how_made(system, text, found))
-    write_outputs(config.outputs, text, found, report)
+        write_history(config.outputs["history"].path, how_made(system, text, found))
+    write_outputs({name: output.path for name, output in config.outputs.items()}, text, found, report)
     return found.best, report
 
 
@@ -144,12 +162,12 @@ def measure_alone(system: System, text: Text, count: int) -> list[float]:
 def write_outputs(paths: dict[str, Path], text: Text, found: Translations, report: dict[str, Any]) -> None:
     """Every file whole or not at all; the report, which says that all is done, last. Raises DataError."""
     if "output" in paths:
-        write_text(paths["output"], "".join(f"{line}\n" for line in found.best))
+        write_output(paths["output"], "".join(f"{line}\n" for line in found.best))
     if "nbest" in paths:
-        write_text(paths["nbest"], "".join(nbest_lines(found)))
+        write_output(paths["nbest"], "".join(nbest_lines(found)))
     if "jsonl" in paths:
         rows = (to_json(json_row(i, text, found)) + "\n" for i in range(len(text.sources)))
-        write_text(paths["jsonl"], "".join(rows))
+        write_output(paths["jsonl"], "".join(rows))
     if "pictures" in paths:
         assert text.references is not None
         write_polygons(text.sources, found.best, text.references, paths["pictures"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,14 @@ class SystemConfig(DecodingConfig):
     weights: str | None = option(None, "other weights of that run, a .safetensors file")
 
     @property
+    def inputs(self) -> Iterable[str | None]:
+        return (self.weights,)
+
+    @property
+    def runs(self) -> Iterable[str | None]:
+        return (self.run_dir,)
+
+    @property
     def system(self) -> SystemOptions:
         return SystemOptions(self.run_dir, weights=self.weights, decoding=self.decoding)
 
@@ -60,6 +68,10 @@ class SystemsConfig(DecodingConfig):
     def __post_init__(self) -> None:
         if not self.run_dirs:
             raise ConfigError("run_dirs=[]: at least one run folder is needed")
+
+    @property
+    def runs(self) -> Iterable[str | None]:
+        return [entry.partition("?")[0] for entry in self.run_dirs]
 
 
 class Runs:

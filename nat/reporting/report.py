@@ -37,9 +37,12 @@ from nat.reporting.page import render
 from nat.reporting.tables import describe_table
 from nat.runs.folder import run_summary
 from nat.runs.metrics import read_metrics
+from nat.runs.outputs import Output, in_folder
 from nat.scoring.claims import describe_claims, examine, parse_claim
 
-FILES = ("results.json", "table.md", "samples.txt")
+FILES = (
+    "results.json", "table.md", "samples.txt", "index.html", "figures.json", "figures/", "histories/", "outputs/",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +56,8 @@ class ReportConfig(SystemsConfig):
     claims: list[str] = option([], "pairs of systems, 'A > B', to be tested for a higher BLEU")
 
     @property
-    def outputs(self) -> Mapping[str, Path]:
-        return {f"output, {name}": Path(self.output) / name for name in FILES}
+    def outputs(self) -> Mapping[str, Output]:
+        return in_folder(self.output, FILES, begins=r"\| system \| model \|", proof="table.md")
 
 
 def report(config: ReportConfig, *, command: str = "nat-report") -> tuple[list[dict[str, Any]], str, str]:

@@ -43,6 +43,8 @@ SPACE = "\u2581"  # SentencePiece: a space before this piece
 class ClozeConfig(SystemConfig):
     """Everything that `configs/cloze.yaml` holds."""
 
+    first_keys = ("run_dir", "weights")
+
     split: Split = option(Split.TEST, "what is translated and has gaps: test, valid or train")
     max_sentences: int | None = option(None, "only the first n pairs of the split; null: all", minimum=1)
     output: str | None = option(None, "JSON file of the report with every gap; null: none is written")

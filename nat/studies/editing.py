@@ -32,6 +32,8 @@ from nat.scoring.scores import score_corpus
 class EditStudyConfig(SystemConfig):
     """Everything that `configs/edit.yaml` holds."""
 
+    first_keys = ("run_dir", "teacher")
+
     teacher: str = option(help="run folder whose translations are spoiled to be drafts")
     output: str | None = option(None, "JSON file of the figures")
     split: Split = option(Split.TEST, "what is translated: test, valid or train")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -28,7 +28,8 @@ from nat.data.vocabulary import NUM_SYMBOLS, Symbol
 from nat.decoding.options import CommandConfig
 from nat.errors import ConfigError, DataError
 from nat.evaluation.inputs import merge
-from nat.search.arpa import ZERO, Ngram, write_arpa
+from nat.runs.outputs import Output
+from nat.search.arpa import HEADER, ZERO, Ngram, write_arpa
 from nat.search.language_model import open_language_model
 
 if TYPE_CHECKING:
@@ -57,6 +58,14 @@ class LMConfig(CommandConfig):
     @property
     def inputs(self) -> Iterable[str | None]:
         return (self.text,)
+
+    @property
+    def runs(self) -> Iterable[str | None]:
+        return (self.run_dir,)
+
+    @property
+    def outputs(self) -> Mapping[str, Output]:
+        return {"output": Output(Path(self.output), HEADER)}
 
 
 @dataclass(frozen=True)

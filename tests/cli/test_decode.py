@@ -431,6 +431,34 @@ def test_comet_is_reported(
     assert "COMET 0.8125  (some/model)\n" in capsys.readouterr().out
 
 
+def test_the_same_command_again_replaces_its_files(decode: Run, folder: Path) -> None:
+    given = ("source=source.txt", "output=out.txt", "jsonl=out.jsonl", "nbest=out.nbest", "history=out.history")
+    assert decode(*given) == 0
+    before = {path.name: path.read_bytes() for path in folder.glob("out*") if path.suffix != ".json"}
+    assert len(before) == 4
+    assert decode(*given) == 0
+    assert {path.name: path.read_bytes() for path in folder.glob("out*") if path.suffix != ".json"} == before
+
+
+def test_a_file_of_the_user_is_replaced_when_told(
+    decode: Run, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "out.txt").write_text("my thesis\n")
+    assert decode("source=source.txt", "output=out.txt") == 2
+    assert "output=out.txt: is there already" in capsys.readouterr().err
+    assert (folder / "out.txt").read_text() == "my thesis\n"
+    assert decode("source=source.txt", "output=out.txt", "overwrite=true") == 0
+    assert len(lines_of(folder / "out.txt")) == len(SOURCES)
+
+
+def test_devices_take_text_and_get_no_report(decode: Run, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert decode("source=source.txt", "output=/dev/stdout", "jsonl=/dev/null") == 0
+    out, err = capfd.readouterr()
+    assert out.count("\n") == len(SOURCES)
+    assert "sentences 8: empty 3" in err
+    assert not Path("/dev/stdout.json").exists()
+
+
 # --- refusals --------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ from nat.evaluation.results import Translations, provenance, translate
 from nat.evaluation.system import System
 from nat.files import to_json, write_json, write_text
 from nat.reporting.outputs import file_names, write_lines
+from nat.runs.outputs import Output, in_folder
 from nat.scoring.claims import Claim, parse_claim
 from nat.scoring.scores import score_corpus
 from nat.studies.modes.accuracy import TELLING, accuracy
@@ -49,7 +50,7 @@ from nat.studies.modes.texts import (
     training_names,
 )
 
-FILES = ("study.json", "study.md")
+FILES = ("study.json", "study.md", "simplex.png", "simplex.svg", "outputs/", "languages/")
 REFERENCES = "references"
 
 
@@ -63,8 +64,8 @@ class ModesConfig(SystemsConfig):
     claims: list[str] = option([], "pairs of systems, 'A > B': A mixes more")
 
     @property
-    def outputs(self) -> Mapping[str, Path]:
-        return {f"output, {name}": Path(self.output) / name for name in FILES}
+    def outputs(self) -> Mapping[str, Output]:
+        return in_folder(self.output, FILES, begins=r"\| system \| trained on \|", proof="study.md")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +96,7 @@ def study(config: ModesConfig) -> tuple[dict[str, Any], str]:
     originals = named_texts(sentences)
     files = file_names([system.name for system in systems], taken=originals)
     rows, judged = [], []
+    lines_of = {f"outputs/{name}.txt": part for name, part in originals.items()}  # by file, written when all is known
     for system, training in zip(systems, training_names(systems), strict=True):
         found = translate(system, sentences.text.sources, name=system.name)
         contents = Contents.of(found.best, languages)
@@ -102,9 +104,9 @@ def study(config: ModesConfig) -> tuple[dict[str, Any], str]:
         rows.append({"name": system.name, "training_text": training} | measured(judged[-1], names))
         rows[-1] |= scored(found, judged[-1], sentences) | provenance(system)
         rows[-1]["output"] = f"outputs/{files[system.name]}.txt"
-        lines = language_lines(system, found, contents, sentences, languages)
-        write_lines(folder / "outputs" / f"{files[system.name]}.txt", found.best)
-        write_lines(folder / "languages" / f"{files[system.name]}.jsonl", map(to_json, lines))
+        languages_of = language_lines(system, found, contents, sentences, languages)
+        lines_of[f"outputs/{files[system.name]}.txt"] = found.best
+        lines_of[f"languages/{files[system.name]}.jsonl"] = list(map(to_json, languages_of))
     alike = {name: Judged(f"{REFERENCES} {name}", part, part) for name, part in zip(names, references, strict=True)}
     figures = {
         "languages": names,
@@ -120,11 +122,11 @@ def study(config: ModesConfig) -> tuple[dict[str, Any], str]:
         "training_texts": texts,
     }
     tables = describe(figures)
-    for name, part in originals.items():
-        write_lines(folder / "outputs" / f"{name}.txt", part)
+    write_text(folder / "study.md", tables)
+    for name, lines in lines_of.items():
+        write_lines(folder / name, lines)
     if config.plots is not False and has_plots() and drawable(names):
         write_simplex([panel(text) for text in (*judged, together(alike))], names, folder)
-    write_text(folder / "study.md", tables)
     write_json(folder / "study.json", figures)
     return figures, tables
 
