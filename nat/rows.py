@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -17,23 +18,46 @@ def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
         return value.map(function)
     if isinstance(value, tuple):
         return tuple(_map(item, function) for item in value)
+    if isinstance(value, dict):
+        return {name: _map(item, function) for name, item in value.items()}
     return value
+
+
+def _concatenated(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, Tensor):
+        width = max(value.size(1) for value in values) if first.dim() > 1 else 0
+        return torch.cat([_widened(value, width) for value in values])
+    if isinstance(first, Rows):
+        return first.concatenated(values)
+    if isinstance(first, tuple):
+        return tuple(_concatenated(items) for items in zip(*values, strict=True))
+    if isinstance(first, dict):
+        return {name: _concatenated([value[name] for value in values]) for name in first}
+    return first
+
+
+def _widened(tensor: Tensor, width: int) -> Tensor:
+    if tensor.dim() < 2 or tensor.size(1) == width:
+        return tensor
+    return F.pad(tensor, (0, 0) * (tensor.dim() - 2) + (0, width - tensor.size(1)))
 
 
 def _first_tensor(value: Any) -> Tensor | None:
     if isinstance(value, Tensor):
         return value
+    items: Iterable[Any] = ()
     if isinstance(value, Rows):
-        return next((t for f in fields(value) if (t := _first_tensor(getattr(value, f.name))) is not None), None)
-    if isinstance(value, tuple):
-        return next((t for item in value if (t := _first_tensor(item)) is not None), None)
-    return None
+        items = (getattr(value, f.name) for f in fields(value))
+    elif isinstance(value, tuple | dict):
+        items = value.values() if isinstance(value, dict) else value
+    return next((t for item in items if (t := _first_tensor(item)) is not None), None)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Base of all batch-first records. Fields are tensors, Rows, tuples of these, or plain values that
-    do not depend on the row; the methods below reach every tensor, however deeply nested."""
+    """Base of all batch-first records. Fields are tensors, Rows, tuples or dicts of these, or plain values
+    that do not depend on the row; the methods below reach every tensor, however deeply nested."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         return replace(self, **{f.name: _map(getattr(self, f.name), function) for f in fields(self)})
@@ -57,6 +81,13 @@ class Rows:
     def repeat_rows(self, n: int) -> Self:
         """Every row n times, copies of a row side by side: (B, ...) -> (B * n, ...)."""
         return self.map(lambda t: t.repeat_interleave(n, dim=0))
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Self]) -> Self:
+        """The rows of all parts, which have the same fields. A tensor (B, L, ...) that is narrower than another part's
+        gets columns of 0 on the right."""
+        values = {f.name: _concatenated([getattr(part, f.name) for part in parts]) for f in fields(parts[0])}
+        return replace(parts[0], **values)
 
     def to(self, device: torch.device | str) -> Self:
         return self.map(lambda t: t.to(device, non_blocking=True))

@@ -29,7 +29,7 @@ from nat.models.contract import TranslationModel
 from nat.models.options import DecodingOptions
 from nat.ops.ctc import collapse
 from nat.runs.weights import load_weights, save_tensors
-from nat.search.refine import Fate
+from nat.search.canvas import Fate
 from nat.training.objective import objective
 
 EACH_MODEL = pytest.mark.parametrize("name", MODELS)

@@ -80,3 +80,22 @@ def test_compact_moves_padding_to_the_right_and_keeps_the_order_of_tokens() -> N
 def test_shapes_are_checked_in_tests() -> None:
     with pytest.raises(Exception, match="valid"):
         Source(torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 4, dtype=torch.bool))
+
+
+def test_parts_of_different_widths_are_concatenated() -> None:
+    @dataclass(frozen=True)
+    class Named(Rows):
+        parts: tuple[Inner, ...]
+        names: dict[str, Tensor]
+        factor: float = 2.0
+
+    def part(rows: int, width: int) -> Named:
+        wide = torch.ones(rows, width, 2)
+        return Named((Inner(wide[:, :, 0]),), {"flat": torch.arange(rows), "wide": wide})
+
+    both = Named.concatenated([part(2, 1), part(1, 3)])
+    assert both.parts[0].x.tolist() == [[1, 0, 0], [1, 0, 0], [1, 1, 1]]
+    assert both.names["flat"].tolist() == [0, 1, 0]
+    assert both.names["wide"][:, :, 1].tolist() == both.parts[0].x.tolist()
+    assert both.select(torch.tensor([2])).names["flat"].tolist() == [0]
+    assert (len(both), both.factor) == (3, 2.0)

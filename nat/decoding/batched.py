@@ -14,7 +14,8 @@ from nat.data.batching import length_sorted_batches
 from nat.decoding.requests import Wanted, attach
 from nat.models.contract import Translation, TranslationModel
 from nat.models.options import DecodingOptions
-from nat.search.refine import Fate, History
+from nat.search.canvas import Fate
+from nat.search.refine import History
 
 OutOfMemory = torch.OutOfMemoryError
 

@@ -35,7 +35,7 @@ from typing import Any
 from nat.errors import DataError
 from nat.files import to_json
 from nat.runs.outputs import write_output
-from nat.search.refine import Fate
+from nat.search.canvas import Fate
 
 DIGITS = 4  # of log-probabilities
 

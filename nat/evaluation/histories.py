@@ -11,7 +11,7 @@ from nat.decoding.history import CandidateHistory, Pass, SentenceHistory
 from nat.evaluation.inputs import Text
 from nat.evaluation.results import Translations, translate
 from nat.evaluation.system import System
-from nat.search.refine import Fate
+from nat.search.canvas import Fate
 
 
 def how_made(system: System, text: Text, found: Translations | None = None) -> list[SentenceHistory]:

@@ -23,7 +23,8 @@ from nat.models.options import DecodingOptions
 from nat.nn.attention.base import Attention
 from nat.nn.embedding import Positions
 from nat.rows import Rows
-from nat.search.insertion import InsertionCanvas, best_first
+from nat.search.canvas import Canvas
+from nat.search.insertion import Texts
 from nat.search.refine import History, Refined
 
 
@@ -59,71 +60,65 @@ class Translation(Rows):
 
     @classmethod
     def of_insertions(
-        cls, refined: Refined[InsertionCanvas], *, copies: int, count: int, ordered: bool = False
+        cls, refined: Refined[Texts], number: int, *, copies: int, decoding: DecodingOptions
     ) -> Translation:
-        """The `count` of the `copies` canvases of each row, side by side in `refined`, whose decisions have the
-        highest mean log-probability, the best first; the first `count` as they come if `ordered`."""
-        if not ordered:
-            refined = best_first(refined, copies=copies)
-        canvas, shape = refined.canvas, (-1, copies)
+        """One of the texts that grew together, by number: its candidates, see `best_of`, by the mean of `Texts.means`,
+        or as they were sampled."""
+        texts = refined.canvas
         return cls.best_of(
-            *(t.unflatten(0, shape) for t in (canvas.tokens, canvas.valid, canvas.scores)),
-            extra_scores=canvas.end_scores.unflatten(0, shape),
-            count=count,
-            ordered=True,
-            passes=refined.passes.unflatten(0, shape),
-            truncated=(canvas.cut | ~refined.finished).unflatten(0, shape),
-            history=refined.history,
+            texts.canvases[number],
+            copies=copies,
+            count=decoding.num_candidates,
+            ordered=decoding.temperature is not None,
+            means=texts.means(number),
+            extra_scores=texts.end_scores,
+            calls=refined.calls,
+            truncated=texts.cut | ~refined.finished,
+            history=refined.history(lambda before, after: after.canvases[number]),
         )
 
     @classmethod
     def best_of(
         cls,
-        tokens: Int[Tensor, "B K L"],
-        valid: Bool[Tensor, "B K L"],
-        token_scores: Float[Tensor, "B K L"],
+        canvas: Canvas,
         *,
-        extra_scores: Float[Tensor, "B K"] | None = None,
+        copies: int,
         count: int,
         ordered: bool = False,
-        passes: Int[Tensor, "B K"] | None = None,
-        truncated: Bool[Tensor, "B K"] | None = None,
+        means: Float[Tensor, " N"] | None = None,
+        extra_scores: Float[Tensor, " N"] | None = None,
+        calls: Int[Tensor, " N"] | None = None,
+        truncated: Bool[Tensor, " N"] | None = None,
         history: History | None = None,
     ) -> Translation:
         """The `count` candidates of highest mean log-probability of a token (Ghazvininejad et al. 2019, section 3.3),
         the best first; the first `count` as they come if `ordered`.
 
-        tokens: right-padded canvases of one token a position; an empty one has the mean 0. extra_scores: what else
-        belongs to the score, for example of the length; it does not enter the mean. passes: decoder calls of each
-        candidate, of which a sentence has as many as its slowest; None: one. truncated: of each candidate, a sentence
-        is where one of those chosen is; None: none. history: of (B * K) rows.
+        canvas: right-padded, of `copies` candidates of each sentence side by side, N = B * copies, as is all else;
+        an empty one has the mean 0. means: what is compared instead. extra_scores: what else belongs to the score, for
+        example of the length; it does not enter the mean. calls: decoder calls, of which a sentence has as many as its
+        slowest candidate; None: one. truncated: a sentence is where one of those chosen is; None: none.
         """
-        kept = token_scores.masked_fill(~valid, 0.0).sum(dim=2)  # (B, K)
-        extra = torch.zeros_like(kept) if extra_scores is None else extra_scores
-        mean = (kept / valid.sum(dim=2).clamp(min=1)).masked_fill(extra == -torch.inf, -torch.inf)
-        order = mean.argsort(dim=1, descending=True, stable=True)
-        if ordered:
-            order = torch.arange(mean.size(1), device=mean.device).expand_as(mean)
-        order = order[:, :count]
-        wide = order[:, :, None].expand(-1, -1, tokens.size(2))
-        calls = torch.ones_like(kept, dtype=torch.long) if passes is None else passes
-        chosen = valid.gather(1, wide)
-        return cls(
-            tokens.gather(1, wide).masked_fill(~chosen, int(Symbol.PAD)),
-            chosen,
-            (kept + extra).gather(1, order),
-            calls.amax(dim=1),
-            torch.zeros_like(calls[:, 0], dtype=torch.bool)
-            if truncated is None
-            else truncated.gather(1, order).any(dim=1),
-            () if history is None else _histories(history, order, tokens.size(1)),
+        totals = canvas.scores.masked_fill(~canvas.valid, 0.0).sum(dim=1)
+        scores = totals if extra_scores is None else totals + extra_scores
+        ranks = (totals / canvas.lengths.clamp(min=1) if means is None else means).masked_fill(
+            scores == -torch.inf, -torch.inf
         )
-
-
-def _histories(history: History, order: Int[Tensor, "B N"], num_candidates: int) -> tuple[History, ...]:
-    """One for each candidate, the best first."""
-    rows = torch.arange(len(order), device=order.device) * num_candidates
-    return tuple(history.select(rows + column) for column in order.T)
+        order = ranks.view(-1, copies).argsort(dim=1, descending=True, stable=True)
+        if ordered:
+            order = torch.arange(copies, device=order.device).expand_as(order)
+        order = order[:, :count]
+        rows = order + torch.arange(len(order), device=order.device)[:, None] * copies  # (B, count)
+        none = torch.zeros(len(order), dtype=torch.long, device=order.device)
+        valid = canvas.valid[rows]
+        return cls(
+            canvas.tokens[rows].masked_fill(~valid, int(Symbol.PAD)),
+            valid,
+            scores[rows],
+            passes=none + 1 if calls is None else calls.view(-1, copies).amax(dim=1),
+            truncated=none.bool() if truncated is None else truncated[rows].any(dim=1),
+            history=() if history is None else tuple(history.select(column) for column in rows.T),
+        )
 
 
 class TranslationModel(nn.Module, ABC):

@@ -32,6 +32,7 @@ from nat.nn.seq2seq import DeepSupervision, Seq2Seq, Seq2SeqConfig
 from nat.nn.transformer import Decoder, Memory, initialise
 from nat.ops.copying import copy_by_fertility, cut_fertilities
 from nat.ops.precision import at_least_float32
+from nat.search.canvas import Canvas
 from nat.search.refine import History
 
 
@@ -204,10 +205,15 @@ class Fertility(TranslationModel):
             source.repeat_rows(num_canvases), fertilities, memory.repeat_rows(num_canvases)
         )
         tokens, valid, scores = choose_tokens(log_probs, valid, random.fork(1), decoding)
-        history = None
-        if decoding.history:
-            history = History.of_one_pass(*(values.flatten(0, 1) for values in (tokens, valid, scores)))
-        found = Translation.best_of(tokens, valid, scores, count=decoding.num_candidates, ordered=True, history=history)
+        count = decoding.num_candidates
+        tokens, valid, scores = (values.flatten(0, 1) for values in (tokens, valid, scores))
+        found = Translation.best_of(
+            replace(Canvas.start(tokens, valid), scores=scores),
+            copies=count,
+            count=count,
+            ordered=True,
+            history=History.of_one_pass(tokens, valid, scores) if decoding.history else None,
+        )
         return replace(found, truncated=was_cut.view(-1, num_canvases)[:, 0])
 
     def choose_fertilities(

@@ -30,7 +30,8 @@ from nat.nn.slots import Slots, SlotSplit
 from nat.nn.transformer import Memory
 from nat.ops import ctc, imputer
 from nat.rows import Rows
-from nat.search.refine import Canvas, Fate, refine
+from nat.search.canvas import Canvas, Fate
+from nat.search.refine import as_it_is, refine
 
 BLANK, MASK, PAD = int(Symbol.BLANK), int(Symbol.MASK), int(Symbol.PAD)
 DEFAULT_PASSES, DEFAULT_BLOCK = 4, 8
@@ -241,23 +242,24 @@ class Imputer(TranslationModel):
         work = self.prepare(source.compact(), decoding)
         tokens = torch.full_like(work.slots.valid, MASK, dtype=torch.long).masked_fill(~work.slots.valid, PAD)
         refined = refine(
-            lambda canvas, rows, number: self.impute(canvas, rows, number, temperature=decoding.temperature),
+            lambda canvas, rows, number: (self.impute(canvas, rows, number, temperature=decoding.temperature), 1),
             Canvas.start(tokens, work.slots.valid),
             work,
             max_passes=decoding.passes,
             finished=lambda before, after: ~(after.tokens == MASK).any(dim=1),
             history=decoding.history,
         )
-        canvas, shape = refined.canvas, (-1, count)
         found = Translation.best_of(
-            *(t.unflatten(0, shape) for t in (canvas.tokens, canvas.valid, canvas.scores)),
+            refined.canvas,
+            copies=count,
             count=count,
             ordered=True,  # samples come as they are drawn
-            passes=refined.passes.unflatten(0, shape),
-            history=refined.history,
+            calls=refined.calls,
+            history=refined.history(as_it_is),
         )
-        collapsed, valid = ctc.collapse(canvas.tokens, canvas.valid, blank=BLANK, pad=PAD)
-        return replace(found, tokens=collapsed.unflatten(0, shape), valid=valid.unflatten(0, shape))
+        collapsed = ctc.collapse(refined.canvas.tokens, refined.canvas.valid, blank=BLANK, pad=PAD)
+        tokens, valid = (values.unflatten(0, (-1, count)) for values in collapsed)
+        return replace(found, tokens=tokens, valid=valid)
 
     def prepare(self, source: Source, decoding: Decoding) -> Work:
         """Encoder and canvas of each candidate, and how much a pass commits (Chan et al. 2020: one slot of every block;

@@ -26,7 +26,7 @@ from nat.nn.transformer import Memory, initialise
 from nat.ops import insertion
 from nat.ops.editing import bracket, gaps, rearrange
 from nat.search.editing import start
-from nat.search.insertion import Finalisation, insert_until_complete
+from nat.search.insertion import Finalisation, Texts, insert_until_complete
 
 BOS, EOS, PAD = int(Symbol.BOS), int(Symbol.EOS), int(Symbol.PAD)
 NUM_ENDS = 2  # positions of BOS and EOS around the canvas
@@ -126,18 +126,18 @@ class InsertionTransformer(TranslationModel):
         rule = decoding.rule(self.config.finalisation, end=EOS)
         source = source.compact()
         copies = decoding.num_copies(source)
+        limits = decoding.limits(source, positions=self.max_target_length)
         refined = insert_until_complete(
-            lambda canvas, memory: self.log_probs(canvas.tokens, canvas.valid, memory),
-            start(source, copies=copies),
+            lambda texts, memory: self.log_probs(texts.canvases[0].tokens, texts.canvases[0].valid, memory),
+            Texts.of(start(source, copies=copies)),
             self.net.encode(source).repeat_rows(copies),
             rule=rule,
-            limits=decoding.limits(source, positions=self.max_target_length).repeat_interleave(copies),
+            limits=limits.repeat_interleave(copies)[:, None],
             random=decoding.random(source),
             max_passes=decoding.max_passes,
             history=decoding.history,
         )
-        ordered = decoding.temperature is not None  # samples come as they are drawn
-        return Translation.of_insertions(refined, copies=copies, count=decoding.num_candidates, ordered=ordered)
+        return Translation.of_insertions(refined, 0, copies=copies, decoding=decoding)
 
     # --- lengths --------------------------------------------------------------------------------------
 

@@ -30,9 +30,9 @@ from nat.nn.spans import SpanConfig
 from nat.ops import insertion
 from nat.ops.editing import positions_below, rearrange
 from nat.rows import Rows
-from nat.search.editing import EditCanvas, from_draft, start
-from nat.search.insertion import Finalisation, InsertionCanvas, best_first, insert_until_complete
-from nat.search.pair import by_gap, history_of, paired, slots_of, text_of
+from nat.search.canvas import Canvas
+from nat.search.editing import from_draft, start
+from nat.search.insertion import Finalisation, Texts, insert_until_complete
 from nat.search.refine import Refined
 
 EOS, PAD = int(Symbol.EOS), int(Symbol.PAD)
@@ -195,15 +195,14 @@ class Kermit(TranslationModel):
         source = source.compact()
         copies = decoding.num_copies(source)
         given, written = from_draft(whole(source)).repeat_rows(copies), start(source, copies=copies)
-        canvas = paired(written, given) if decoding.reverse else paired(given, written)
+        side = Side.SOURCE if decoding.reverse else Side.TARGET
+        texts = Texts.of(written, given) if side is Side.SOURCE else Texts.of(given, written)
         limits = decoding.limits(source, positions=self.net.max_length)
         if self.max_total_length is not None:
             limits = limits.minimum(self.max_total_length - source.lengths)
         limits = limits[:, None].expand(-1, 2)
-        refined = self.refined(canvas, limits.repeat_interleave(copies, dim=0), decoding, decoding.random(source))
-        if decoding.temperature is None:  # samples come as they are drawn
-            refined = best_first(refined, copies=copies)
-        return translation(refined, Side.SOURCE if decoding.reverse else Side.TARGET, copies, decoding)
+        refined = self.refined(texts, limits.repeat_interleave(copies, dim=0), decoding, decoding.random(source))
+        return Translation.of_insertions(refined, side, copies=copies, decoding=decoding)
 
     def fill(
         self, source: Draft, target: Draft, *, decoding: DecodingOptions, nonempty: bool = False
@@ -230,32 +229,25 @@ class Kermit(TranslationModel):
         if decoding.temperature is not None:
             parts = (source.tokens, source.valid), (target.tokens, target.valid)
             random = RowRandom.of(*parts, seed=decoding.seed).copies(copies)
-        canvas = paired(from_draft(source), from_draft(target)).repeat_rows(copies)
-        refined = self.refined(canvas, limits.repeat_interleave(copies, dim=0), decoding, random, nonempty=nonempty)
-        score = (refined.canvas.scores.sum(dim=1) + refined.canvas.end_scores).unflatten(0, (-1, copies))
-        first, second = (replace(translation(refined, side, copies, decoding), scores=score) for side in Side)
-        return first, second
+        texts = Texts.of(*(from_draft(side).repeat_rows(copies) for side in (source, target)))
+        refined = self.refined(texts, limits.repeat_interleave(copies, dim=0), decoding, random, nonempty=nonempty)
+        first, second = (Translation.of_insertions(refined, side, copies=copies, decoding=decoding) for side in Side)
+        score = first.scores + second.scores - refined.canvas.end_scores.view_as(first.scores)  # the ends are of both
+        return replace(first, scores=score), replace(second, scores=score)
 
     def refined(
         self,
-        canvas: EditCanvas,
+        texts: Texts,
         limits: Int[Tensor, "B 2"],
         decoding: Decoding,
         random: RowRandom | None,
         *,
         nonempty: bool = False,
-    ) -> Refined[InsertionCanvas]:
-        """Passes over canvases of pairs. limits: tokens that each side may have."""
-
-        def log_probs(canvas: InsertionCanvas, _: Rows) -> Tensor:
-            found = self.log_probs(canvas)
-            if nonempty:
-                found[:, :, EOS] = found[:, :, EOS].masked_fill(between_fixed(canvas), -torch.inf)
-            return found
-
+    ) -> Refined[Texts]:
+        """Passes over both sides of pairs. limits: tokens that each side may have."""
         return insert_until_complete(
-            log_probs,
-            canvas,
+            lambda texts, _: self.log_probs(texts, nonempty=nonempty),
+            texts,
             Rows(),
             rule=decoding.rule(Finalisation.SLOT, end=EOS),
             limits=limits,
@@ -264,21 +256,22 @@ class Kermit(TranslationModel):
             history=decoding.history,
         )
 
-    def log_probs(self, canvas: EditCanvas) -> Float[Tensor, "B A V"]:
-        """Of what may be inserted into each gap of canvases of pairs, -inf beyond the vocabulary of its side; 0 on a
-        side where no row has an open gap."""
-        present = torch.ones_like(canvas.sealed)
-        texts = [text_of(canvas, side) for side in Side]
-        slots = self.net(*(Segment(text.tokens, text.valid, present) for text in texts))
+    def log_probs(self, texts: Texts, *, nonempty: bool = False) -> Float[Tensor, "B A V"]:
+        """Of what may be inserted into each gap of both sides, -inf beyond the vocabulary of its side; 0 on a side
+        where no row has an open gap. nonempty: gaps between fixed tokens have no end."""
+        present = torch.ones_like(texts.cut)
+        slots = self.net(*(Segment(text.tokens, text.valid, present) for text in texts.canvases))
         width = max(self.vocabularies.source_size, self.vocabularies.target_size)
-        found = slots[0].new_zeros((*canvas.open_gaps.shape, width))
-        for side in Side:
-            here = slots_of(canvas, side)
-            if bool((here & canvas.open_gaps).any()):
+        of_sides = []
+        for side, canvas in zip(Side, texts.canvases, strict=True):
+            log_probs = slots[side].new_zeros((*canvas.open_gaps.shape, width))
+            if bool(canvas.open_gaps.any()):
                 own = self.net.log_probs(slots[side], side)
-                own = F.pad(own, (0, width - own.size(2)), value=-torch.inf)
-                found = by_gap(canvas, side, own).where(here[:, :, None], found)
-        return found
+                log_probs = F.pad(own, (0, width - own.size(2)), value=-torch.inf)
+            if nonempty:
+                log_probs[:, :, EOS] = log_probs[:, :, EOS].masked_fill(between_fixed(canvas), -torch.inf)
+            of_sides.append(log_probs)
+        return texts.in_a_row(of_sides)
 
     # --- lengths --------------------------------------------------------------------------------------
 
@@ -313,14 +306,7 @@ def gapped(rows: Sequence[Sequence[int]], open_gaps: Sequence[Collection[int]]) 
     return Draft(side.tokens, side.valid, side.valid, closed)
 
 
-def between_fixed(canvas: EditCanvas) -> Bool[Tensor, "B A"]:
+def between_fixed(canvas: Canvas) -> Bool[Tensor, "B G"]:
     """Gaps next to no token but fixed ones: nothing has been inserted there."""
     fixed = canvas.fixed | ~canvas.valid
     return F.pad(fixed, (1, 0), value=True) & F.pad(fixed, (0, 1), value=True)
-
-
-def translation(refined: Refined[InsertionCanvas], side: Side, copies: int, decoding: Kermit.Decoding) -> Translation:
-    """One side of the pairs, in the order of the copies."""
-    history = None if refined.history is None else history_of(refined.history, side)
-    text = replace(refined, canvas=text_of(refined.canvas, side), history=history)
-    return Translation.of_insertions(text, copies=copies, count=decoding.num_candidates, ordered=True)

@@ -6,7 +6,7 @@ https://arxiv.org/abs/2004.12681.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
@@ -30,23 +30,18 @@ from nat.nn.transformer import Memory
 from nat.ops.edit_distance import best_edits
 from nat.ops.editing import gaps
 from nat.rows import Rows
-from nat.search.editing import TracedCanvas, start, with_deleted
-from nat.search.refine import Fate, Step, refine, unchanged
+from nat.search.canvas import Canvas, Fate
+from nat.search.editing import start, traced, with_deleted
+from nat.search.refine import Step, refine, unchanged
 
 PLH = int(Symbol.PLH)
+CUT = "cut"  # of `Canvas.rows`: whether the last pass wanted more placeholders than there was room for
 DEFAULT_NOISE = 0.5
 
 
 class RollIn(Enum):
     SAMPLE = "sample"
     ARGMAX = "argmax"
-
-
-@dataclass(frozen=True)
-class Growing(TracedCanvas):
-    """cut: (B,) whether the last pass wanted more placeholders than there was room for."""
-
-    cut: Bool[Tensor, " B"]
 
 
 @dataclass(frozen=True)
@@ -220,49 +215,43 @@ class Levenshtein(TranslationModel):
         copies = decoding.num_copies(source)
         limits = decoding.limits(source, positions=self.max_target_length)
         memory = self.net.encode(source).repeat_rows(copies)
-        begun = start(source, copies=copies)
         refined = refine(
             self.stepper(decoding),
-            Growing(
-                **{f.name: getattr(begun, f.name) for f in fields(begun)},
-                origin=torch.zeros_like(begun.tokens),
-                cut=torch.zeros_like(begun.sealed),
-            ),
+            start(source, copies=copies),
             Work(memory, limits.repeat_interleave(copies), decoding.random(source)),
             max_passes=decoding.max_passes,
             finished=unchanged,
             history=decoding.history,
-            picture=with_deleted,
         )
-        canvas, shape = refined.canvas, (-1, copies)
         return Translation.best_of(
-            *(t.unflatten(0, shape) for t in (canvas.tokens, canvas.valid, canvas.scores)),
+            refined.canvas,
+            copies=copies,
             count=decoding.num_candidates,
             ordered=decoding.temperature is not None,
-            passes=refined.passes.unflatten(0, shape),
-            truncated=(canvas.cut | ~refined.finished).unflatten(0, shape),
-            history=refined.history,
+            calls=refined.calls,
+            truncated=refined.canvas.rows[CUT] | ~refined.finished,
+            history=refined.history(with_deleted),
         )
 
-    def stepper(self, decoding: Decoding) -> Step[Growing, Work]:
+    def stepper(self, decoding: Decoding) -> Step[Canvas, Work]:
         """Delete, insert placeholders, fill them: up to three decoder calls, those that have nothing to decide are
         left out. With a temperature the first pass samples tokens, and the later ones refine the sample."""
 
-        def step(canvas: Growing, work: Work, number: int) -> Growing:
-            canvas = self.delete(canvas.traced(), work)
+        def step(canvas: Canvas, work: Work, number: int) -> tuple[Canvas, int]:
+            canvas = self.delete(traced(canvas), work)
             canvas = self.make_room(canvas, work, penalty=decoding.placeholder_penalty)
             new = canvas.fate == Fate.INSERTED
             if not bool(new.any()):
-                return canvas
+                return canvas, 1
             log_probs = self.heads.tokens(self.net, canvas.tokens, canvas.valid, work.memory)
             written = decoding.pick(log_probs, work.random if number == 1 else None)
             scores = log_probs.gather(2, written[:, :, None]).squeeze(2)
             tokens = written.where(new, canvas.tokens)
-            return replace(canvas, tokens=tokens, scores=scores.where(new, canvas.scores.to(scores)))
+            return replace(canvas, tokens=tokens, scores=scores.where(new, canvas.scores.to(scores))), 1
 
         return step
 
-    def delete(self, canvas: Growing, work: Work) -> Growing:
+    def delete(self, canvas: Canvas, work: Work) -> Canvas:
         """Without the tokens that are more probably deleted than kept; fixed ones stay (Susanto et al. 2020)."""
         free = canvas.valid & ~canvas.fixed
         if not bool(free.any()):
@@ -270,7 +259,7 @@ class Levenshtein(TranslationModel):
         log_probs = self.heads.deletion(self.net, canvas.tokens, canvas.valid, work.memory)
         return canvas.without(free & (log_probs.argmax(dim=-1) == 1))
 
-    def make_room(self, canvas: Growing, work: Work, *, penalty: float) -> Growing:
+    def make_room(self, canvas: Canvas, work: Work, *, penalty: float) -> Canvas:
         """With the most probable number of placeholders in each open gap; an empty canvas gets at least one, for a
         translation has words. What exceeds the row's limit is cut from the last gaps on."""
         log_probs = self.heads.placeholders(self.net, canvas.tokens, canvas.valid, work.memory)
@@ -278,7 +267,7 @@ class Levenshtein(TranslationModel):
         wanted = torch.cat((none, log_probs[:, :, 1:]), dim=2).argmax(dim=2).masked_fill(~canvas.open_gaps, 0)
         room = (work.limits - canvas.lengths).clamp(min=0)
         counts = wanted.cumsum(dim=1).minimum(room[:, None]).diff(dim=1, prepend=torch.zeros_like(wanted[:, :1]))
-        return replace(canvas.inserted(counts, token=PLH), cut=(counts < wanted).any(dim=1))
+        return replace(canvas.inserted(counts, token=PLH), rows={CUT: (counts < wanted).any(dim=1)})
 
     # --- lengths --------------------------------------------------------------------------------------
 

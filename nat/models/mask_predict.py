@@ -27,10 +27,12 @@ from nat.nn.seq2seq import Conditions, ParallelConfig, Seq2Seq
 from nat.nn.transformer import Memory
 from nat.ops.placement import best_placement, window_sums
 from nat.ops.selection import lowest
+from nat.search.canvas import Canvas, Fate
 from nat.search.editing import num_orders, reordered
-from nat.search.refine import Canvas, Fate, Step, refine
+from nat.search.refine import Step, as_it_is, refine
 
 MASK, PAD = int(Symbol.MASK), int(Symbol.PAD)
+TOTAL = "total"  # of `Canvas.rows`: positions that are masked at first, N of the schedule
 STAYS = 1e4  # worth of leaving a phrase where a draft has it: above all log-probabilities
 
 
@@ -116,19 +118,19 @@ class MaskPredict(TranslationModel):
             finished=nothing_masked,
             history=decoding.history,
         )
-        canvas = refined.canvas
         return Translation.best_of(
-            *(t.unflatten(0, (-1, copies)) for t in (canvas.tokens, canvas.valid, canvas.scores)),
-            extra_scores=length_scores,
+            refined.canvas,
+            copies=copies,
             count=decoding.num_candidates,
             ordered=decoding.temperature is not None,
-            passes=(refined.passes + calls).unflatten(0, (-1, copies)),
-            history=refined.history,
+            extra_scores=length_scores.flatten(),
+            calls=refined.calls + calls,
+            history=refined.history(as_it_is),
         )
 
     def start(
         self, source: Source, lengths: Int[Tensor, " B"], memory: Memory, decoding: Decoding
-    ) -> tuple[MaskedCanvas, Int[Tensor, " B"]]:
+    ) -> tuple[Canvas, Int[Tensor, " B"]]:
         """Nothing but masks; or a draft, and phrases where they cost least. Returns the canvas and the decoder calls
         that it took: 0, or 2."""
         calls = torch.zeros_like(lengths)
@@ -148,9 +150,9 @@ class MaskPredict(TranslationModel):
         hidden = lowest(scores.masked_fill(unknown, -torch.inf), total, free)
         fate = torch.where(hidden, int(Fate.MASKED), int(Fate.KEPT)).masked_fill(~canvas.valid, int(Fate.NONE))
         scores = scores.masked_fill(hidden | ~canvas.valid, 0.0)
-        return replace(canvas, scores=scores, fate=fate, total=total), calls + 2 * asked
+        return replace(canvas, scores=scores, fate=fate, rows={TOTAL: total}), calls + 2 * asked
 
-    def held_out_log_probs(self, canvas: MaskedCanvas, memory: Memory) -> Float[Tensor, "B T V"]:
+    def held_out_log_probs(self, canvas: Canvas, memory: Memory) -> Float[Tensor, "B T V"]:
         """Of every position while it and every other one are hidden: one call for the even positions, one for the odd
         ones, for the model is only trained to predict what it does not see."""
         even = torch.arange(canvas.tokens.size(1), device=canvas.tokens.device) % 2 == 0
@@ -160,21 +162,21 @@ class MaskPredict(TranslationModel):
         ]
         return found[0].where(even[:, None], found[1])
 
-    def stepper(self, decoding: Decoding) -> Step[MaskedCanvas, Conditions]:
+    def stepper(self, decoding: Decoding) -> Step[Canvas, Conditions]:
         """Predict what is masked; then mask the n_t = N (T - t) / T least confident of all N positions (section 3.3,
         equation 2). A position that is predicted again takes its new probability, the others keep theirs."""
 
-        def step(canvas: MaskedCanvas, given: Conditions, number: int) -> MaskedCanvas:
+        def step(canvas: Canvas, given: Conditions, number: int) -> tuple[Canvas, int]:
             hidden = canvas.fate == Fate.MASKED
             log_probs = self.log_probs(canvas.tokens.masked_fill(hidden, MASK), canvas.valid, given.memory)
             random = None if given.random is None else given.random.fork(number)
             written = decoding.pick(log_probs, random)
             tokens = written.where(hidden, canvas.tokens)
             scores = log_probs.gather(2, written[:, :, None]).squeeze(2).where(hidden, canvas.scores)
-            left = canvas.total * (decoding.max_passes - number) // decoding.max_passes
+            left = canvas.rows[TOTAL] * (decoding.max_passes - number) // decoding.max_passes
             fate = torch.where(hidden, int(Fate.WRITTEN), int(Fate.KEPT)).masked_fill(~canvas.valid, int(Fate.NONE))
             fate = fate.masked_fill(lowest(scores, left, canvas.valid & ~canvas.fixed), int(Fate.MASKED))
-            return replace(canvas, tokens=tokens, scores=scores, fate=fate)
+            return replace(canvas, tokens=tokens, scores=scores, fate=fate), 1
 
         return step
 
@@ -193,24 +195,15 @@ class MaskPredict(TranslationModel):
         return self.length.learnable(batch) & self.fits(batch.source.lengths, batch.target.lengths)
 
 
-@dataclass(frozen=True)
-class MaskedCanvas(Canvas):
-    """fixed: (B, L) True at positions of phrases that must stay. total: (B,) positions that are masked at first, N of
-    the schedule."""
-
-    fixed: Bool[Tensor, "B L"]
-    total: Int[Tensor, " B"]
-
-
-def masked_canvas(lengths: Int[Tensor, " B"]) -> MaskedCanvas:
+def masked_canvas(lengths: Int[Tensor, " B"]) -> Canvas:
     """Nothing but masks."""
     valid = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
     tokens = torch.full(valid.shape, MASK, device=lengths.device).masked_fill(~valid, PAD)
-    canvas: MaskedCanvas = MaskedCanvas.start(tokens, valid, fixed=torch.zeros_like(valid), total=lengths)
-    return replace(canvas, fate=torch.where(valid, int(Fate.MASKED), int(Fate.NONE)))
+    fate = torch.where(valid, int(Fate.MASKED), int(Fate.NONE))
+    return replace(Canvas.start(tokens, valid), fate=fate, rows={TOTAL: lengths})
 
 
-def first_canvas(source: Source, lengths: Int[Tensor, " B"]) -> tuple[MaskedCanvas, Bool[Tensor, " B"]]:
+def first_canvas(source: Source, lengths: Int[Tensor, " B"]) -> tuple[Canvas, Bool[Tensor, " B"]]:
     """The drafts, or as many masks as the length says, with masks added where the phrases need more room; and which
     rows have a draft."""
     draft, phrases = source.draft, source.phrases
@@ -227,9 +220,7 @@ def first_canvas(source: Source, lengths: Int[Tensor, " B"]) -> tuple[MaskedCanv
     return replace(canvas, tokens=tokens), drafted
 
 
-def with_phrases(
-    canvas: MaskedCanvas, phrases: Phrases, log_probs: Float[Tensor, "B L V"], *, orders: int
-) -> MaskedCanvas:
+def with_phrases(canvas: Canvas, phrases: Phrases, log_probs: Float[Tensor, "B L V"], *, orders: int) -> Canvas:
     """The phrases written where they cost least, without overlap, in the best of several orders, and fixed."""
     copies = num_orders(phrases, limit=orders)
     tried = reordered(phrases, copies)  # (B * K, C, N)
@@ -244,7 +235,7 @@ def with_phrases(
     return replace(canvas, tokens=tokens, fixed=fixed)
 
 
-def phrase_worth(canvas: MaskedCanvas, phrases: Phrases, log_probs: Float[Tensor, "B L V"]) -> Float[Tensor, "B C L"]:
+def phrase_worth(canvas: Canvas, phrases: Phrases, log_probs: Float[Tensor, "B L V"]) -> Float[Tensor, "B C L"]:
     """Of each phrase that begins at each position: the log-probability that it adds to what it replaces (the draft, or
     what the model would write at a mask); STAYS where the canvas holds it already."""
     shape = phrases.tokens.shape[1:]

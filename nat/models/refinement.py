@@ -27,16 +27,11 @@ from nat.nn.seq2seq import Conditions, ParallelConfig, Seq2Seq
 from nat.nn.transformer import Memory
 from nat.ops.copying import uniform_copy
 from nat.ops.corruption import corrupt
-from nat.search.refine import Canvas, Fate, Step, refine, unchanged
+from nat.search.canvas import Canvas, Fate
+from nat.search.refine import Step, as_it_is, refine, unchanged
 
 PAD = int(Symbol.PAD)
-
-
-@dataclass(frozen=True)
-class Draft(Canvas):
-    """A canvas whose first version is not tokens but copied source embeddings. inputs: (B, L, D)."""
-
-    inputs: Float[Tensor, "B L D"]
+INPUTS = "inputs"  # of `Canvas.positions`: what the next pass reads; at first copied source embeddings, (B, L, D)
 
 
 class Refinement(TranslationModel):
@@ -147,39 +142,38 @@ class Refinement(TranslationModel):
             length_log_probs, source.lengths, beam=decoding.beam, copies=copies, limit=self.max_target_length
         )  # (B * K), (B, K)
         inputs, valid = self.copied(source.repeat_rows(copies), lengths)
+        canvas = Canvas.start(torch.full(valid.shape, PAD, device=valid.device), valid)
         refined = refine(
             self.stepper(decoding),
-            Draft.start(torch.full(valid.shape, PAD, device=valid.device), valid, inputs=inputs),
+            replace(canvas, positions={INPUTS: inputs}),
             Conditions(memory.repeat_rows(copies), decoding.random(source)),
             max_passes=decoding.max_passes,
             finished=settled if decoding.adaptive else never,
             history=decoding.history,
         )
-        canvas = refined.canvas
-        tokens, valid, scores = (t.unflatten(0, (-1, copies)) for t in (canvas.tokens, canvas.valid, canvas.scores))
         return Translation.best_of(
-            tokens,
-            valid,
-            scores,
-            extra_scores=length_scores,
+            refined.canvas,
+            copies=copies,
             count=decoding.num_candidates,
             ordered=decoding.temperature is not None,
-            passes=refined.passes.unflatten(0, (-1, copies)),
-            history=refined.history,
+            extra_scores=length_scores.flatten(),
+            calls=refined.calls,
+            history=refined.history(as_it_is),
         )
 
-    def stepper(self, decoding: Decoding) -> Step[Draft, Conditions]:
+    def stepper(self, decoding: Decoding) -> Step[Canvas, Conditions]:
         """Every position is predicted anew from the output before (section 3, equation 3). With a temperature the
         first pass samples, and the later ones refine the sample."""
 
-        def step(canvas: Draft, given: Conditions, number: int) -> Draft:
-            log_probs = self.log_probs(canvas.inputs, canvas.valid, given.memory)
+        def step(canvas: Canvas, given: Conditions, number: int) -> tuple[Canvas, int]:
+            log_probs = self.log_probs(canvas.positions[INPUTS], canvas.valid, given.memory)
             tokens = decoding.pick(log_probs, given.random if number == 1 else None)
             tokens = tokens.masked_fill(~canvas.valid, PAD)
             scores = log_probs.gather(2, tokens[:, :, None]).squeeze(2).masked_fill(~canvas.valid, 0.0)
             fate = torch.where(tokens == canvas.tokens, int(Fate.KEPT), int(Fate.WRITTEN))
             fate = fate.masked_fill(~canvas.valid, int(Fate.NONE))
-            return replace(canvas, tokens=tokens, scores=scores, fate=fate, inputs=self.net.embed(tokens))
+            inputs = {INPUTS: self.net.embed(tokens)}
+            return replace(canvas, tokens=tokens, scores=scores, fate=fate, positions=inputs), 1
 
         return step
 
@@ -198,10 +192,10 @@ class Refinement(TranslationModel):
         return self.length.learnable(batch) & self.fits(batch.source.lengths, batch.target.lengths)
 
 
-def settled(before: Draft, after: Draft) -> Bool[Tensor, " B"]:
+def settled(before: Canvas, after: Canvas) -> Bool[Tensor, " B"]:
     """True where a pass gave what the pass before had given; the first pass had nothing before it."""
     return unchanged(before, after) & (before.tokens != PAD).any(dim=1)
 
 
-def never(before: Draft, after: Draft) -> Bool[Tensor, " B"]:
-    return torch.zeros(len(after), dtype=torch.bool, device=after.tokens.device)
+def never(before: Canvas, after: Canvas) -> Bool[Tensor, " B"]:
+    return torch.zeros(len(after), dtype=torch.bool, device=after.device)

@@ -5,7 +5,7 @@ supervision (Huang et al. 2022, https://arxiv.org/abs/2110.07515) as options.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
@@ -26,6 +26,7 @@ from nat.nn.length import LengthPredictor
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, ParallelConfig, Seq2Seq
 from nat.ops.copying import soft_copy, uniform_copy
+from nat.search.canvas import Canvas
 from nat.search.refine import History
 
 DEFAULT_TAU = 0.3
@@ -143,16 +144,13 @@ class Vanilla(TranslationModel):
         log_probs = self.net.decode(self.net.place(x), valid, memory.repeat_rows(copies))[-1]
         tokens = decoding.pick(log_probs, decoding.random(source))
         scores = log_probs.gather(2, tokens[:, :, None]).squeeze(2)
-        history = History.of_one_pass(tokens, valid, scores) if decoding.history else None
-        tokens, valid, scores = (t.unflatten(0, (-1, copies)) for t in (tokens, valid, scores))  # (B, K, T)
         return Translation.best_of(
-            tokens,
-            valid,
-            scores,
-            extra_scores=length_scores,
+            replace(Canvas.start(tokens, valid), scores=scores),
+            copies=copies,
             count=decoding.num_candidates,
             ordered=decoding.temperature is not None,
-            history=history,
+            extra_scores=length_scores.flatten(),
+            history=History.of_one_pass(tokens, valid, scores) if decoding.history else None,
         )
 
     def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:

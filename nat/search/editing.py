@@ -9,8 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from dataclasses import dataclass, fields, replace
-from typing import Self
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -18,75 +17,31 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from nat.data.batch import Draft, Phrases, Source
-from nat.ops.editing import deletion, gaps, insertion, rearrange
 from nat.rows import Rows
-from nat.search.refine import Canvas, Fate
+from nat.search.canvas import Canvas, Fate
+
+GIVEN = "given"  # of `Canvas.positions`: True at tokens that the canvas began with
+ORIGIN = "origin"  # of `Canvas.positions`: 1 + the position in the canvas before the pass, 0 where something is new
 
 
-@dataclass(frozen=True)
-class EditCanvas(Canvas):
-    """A canvas that grows and shrinks. Special symbols are not on it.
-
-    fixed: (B, L) True at positions that are never deleted nor written anew. joined: (B, L) True where nothing may be
-    inserted before the position. sealed: (B,) True where nothing may be inserted after the last one.
-    """
-
-    fixed: Bool[Tensor, "B L"]
-    joined: Bool[Tensor, "B L"]
-    sealed: Bool[Tensor, " B"]
-
-    @property
-    def lengths(self) -> Int[Tensor, " B"]:
-        return self.valid.sum(dim=1)
-
-    @property
-    def open_gaps(self) -> Bool[Tensor, "B G"]:
-        """Gaps where something may be inserted."""
-        closed = F.pad(self.joined, (0, 1)).scatter(1, self.lengths[:, None], self.sealed[:, None])
-        return gaps(self.valid) & ~closed
-
-    def inserted(self, counts: Int[Tensor, "B G"], *, token: int) -> Self:
-        """With `counts` new positions in each gap, of fate INSERTED and score 0; all others are KEPT."""
-        origin, valid = insertion(counts, self.valid)
-        fate = torch.where(origin >= 0, int(Fate.KEPT), int(Fate.INSERTED)).masked_fill(~valid, int(Fate.NONE))
-        moved = self._moved(origin, valid, fate)
-        return replace(moved, tokens=moved.tokens.masked_fill((origin < 0) & valid, token))
-
-    def without(self, dropped: Bool[Tensor, "B L"]) -> Self:
-        """What is left after deletion; all of it is KEPT."""
-        origin, valid = deletion(self.valid & ~dropped)
-        return self._moved(origin, valid, valid.long() * int(Fate.KEPT))
-
-    def _moved(self, origin: Tensor, valid: Tensor, fate: Tensor) -> Self:
-        names = [f.name for f in fields(self) if f.name not in ("valid", "fate") and getattr(self, f.name).dim() > 1]
-        moved = {name: rearrange(getattr(self, name), origin) for name in names}
-        blank = {name: value.masked_fill(~valid, 0) for name, value in moved.items()}  # PAD is 0
-        return replace(self, **blank, valid=valid, fate=fate)
+def traced(canvas: Canvas) -> Canvas:
+    """With the origin of each position, at the beginning of a pass."""
+    places = torch.arange(1, canvas.tokens.size(1) + 1, device=canvas.device)
+    origin = places.expand_as(canvas.tokens).masked_fill(~canvas.valid, 0)
+    return replace(canvas, positions=canvas.positions | {ORIGIN: origin})
 
 
-@dataclass(frozen=True)
-class TracedCanvas(EditCanvas):
-    """origin: (B, L) 1 + the position in the canvas before the pass; 0 where something was inserted."""
-
-    origin: Int[Tensor, "B L"]
-
-    def traced(self) -> Self:
-        """At the beginning of a pass."""
-        places = torch.arange(1, self.tokens.size(1) + 1, device=self.tokens.device)
-        return replace(self, origin=places.expand_as(self.tokens).masked_fill(~self.valid, 0))
-
-
-def with_deleted(before: TracedCanvas, after: TracedCanvas) -> Canvas:
+def with_deleted(before: Canvas, after: Canvas) -> Canvas:
     """The canvas after a pass together with what the pass took out: each deleted token, with its fate and the score
     that it had, where it stood, and so before what was inserted in its place."""
-    num_before = before.tokens.size(1)
+    num_before, origin = before.tokens.size(1), after.positions[ORIGIN]
     places = torch.arange(1, num_before + 1, device=before.tokens.device).expand_as(before.tokens)
-    kept = F.pad(torch.zeros_like(before.valid), (1, 0)).scatter(1, after.origin, True)[:, 1:]
+    kept = F.pad(torch.zeros_like(before.valid), (1, 0)).scatter(1, origin, True)[:, 1:]
     gone = before.valid & ~kept
     # an inserted token stands where the next token that was kept stood, but after what was deleted before that
-    anchor = after.origin.masked_fill(after.origin == 0, num_before + 1)
+    anchor = origin.masked_fill(origin == 0, num_before + 1)
     anchor = anchor.flip(1).cummin(dim=1).values.flip(1)
-    order = torch.cat((2 * places, 2 * anchor - (after.origin == 0).long()), dim=1)
+    order = torch.cat((2 * places, 2 * anchor - (origin == 0).long()), dim=1)
     valid = torch.cat((gone, after.valid), dim=1)
     width = max(1, int(valid.sum(dim=1).max()))
     order = order.masked_fill(~valid, 2 * num_before + 3).argsort(dim=1, stable=True)[:, :width]
@@ -95,15 +50,11 @@ def with_deleted(before: TracedCanvas, after: TracedCanvas) -> Canvas:
     def merged(old: Tensor, new: Tensor) -> Tensor:
         return torch.cat((old.to(new), new), dim=1).masked_fill(~valid, 0).gather(1, order)
 
-    return Canvas(
-        merged(before.tokens, after.tokens),
-        valid.gather(1, order),
-        merged(before.scores, after.scores),
-        merged(deleted, after.fate),
-    )
+    both = Canvas.start(merged(before.tokens, after.tokens), valid.gather(1, order))
+    return replace(both, scores=merged(before.scores, after.scores), fate=merged(deleted, after.fate))
 
 
-def start(source: Source, *, copies: int = 1) -> EditCanvas:
+def start(source: Source, *, copies: int = 1) -> Canvas:
     """The first canvases of `copies` decodings of each row, (B * copies), copies of a row side by side.
 
     A draft is the canvas; phrases that it contains are fixed where they stand first, the others follow it. Without a
@@ -121,22 +72,23 @@ def start(source: Source, *, copies: int = 1) -> EditCanvas:
     return appended(canvas, Phrases(phrases.tokens, phrases.valid & torch.stack(missing, dim=1)[:, :, None]))
 
 
-def empty(rows: Rows) -> EditCanvas:
+def empty(rows: Rows) -> Canvas:
     none = torch.zeros((len(rows), 1), dtype=torch.bool, device=rows.device)
-    canvas: EditCanvas = EditCanvas.start(none.long(), none, fixed=none, joined=none, sealed=none[:, 0])
-    return canvas
+    return replace(Canvas.start(none.long(), none), positions={GIVEN: none})
 
 
-def from_draft(draft: Draft) -> EditCanvas:
+def from_draft(draft: Draft) -> Canvas:
     sealed = draft.closed.gather(1, draft.lengths[:, None]).squeeze(1)
     joined = draft.closed[:, :-1] & draft.valid
-    canvas: EditCanvas = EditCanvas.start(draft.tokens, draft.valid, fixed=draft.fixed, joined=joined, sealed=sealed)
-    return replace(canvas, fate=draft.valid.long() * int(Fate.KEPT))
+    positions = {GIVEN: draft.valid}
+    begun = Canvas.start(draft.tokens, draft.valid)
+    begun = replace(begun, fixed=draft.fixed, joined=joined, sealed=sealed, positions=positions)
+    return begun.without(~draft.valid)
 
 
 def fix_phrase(
-    canvas: EditCanvas, tokens: Int[Tensor, "B N"], valid: Bool[Tensor, "B N"]
-) -> tuple[EditCanvas, Bool[Tensor, " B"]]:
+    canvas: Canvas, tokens: Int[Tensor, "B N"], valid: Bool[Tensor, "B N"]
+) -> tuple[Canvas, Bool[Tensor, " B"]]:
     """Fix the first occurrence of a phrase that is not part of another one. Returns the canvas and which rows have
     one."""
     length, width = canvas.tokens.size(1), tokens.size(1)
@@ -151,17 +103,14 @@ def fix_phrase(
     return replace(canvas, fixed=fixed, joined=joined), found
 
 
-def appended(canvas: EditCanvas, phrases: Phrases) -> EditCanvas:
+def appended(canvas: Canvas, phrases: Phrases) -> Canvas:
     """With the phrases, fixed, after what is there."""
     tokens, valid = phrases.tokens.flatten(1), phrases.valid.flatten(1)  # (B, C N)
     inside = F.pad(phrases.valid[:, :, 1:], (1, 0)).flatten(1)
-    both: EditCanvas = EditCanvas.start(
-        torch.cat((canvas.tokens, tokens), dim=1),
-        torch.cat((canvas.valid, valid), dim=1),
-        fixed=torch.cat((canvas.fixed, valid), dim=1),
-        joined=torch.cat((canvas.joined, inside), dim=1),
-        sealed=canvas.sealed,
-    )
+    both = Canvas.start(torch.cat((canvas.tokens, tokens), dim=1), torch.cat((canvas.valid, valid), dim=1))
+    fixed, joined = torch.cat((canvas.fixed, valid), dim=1), torch.cat((canvas.joined, inside), dim=1)
+    positions = {GIVEN: both.valid}
+    both = replace(both, fixed=fixed, joined=joined, sealed=canvas.sealed, positions=positions)
     return both.without(~both.valid)
 
 

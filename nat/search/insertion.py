@@ -1,31 +1,28 @@
-"""Decoding by insertion: every pass puts tokens into the slots of a canvas, until nothing more is to be inserted.
+"""Decoding by insertion: every pass puts tokens into the slots of texts, until nothing more is to be inserted.
 
 Stern et al. 2019, https://arxiv.org/abs/1902.03249, section 5. Of a model it knows the log-probabilities of contents
-and slots alone, so that every model that inserts shares it. A canvas may hold several texts, with a SEPARATOR
-between two.
+and slots alone, so that every model that inserts shares it. Several texts may grow together, each on its own canvas, as
+both sides of KERMIT's pairs do (Chan et al. 2019, https://arxiv.org/abs/1906.01604).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Generic, TypeVar
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from nat.data.vocabulary import Symbol
 from nat.nn.rng import RowRandom
-from nat.ops.editing import gaps
+from nat.ops.editing import NEW, deletion, gaps, rearrange
 from nat.ops.selection import lowest
 from nat.rows import Rows
-from nat.search.editing import EditCanvas
-from nat.search.refine import Fate, Refined, refine
-
-SEPARATOR = int(Symbol.EOS)  # a position like others on a canvas of several texts; no text holds it
+from nat.search.canvas import Canvas, Fate
+from nat.search.editing import GIVEN
+from nat.search.refine import Refined, refine
 
 
 class Finalisation(Enum):
@@ -36,40 +33,68 @@ class Finalisation(Enum):
 
 
 @dataclass(frozen=True)
-class InsertionCanvas(EditCanvas):
-    """num_given: (B,) tokens that it began with. end_scores, num_ends: (B,) summed log-probability and number of the
-    ends that the last pass chose. cut: (B,) True where the last pass would have inserted more than the limit allows."""
+class Texts(Rows):
+    """What grows together. canvases: the texts, each on its own. end_scores, num_ends: (B,) summed log-probability and
+    number of the ends that the last pass chose. cut: (B,) True where it would have inserted more than the limits allow.
+    """
 
-    num_given: Int[Tensor, " B"]
+    canvases: tuple[Canvas, ...]
     end_scores: Float[Tensor, " B"]
     num_ends: Int[Tensor, " B"]
     cut: Bool[Tensor, " B"]
 
     @classmethod
-    def of(cls, canvas: EditCanvas) -> InsertionCanvas:
+    def of(cls, *canvases: Canvas) -> Texts:
         """Before the first pass."""
-        none = torch.zeros_like(canvas.lengths)
-        inherited = {name: getattr(canvas, name) for name in EditCanvas.__dataclass_fields__}
-        return cls(**inherited, num_given=canvas.lengths, end_scores=none.float(), num_ends=none, cut=none.bool())
+        none = torch.zeros_like(canvases[0].lengths)
+        return cls(canvases, none.float(), none, none.bool())
+
+    def means(self, number: int) -> Float[Tensor, " B"]:
+        """Mean log-probability of all that was decided where one text alone is written: tokens inserted, ends chosen.
+        (The mean over tokens alone would prefer a canvas that nothing was inserted into.)"""
+        canvas = self.canvases[number]
+        decisions = canvas.lengths - canvas.positions[GIVEN].sum(dim=1) + self.num_ends
+        return (canvas.scores.sum(dim=1) + self.end_scores) / decisions.clamp(min=1)
 
     @property
-    def mean_score(self) -> Float[Tensor, " B"]:
-        """Mean log-probability of all that was decided: tokens inserted and ends chosen. (The mean over tokens alone
-        would prefer a canvas that nothing was inserted into.)"""
-        decisions = self.lengths - self.num_given + self.num_ends
-        return (self.scores.sum(dim=1) + self.end_scores) / decisions.clamp(min=1)
+    def lengths(self) -> Int[Tensor, " B"]:
+        """Tokens of all texts."""
+        return torch.stack([canvas.lengths for canvas in self.canvases]).sum(dim=0)
+
+    def in_a_row(self, values: Sequence[Tensor]) -> Shaped[Tensor, "B A ..."]:
+        """Values of the gaps of each text, (B, G, ...), as values of all A gaps: those of a row's texts one after the
+        other, without padding between them, so that a gap's column does not depend on the batch."""
+        if len(values) == 1:
+            return values[0]
+        origin, real = deletion(torch.cat([gaps(canvas.valid) for canvas in self.canvases], dim=1))
+        return rearrange(torch.cat(list(values), dim=1), origin.masked_fill(~real, NEW))
+
+    @property
+    def slots(self) -> Bool[Tensor, "B A"]:
+        """All gaps that each row has."""
+        return self.in_a_row([gaps(canvas.valid) for canvas in self.canvases])
+
+    @property
+    def open_gaps(self) -> Bool[Tensor, "B A"]:
+        return self.in_a_row([canvas.open_gaps for canvas in self.canvases])
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What each slot chose, (B, G). tokens: its content, or the end. scores: log p(c | l) of it. ranks: log p(c, l).
+class Choice(Rows):
+    """What each slot chose, (B, A). tokens: its content, or the end. scores: log p(c | l) of it. ranks: log p(c, l).
     insert: where it is to be inserted. ends: slots that chose the end."""
 
-    tokens: Int[Tensor, "B G"]
-    scores: Float[Tensor, "B G"]
-    ranks: Float[Tensor, "B G"]
-    insert: Bool[Tensor, "B G"]
-    ends: Bool[Tensor, "B G"]
+    tokens: Int[Tensor, "B A"]
+    scores: Float[Tensor, "B A"]
+    ranks: Float[Tensor, "B A"]
+    insert: Bool[Tensor, "B A"]
+    ends: Bool[Tensor, "B A"]
+
+    def at(self, columns: Int[Tensor, "B G"], real: Bool[Tensor, "B G"]) -> Choice:
+        """What these slots chose; nothing where they are not real."""
+        columns = columns.clamp(max=self.tokens.size(1) - 1)
+        chosen = self.map(lambda values: values.gather(1, columns))
+        return replace(chosen, insert=chosen.insert & real, ends=chosen.ends & real)
 
 
 @dataclass(frozen=True)
@@ -90,11 +115,11 @@ class InsertionRule:
     def __post_init__(self) -> None:
         assert not (self.parallel and self.finalisation is Finalisation.SEQUENCE)
 
-    def choose(self, log_probs: Float[Tensor, "B G V"], canvas: EditCanvas, random: RowRandom | None) -> Choice:
+    def choose(self, log_probs: Float[Tensor, "B A V"], texts: Texts, random: RowRandom | None) -> Choice:
         """log_probs: of contents and slots, log p(c, l). Nothing is chosen in closed gaps."""
-        slots, allowed = gaps(canvas.valid), canvas.open_gaps
-        log_probs = log_probs.masked_fill(~slots[:, :, None], 0.0)  # not -inf, of which nothing can be subtracted
-        where = log_probs.logsumexp(dim=2)  # (B, G) log p(l)
+        allowed = texts.open_gaps
+        log_probs = log_probs.masked_fill(~texts.slots[:, :, None], 0.0)  # not -inf, of which nothing can be subtracted
+        where = log_probs.logsumexp(dim=2)  # (B, A) log p(l)
         contents = log_probs - where[:, :, None]
         contents[:, :, self.end] -= self.end_penalty
         tokens = self._pick(contents, random)
@@ -113,11 +138,11 @@ class InsertionRule:
 
     def _one_of(
         self,
-        allowed: Bool[Tensor, "B G"],
-        ranks: Float[Tensor, "B G"],
-        where: Float[Tensor, "B G"],
+        allowed: Bool[Tensor, "B A"],
+        ranks: Float[Tensor, "B A"],
+        where: Float[Tensor, "B A"],
         random: RowRandom | None,
-    ) -> Bool[Tensor, "B G"]:
+    ) -> Bool[Tensor, "B A"]:
         """One of the allowed slots, if there is any: of the most probable choice, or drawn by its p(l)."""
         keys = (ranks if random is None else where).masked_fill(~allowed, -torch.inf)
         keys = keys.where(allowed.any(dim=1, keepdim=True), 0.0)  # no probabilities without one
@@ -131,33 +156,21 @@ class InsertionRule:
 
 
 M = TypeVar("M", bound=Rows)
-LogProbs = Callable[[InsertionCanvas, M], Tensor]  # canvas (B, L), memory -> log p(c, l), (B, G, V)
+LogProbs = Callable[[Texts, M], Tensor]  # texts, memory -> log p(c, l), (B, A, V), see `Texts.in_a_row`
 
 
 @dataclass(frozen=True)
 class Work(Rows, Generic[M]):
-    """What the passes read beside the canvas. limits: (B, N) the most tokens of each text."""
+    """What the passes read beside the texts. limits: (B, N) the most tokens of each text."""
 
     memory: M
     random: RowRandom | None
     limits: Int[Tensor, "B N"]
 
 
-def within(canvas: InsertionCanvas, choice: Choice, limits: Int[Tensor, "B N"]) -> Bool[Tensor, "B G"]:
-    """Of what was chosen for each text, the most probable that it has room for."""
-    text = F.pad((canvas.tokens == SEPARATOR).long().cumsum(dim=1), (1, 0))  # (B, G)
-    found = torch.zeros_like(choice.insert)
-    for number in range(limits.size(1)):
-        here = gaps(canvas.valid) & (text == number)
-        room = (limits[:, number] + 1 - here.sum(dim=1)).clamp(min=0)  # a text has a gap more than tokens
-        found = found | lowest(-choice.ranks, room, choice.insert & here)
-    return found
-
-
-def grown(canvas: InsertionCanvas, choice: Choice, limits: Int[Tensor, "B N"]) -> InsertionCanvas:
-    """The canvas with what was chosen; where that is more than the limits allow, with the most probable of it."""
-    insert = within(canvas, choice, limits)
-    after = canvas.inserted(insert.long(), token=0)
+def grown(canvas: Canvas, choice: Choice) -> Canvas:
+    """The canvas with what was chosen for its gaps."""
+    after = canvas.inserted(choice.insert.long(), token=0)
     is_new = after.fate == Fate.INSERTED
     is_old = (after.valid & ~is_new).long()
     slot = is_old.cumsum(dim=1) - is_old  # what is inserted into slot g stands after g old positions
@@ -165,52 +178,47 @@ def grown(canvas: InsertionCanvas, choice: Choice, limits: Int[Tensor, "B N"]) -
         after,
         tokens=choice.tokens.gather(1, slot).where(is_new, after.tokens),
         scores=choice.scores.gather(1, slot).where(is_new, after.scores.to(choice.scores)),
-        end_scores=choice.scores.where(choice.ends, 0.0).sum(dim=1),
-        num_ends=choice.ends.sum(dim=1),
-        cut=(choice.insert & ~insert).any(dim=1),
     )
 
 
-def complete(before: InsertionCanvas, after: InsertionCanvas) -> Bool[Tensor, " B"]:
-    """A pass that inserted nothing, or filled the canvas up to its limit."""
+def all_grown(texts: Texts, choice: Choice, limits: Int[Tensor, "B N"]) -> Texts:
+    """The texts with what was chosen; where that is more than a text has room for, with the most probable of it."""
+    canvases, cut = [], torch.zeros_like(texts.cut)
+    begin = torch.zeros_like(texts.num_ends)[:, None]
+    for canvas, limit in zip(texts.canvases, limits.unbind(1), strict=True):
+        real = gaps(canvas.valid)
+        wanted = choice.at(begin + torch.arange(real.size(1), device=real.device), real)
+        room = (limit - canvas.lengths).clamp(min=0)
+        insert = lowest(-wanted.ranks, room, wanted.insert)
+        canvases.append(grown(canvas, replace(wanted, insert=insert)))
+        cut = cut | (wanted.insert & ~insert).any(dim=1)
+        begin = begin + real.sum(dim=1, keepdim=True)
+    end_scores, num_ends = choice.scores.where(choice.ends, 0.0).sum(dim=1), choice.ends.sum(dim=1)
+    return Texts(tuple(canvases), end_scores, num_ends, cut)
+
+
+def complete(before: Texts, after: Texts) -> Bool[Tensor, " B"]:
+    """A pass that inserted nothing, or filled a text up to its limit."""
     return (after.lengths == before.lengths) | after.cut
 
 
 def insert_until_complete(
     log_probs: LogProbs[M],
-    canvas: EditCanvas,
+    texts: Texts,
     memory: M,
     *,
     rule: InsertionRule,
-    limits: Int[Tensor, "B *N"],
+    limits: Int[Tensor, "B N"],
     random: RowRandom | None,
     max_passes: int,
     history: bool = False,
-) -> Refined[InsertionCanvas]:
-    """Passes over canvases until nothing more is inserted. limits: (B,) tokens that a canvas may have, (B, N) that
-    each of its N texts may have; one that begins longer stays so. random: the rows' own numbers, for samples."""
+) -> Refined[Texts]:
+    """Passes over texts until nothing more is inserted. limits: tokens that each may have; one that begins longer stays
+    so. random: the rows' own numbers, for samples."""
 
-    def step(canvas: InsertionCanvas, work: Work[M], number: int) -> InsertionCanvas:
+    def step(texts: Texts, work: Work[M], number: int) -> tuple[Texts, int]:
         numbers = None if work.random is None else work.random.fork(number)
-        return grown(canvas, rule.choose(log_probs(canvas, work.memory), canvas, numbers), work.limits)
+        return all_grown(texts, rule.choose(log_probs(texts, work.memory), texts, numbers), work.limits), 1
 
-    return refine(
-        step,
-        InsertionCanvas.of(canvas),
-        Work(memory, random, limits.view(len(limits), -1)),
-        max_passes=max_passes,
-        finished=complete,
-        history=history,
-    )
-
-
-def best_first(refined: Refined[InsertionCanvas], *, copies: int) -> Refined[InsertionCanvas]:
-    """The `copies` canvases of each sentence, side by side, in the order of their mean scores."""
-    order = refined.canvas.mean_score.unflatten(0, (-1, copies)).argsort(dim=1, descending=True, stable=True)
-    rows = (order + torch.arange(len(order), device=order.device)[:, None] * copies).flatten()
-    return Refined(
-        refined.canvas.select(rows),
-        refined.passes[rows],
-        refined.finished[rows],
-        None if refined.history is None else refined.history.select(rows),
-    )
+    work = Work(memory, random, limits)
+    return refine(step, texts, work, max_passes=max_passes, finished=complete, history=history)

@@ -11,7 +11,7 @@ import pytest
 import nat
 from nat.decoding.history import CandidateHistory, Pass, SentenceHistory, read_history, write_history
 from nat.errors import DataError
-from nat.search.refine import Fate
+from nat.search.canvas import Fate
 
 PASSES = [
     Pass(["▁die", "▁die"], [-0.25, -1.5], [Fate.WRITTEN, Fate.MASKED]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from nat.models.contract import Translation
 from nat.models.mask_predict import MaskPredict
 from nat.models.options import DecodingOptions, LengthBeamOptions
 from nat.models.vanilla import Vanilla
+from nat.search.canvas import Canvas
 from nat.search.refine import History
 
 TOKENS = torch.tensor([[[8, 9, 9], [8, 7, 0], [9, 7, 0]], [[8, 0, 0], [9, 9, 9], [7, 7, 0]]])
@@ -23,7 +25,9 @@ LENGTH_SCORES = torch.tensor([[-0.1, -8.0, -0.2], [-0.5, -0.5, -3.0]])
 
 
 def best(count: int, **options: Any) -> Translation:
-    return Translation.best_of(TOKENS, VALID, SCORES, **({"extra_scores": LENGTH_SCORES, "count": count} | options))
+    canvas = replace(Canvas.start(TOKENS.flatten(0, 1), VALID.flatten(0, 1)), scores=SCORES.flatten(0, 1))
+    extra = options.pop("extra_scores", LENGTH_SCORES).flatten()
+    return Translation.best_of(canvas, copies=3, count=count, extra_scores=extra, **options)
 
 
 def test_the_best_have_the_highest_mean_log_probability_of_a_token() -> None:
@@ -51,7 +55,7 @@ def test_impossible_candidates_are_the_last() -> None:
 
 
 def test_a_sentence_has_the_passes_of_its_slowest_candidate() -> None:
-    assert best(1, passes=torch.tensor([[2, 3, 1], [4, 1, 1]])).passes.tolist() == [3, 4]
+    assert best(1, calls=torch.tensor([2, 3, 1, 4, 1, 1])).passes.tolist() == [3, 4]
 
 
 def test_each_candidate_brings_its_own_history() -> None:

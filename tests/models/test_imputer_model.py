@@ -24,7 +24,7 @@ from nat.models.ctc import CTC
 from nat.models.imputer import Imputer, Schedule
 from nat.nn.rng import RowRandom
 from nat.nn.slots import Slots
-from nat.search.refine import Fate
+from nat.search.canvas import Fate
 
 BLANK, MASK = int(Symbol.BLANK), int(Symbol.MASK)
 A, B = NUM_SYMBOLS, NUM_SYMBOLS + 1

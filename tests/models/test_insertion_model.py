@@ -19,7 +19,7 @@ from nat.data.vocabulary import NUM_SYMBOLS, Symbol
 from nat.errors import ConfigError, DataError
 from nat.models.contract import Translation
 from nat.models.insertion import InsertionTransformer
-from nat.search.refine import Fate
+from nat.search.canvas import Fate
 from nat.training.objective import objective
 
 EOS = int(Symbol.EOS)

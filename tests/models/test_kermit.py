@@ -20,8 +20,8 @@ from nat.models.contract import Translation
 from nat.models.kermit import Direction, Kermit, Task, TaskShares, gapped, whole
 from nat.nn.joint import Segment, Side
 from nat.nn.rng import RowRandom
-from nat.search.pair import text_of
-from nat.search.refine import Fate
+from nat.search.canvas import Fate
+from nat.search.insertion import Texts
 from nat.training.objective import objective
 
 EOS = int(Symbol.EOS)
@@ -218,9 +218,9 @@ def test_nothing_is_ever_inserted_into_the_given_side(backward: bool, monkeypatc
     side = Side.TARGET if backward else Side.SOURCE
     original = model.log_probs
 
-    def spy(canvas: Any) -> Tensor:
-        given.append(Target(*(getattr(text_of(canvas, side), name) for name in ("tokens", "valid"))).to_lists())
-        found = original(canvas)
+    def spy(texts: Texts, **options: Any) -> Tensor:
+        given.append(Target(texts.canvases[side].tokens, texts.canvases[side].valid).to_lists())
+        found = original(texts, **options)
         found[:, :, EOS] -= 3.0  # eager to insert
         return found
 

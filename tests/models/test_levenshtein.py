@@ -25,7 +25,7 @@ from nat.nn.edit_heads import Head
 from nat.nn.rng import RowRandom
 from nat.nn.transformer import Memory
 from nat.ops.edit_distance import best_edits
-from nat.search.refine import Fate
+from nat.search.canvas import Fate
 
 BOS, EOS, PLH = int(Symbol.BOS), int(Symbol.EOS), int(Symbol.PLH)
 SIZE = NUM_SYMBOLS + 13

@@ -20,7 +20,7 @@ from nat.decoding.requests import Wanted, attach
 from nat.models.contract import Translation
 from nat.models.mask_predict import MaskPredict, first_canvas, masked_canvas, with_phrases
 from nat.nn.transformer import Memory
-from nat.search.refine import Fate
+from nat.search.canvas import Fate
 
 MASK = int(Symbol.MASK)
 BATCH = make_batch([(5, 4), (1, 1), (7, 5), (3, 3), (4, 6)])

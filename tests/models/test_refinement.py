@@ -16,7 +16,7 @@ from nat.models.contract import Translation
 from nat.models.refinement import Refinement
 from nat.nn.rng import RowRandom
 from nat.nn.transformer import Memory
-from nat.search.refine import Fate
+from nat.search.canvas import Fate
 
 BATCH = make_batch([(5, 4), (1, 1), (7, 5), (3, 3), (4, 6)])
 # With shared embeddings and small weights an untrained model copies its input: then every pass reads the same.

@@ -17,7 +17,7 @@ from nat.cli.report import main
 from nat.decoding.history import CandidateHistory, Pass, SentenceHistory, read_history
 from nat.reporting import page as work
 from nat.reporting.page import render
-from nat.search.refine import Fate
+from nat.search.canvas import Fate
 
 pytestmark = pytest.mark.timeout(900)  # the first to ask for runs, and for a browser, waits for them
 METHODS = {

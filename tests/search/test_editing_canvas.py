@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 from builders import draft_of, phrases_of
@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nat.data.batch import Source
-from nat.search.editing import EditCanvas, TracedCanvas, num_orders, orders, start, with_deleted
-from nat.search.refine import Fate
+from nat.search.canvas import Canvas, Fate
+from nat.search.editing import num_orders, orders, start, traced, with_deleted
 
 PHRASES = [[[10, 11], [12]], [], [[13]]]
 
@@ -21,7 +21,7 @@ def source(rows: int, **given: object) -> Source:
     return replace(Source.from_lists([[20]] * rows), **given)
 
 
-def lists(canvas: EditCanvas) -> list[list[int]]:
+def lists(canvas: Canvas) -> list[list[int]]:
     return [row[keep].tolist() for row, keep in zip(canvas.tokens, canvas.valid, strict=True)]
 
 
@@ -109,9 +109,7 @@ def plain_picture(edits: list[tuple[bool, int]], last: int) -> list[tuple[int, i
 @given(st.lists(st.tuples(Edits, st.integers(0, 2)), min_size=1, max_size=4))
 def test_what_a_pass_deleted_is_shown_where_it_stood(rows: list[tuple[list[tuple[bool, int]], int]]) -> None:
     begun = start(source(len(rows), draft=draft_of([[10 + i for i in range(len(edits))] for edits, _ in rows])))
-    names = [f.name for f in fields(begun)]
-    canvas = TracedCanvas(**{name: getattr(begun, name) for name in names}, origin=torch.zeros_like(begun.tokens))
-    before = replace(canvas, scores=-begun.tokens.float()).traced()
+    before = traced(replace(begun, scores=-begun.tokens.float()))
     dropped = torch.zeros_like(before.valid)
     for row, (edits, _) in enumerate(rows):
         dropped[row, : len(edits)] = torch.tensor([gone for gone, _ in edits], dtype=torch.bool)

@@ -15,13 +15,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nat.data.batch import Phrases, Source
+from nat.models.contract import Translation
+from nat.models.options import SampleOptions
 from nat.nn.rng import RowRandom
 from nat.ops.editing import gaps
 from nat.ops.insertion import joint_log_probs, shortened
 from nat.rows import Rows
-from nat.search.editing import EditCanvas, empty, start
-from nat.search.insertion import Finalisation, InsertionCanvas, InsertionRule, best_first, insert_until_complete
-from nat.search.refine import Fate, Refined
+from nat.search.canvas import Canvas, Fate
+from nat.search.editing import GIVEN, empty, start
+from nat.search.insertion import Finalisation, InsertionRule, Texts, insert_until_complete
+from nat.search.refine import History, Refined
 
 END = 3
 FIRST = 7  # of the ordinary tokens
@@ -39,17 +42,15 @@ def memory_of(lengths: Tensor) -> RowRandom:
     return RowRandom(lengths)  # some Rows of one tensor: the target's length
 
 
-def nothing(rows: int) -> EditCanvas:
+def nothing(rows: int) -> Canvas:
     return empty(Source.from_lists([[20]] * rows))
 
 
-def oracle(
-    choice: Callable[[Tensor, Tensor], Tensor], *, whole: bool = False
-) -> Callable[[EditCanvas, RowRandom], Tensor]:
+def oracle(choice: Callable[[Tensor, Tensor], Tensor], *, whole: bool = False) -> Callable[[Canvas, RowRandom], Tensor]:
     """log p(c, l) of one that knows the target FIRST, FIRST + 1, ... of `memory.keys` tokens: `choice` of the first and
     last missing position is what it would insert, END where nothing is missing. whole: END only where all is there."""
 
-    def log_probs(canvas: EditCanvas, memory: RowRandom) -> Tensor:
+    def log_probs(canvas: Canvas, memory: RowRandom) -> Tensor:
         width = int(memory.keys.max())
         valid = torch.arange(width) < memory.keys[:, None]
         shown = torch.zeros(len(canvas), width + 1, dtype=torch.bool)
@@ -71,22 +72,38 @@ def centre(first: Tensor, last: Tensor) -> Tensor:
 
 
 def decode(
-    log_probs: Callable[[EditCanvas, RowRandom], Tensor],
-    canvas: EditCanvas,
+    log_probs: Callable[[Canvas, RowRandom], Tensor],
+    canvas: Canvas,
     memory: RowRandom,
     rule: InsertionRule,
     *,
     limit: int = 5000,
     max_passes: int = 5000,
     random: RowRandom | None = None,
-) -> Refined[InsertionCanvas]:
-    limits = torch.full((len(canvas),), limit)
+) -> Refined[Texts]:
     return insert_until_complete(
-        log_probs, canvas, memory, rule=rule, limits=limits, random=random, max_passes=max_passes, history=True
+        lambda texts, memory: log_probs(texts.canvases[0], memory),
+        Texts.of(canvas),
+        memory,
+        rule=rule,
+        limits=torch.full((len(canvas), 1), limit),
+        random=random,
+        max_passes=max_passes,
+        history=True,
     )
 
 
-def lists(canvas: EditCanvas) -> list[list[int]]:
+def text(found: Refined[Texts]) -> Canvas:
+    return found.canvas.canvases[0]
+
+
+def history_of(found: Refined[Texts]) -> History:
+    history = found.history(lambda before, after: after.canvases[0])
+    assert history is not None
+    return history
+
+
+def lists(canvas: Canvas) -> list[list[int]]:
     return [row[keep].tolist() for row, keep in zip(canvas.tokens, canvas.valid, strict=True)]
 
 
@@ -96,13 +113,12 @@ def lists(canvas: EditCanvas) -> list[list[int]]:
 def test_a_tree_in_parallel_needs_floor_log2_of_n_plus_1_inserting_passes() -> None:
     for lengths in (torch.arange(1, 41), torch.tensor([63, 64, 127, 128]), torch.tensor([1023])):
         found = decode(oracle(centre), nothing(len(lengths)), memory_of(lengths), PARALLEL)
-        assert lists(found.canvas) == [list(range(FIRST, FIRST + n)) for n in lengths.tolist()]
+        assert lists(text(found)) == [list(range(FIRST, FIRST + n)) for n in lengths.tolist()]
         inserting = [int(math.log2(n)) + 1 for n in lengths.tolist()]
-        assert found.passes.tolist() == [n + 1 for n in inserting]  # and one that finds nothing more to insert
+        assert found.calls.tolist() == [n + 1 for n in inserting]  # and one that finds nothing more to insert
         assert found.finished.all()
         assert not found.canvas.cut.any()
-        assert found.history is not None
-        new = (found.history.fate == Fate.INSERTED).any(dim=2).sum(dim=1)
+        new = (history_of(found).fate == Fate.INSERTED).any(dim=2).sum(dim=1)
         assert new.tolist() == inserting
 
 
@@ -110,10 +126,9 @@ def test_a_tree_in_parallel_needs_floor_log2_of_n_plus_1_inserting_passes() -> N
 def test_one_at_a_time_needs_as_many_passes_as_tokens_and_one(rule: InsertionRule) -> None:
     lengths = torch.arange(1, 12)
     found = decode(oracle(centre, whole=rule is SEQUENCE), nothing(len(lengths)), memory_of(lengths), rule)
-    assert lists(found.canvas) == [list(range(FIRST, FIRST + n)) for n in lengths.tolist()]
-    assert found.passes.tolist() == [n + 1 for n in lengths.tolist()]
-    assert found.history is not None
-    new = (found.history.fate == Fate.INSERTED).sum(dim=2)
+    assert lists(text(found)) == [list(range(FIRST, FIRST + n)) for n in lengths.tolist()]
+    assert found.calls.tolist() == [n + 1 for n in lengths.tolist()]
+    new = (history_of(found).fate == Fate.INSERTED).sum(dim=2)
     assert all(row[:n].eq(1).all() and row[n:].eq(0).all() for row, n in zip(new, lengths.tolist(), strict=True))
 
 
@@ -124,9 +139,9 @@ def test_whatever_missing_token_an_oracle_prefers_it_gives_its_sequence(
 ) -> None:
     ways = [lambda first, last: first, lambda first, last: last, lambda first, last: (2 * first + last) // 3]
     found = decode(oracle(ways[kind]), nothing(len(lengths)), memory_of(torch.tensor(lengths)), rule)
-    assert lists(found.canvas) == [list(range(FIRST, FIRST + n)) for n in lengths]
+    assert lists(text(found)) == [list(range(FIRST, FIRST + n)) for n in lengths]
     if kind < 2 or rule is GREEDY:  # from one end, every pass has one slot to fill
-        assert found.passes.tolist() == [n + 1 for n in lengths]
+        assert found.calls.tolist() == [n + 1 for n in lengths]
 
 
 def test_it_goes_on_from_a_draft() -> None:
@@ -135,9 +150,9 @@ def test_it_goes_on_from_a_draft() -> None:
     canvas = start(replace(Source.from_lists([[20]] * 3), draft=draft))
     lengths = torch.tensor([6, 3, 1])
     found = decode(oracle(centre), canvas, memory_of(lengths), PARALLEL)
-    assert lists(found.canvas) == [list(range(FIRST, FIRST + n)) for n in lengths.tolist()]
-    assert found.passes.tolist() == [3, 3, 1]
-    assert found.canvas.num_given.tolist() == [2, 0, 1]
+    assert lists(text(found)) == [list(range(FIRST, FIRST + n)) for n in lengths.tolist()]
+    assert found.calls.tolist() == [3, 3, 1]
+    assert text(found).positions[GIVEN].sum(dim=1).tolist() == [2, 0, 1]
 
 
 # --- what is chosen ---------------------------------------------------------------------------------
@@ -145,11 +160,11 @@ def test_it_goes_on_from_a_draft() -> None:
 TABLE = torch.tensor([[[0.0, 0.05, 0.30, 0.25], [0.0, 0.15, 0.05, 0.20]]]).log()  # (1, 2 slots, V = 4), END the last
 
 
-def one_token() -> EditCanvas:
+def one_token() -> Canvas:
     return start(replace(Source.from_lists([[20]]), draft=draft_of([[1]])))
 
 
-def table(canvas: EditCanvas, memory: RowRandom) -> Tensor:
+def table(canvas: Canvas, memory: RowRandom) -> Tensor:
     """Of one token; of more, all end."""
     ended = (
         torch.full((1, 1, 4), 0.01).index_fill(2, torch.tensor([END]), 0.97).expand(-1, canvas.valid.size(1) + 1, -1)
@@ -161,9 +176,9 @@ def test_slots_that_would_rather_end_are_left_aside() -> None:
     memory = memory_of(torch.tensor([1]))
     for rule in (PARALLEL, GREEDY):
         found = decode(table, one_token(), memory, rule)
-        assert lists(found.canvas) == [[2, 1]]
-        assert found.canvas.scores[0, 0].exp().item() == pytest.approx(0.30 / 0.60)  # of the token in its slot
-        assert found.canvas.scores[0, 1] == 0
+        assert lists(text(found)) == [[2, 1]]
+        assert text(found).scores[0, 0].exp().item() == pytest.approx(0.30 / 0.60)  # of the token in its slot
+        assert text(found).scores[0, 1] == 0
         assert found.canvas.num_ends.tolist() == [3]
 
 
@@ -171,30 +186,30 @@ def test_a_penalty_on_the_end_inserts_more_and_leaves_the_scores() -> None:
     memory, penalty = memory_of(torch.tensor([1])), math.log(0.20 / 0.15)
     for beta, expected in ((0.99 * penalty, [2, 1]), (1.01 * penalty, [2, 1, 1])):
         found = decode(table, one_token(), memory, replace(PARALLEL, end_penalty=beta))
-        assert lists(found.canvas) == [expected]
-    assert found.canvas.scores[0, 2].exp().item() == pytest.approx(0.15 / 0.40)
+        assert lists(text(found)) == [expected]
+    assert text(found).scores[0, 2].exp().item() == pytest.approx(0.15 / 0.40)
     ends = found.canvas.end_scores.item()
     assert ends == pytest.approx(4 * math.log(0.97), abs=1e-4)  # not lowered by the penalty
 
 
 def test_one_insertion_ends_a_sequence() -> None:
     memory = memory_of(torch.tensor([1]))
-    assert lists(decode(table, one_token(), memory, SEQUENCE).canvas) == [[2, 1]]
+    assert lists(text(decode(table, one_token(), memory, SEQUENCE))) == [[2, 1]]
     tempting = TABLE.clone()
     tempting[0, 1, END] = math.log(0.31)
     ended = decode(lambda canvas, memory: tempting, one_token(), memory, SEQUENCE)
-    assert lists(ended.canvas) == [[1]]
+    assert lists(text(ended)) == [[1]]
     assert ended.canvas.num_ends.tolist() == [1]
     penalised = decode(table, one_token(), memory, replace(SEQUENCE, end_penalty=0.1))
-    assert lists(penalised.canvas) == [[2, 1]]
+    assert lists(text(penalised)) == [[2, 1]]
 
 
 def test_the_limit_keeps_the_most_probable_insertions() -> None:
     both = replace(PARALLEL, end_penalty=5.0)
     found = decode(lambda canvas, memory: TABLE, one_token(), memory_of(torch.tensor([1])), both, limit=2)
-    assert lists(found.canvas) == [[2, 1]]
+    assert lists(text(found)) == [[2, 1]]
     assert found.canvas.cut.tolist() == [True]
-    assert found.passes.tolist() == [1]
+    assert found.calls.tolist() == [1]
     full = decode(oracle(centre), nothing(2), memory_of(torch.tensor([3, 4])), PARALLEL, limit=3)
     assert full.canvas.cut.tolist() == [False, True]
     assert full.canvas.lengths.tolist() == [3, 3]
@@ -205,7 +220,7 @@ def test_the_limit_keeps_the_most_probable_insertions() -> None:
 def test_samples_follow_the_tempered_probabilities() -> None:
     number = 4000
     random = RowRandom(torch.arange(number)).fork(7)
-    canvas = InsertionCanvas.of(one_token()).repeat_rows(number)
+    canvas = Texts.of(one_token()).repeat_rows(number)
     log_probs = TABLE.expand(number, -1, -1)
     for temperature in (1.0, 0.5):
         p = (TABLE[0] / temperature).softmax(dim=1)
@@ -227,10 +242,10 @@ def test_samples_follow_the_tempered_probabilities() -> None:
 # --- what is fixed ----------------------------------------------------------------------------------
 
 
-def random_log_probs(seed: int) -> Callable[[EditCanvas, RowRandom], Tensor]:
+def random_log_probs(seed: int) -> Callable[[Canvas, RowRandom], Tensor]:
     generator = torch.Generator().manual_seed(seed)
 
-    def log_probs(canvas: EditCanvas, memory: RowRandom) -> Tensor:
+    def log_probs(canvas: Canvas, memory: RowRandom) -> Tensor:
         logits = 3 * torch.randn(len(canvas), canvas.valid.size(1) + 1, 20, generator=generator)
         logits[:, :, :FIRST] = -torch.inf
         logits[:, :, END] = 4.0
@@ -265,16 +280,15 @@ def test_drafts_and_phrases_stay_and_closed_gaps_stay_closed(
             phrases[row, c, : len(phrase)] = torch.tensor(phrase)
     source = replace(Source.from_lists([[20]] * len(cases)), draft=draft, phrases=Phrases(phrases, phrases > 0))
     canvas, random = start(source), RowRandom(torch.arange(len(cases))).fork(seed)
-    found = decode(random_log_probs(seed), canvas, random, rule, limit=limit, max_passes=6, random=random).canvas
-    for row, (before, after) in enumerate(zip(lists(canvas), lists(found), strict=True)):
+    found = decode(random_log_probs(seed), canvas, random, rule, limit=limit, max_passes=6, random=random)
+    for row, (before, after) in enumerate(zip(lists(canvas), lists(text(found)), strict=True)):
         assert len(after) <= max(limit, len(before))
-        new = found.num_given[row]
-        assert new == len(before)
+        assert text(found).positions[GIVEN][row].sum() == len(before)
         old = iter(after)
         assert all(token in old for token in before)
-        text = f" {' '.join(map(str, after))} "
+        words = f" {' '.join(map(str, after))} "
         for phrase in cases[row][2]:
-            assert f" {' '.join(map(str, phrase))} " in text
+            assert f" {' '.join(map(str, phrase))} " in words
         if not canvas.open_gaps[row].any():
             assert after == before
 
@@ -284,14 +298,14 @@ def test_closed_gaps_are_never_filled_even_where_they_are_the_most_probable() ->
     draft.closed[0, 1] = True
     canvas = start(replace(Source.from_lists([[20]]), draft=draft))
 
-    def eager(canvas: EditCanvas, memory: RowRandom) -> Tensor:
+    def eager(canvas: Canvas, memory: RowRandom) -> Tensor:
         logits = torch.zeros(1, canvas.valid.size(1) + 1, 12)
         inside = canvas.tokens[0].tolist().index(9)
         logits[0, inside, 11] = 50.0
         return joint_log_probs(logits.index_fill(2, torch.tensor([10]), 1.0), gaps(canvas.valid))
 
     for rule in (PARALLEL, GREEDY, SEQUENCE):
-        (tokens,) = lists(decode(eager, canvas, memory_of(torch.tensor([1])), rule, limit=6).canvas)
+        (tokens,) = lists(text(decode(eager, canvas, memory_of(torch.tensor([1])), rule, limit=6)))
         assert 11 not in tokens
         assert tokens[tokens.index(8) + 1] == 9
 
@@ -300,24 +314,25 @@ def test_closed_gaps_are_never_filled_even_where_they_are_the_most_probable() ->
 
 
 def test_the_best_of_the_copies_is_first_by_the_mean_over_decisions() -> None:
-    memory = memory_of(torch.tensor([2, 2, 3, 3]))
-    found = decode(oracle(centre), nothing(4), memory, PARALLEL)
-    scores = torch.tensor([-3.0, -1.0, -1.0, -1.0])
-    canvas = replace(found.canvas, end_scores=found.canvas.end_scores + scores, num_ends=torch.tensor([3, 3, 4, 40]))
-    ordered = best_first(replace(found, canvas=canvas), copies=2)
-    assert ordered.canvas.end_scores.tolist() == canvas.end_scores[torch.tensor([1, 0, 3, 2])].tolist()
-    assert ordered.canvas.mean_score.unflatten(0, (2, 2)).diff(dim=1).le(0).all()
-    assert ordered.history is not None
-    assert len(ordered.history) == 4
-    nothing_inserted = replace(canvas, scores=canvas.scores * 0, num_given=canvas.lengths)
-    assert (nothing_inserted.mean_score < 0).all()  # its ends count
+    found = decode(oracle(centre), nothing(4), memory_of(torch.tensor([2, 2, 3, 3])), PARALLEL)
+    ends = {"end_scores": torch.tensor([-3.0, -1.0, -1.0, -1.1]), "num_ends": torch.tensor([3, 3, 4, 40])}
+    texts = replace(found.canvas, **ends)
+    refined = replace(found, canvas=texts)
+    best = Translation.of_insertions(refined, 0, copies=2, decoding=SampleOptions())
+    both = [(text(found).scores.sum(dim=1) + texts.end_scores)[[2 * row, 2 * row + 1]].tolist() for row in range(2)]
+    assert best.scores.squeeze(1).tolist() == pytest.approx([both[0][1], both[1][1]])
+    samples = Translation.of_insertions(
+        refined, 0, copies=2, decoding=SampleOptions(num_candidates=2, temperature=1.0, history=True)
+    )
+    assert samples.scores.tolist() == [pytest.approx(pair) for pair in both]
+    assert [len(history) for history in samples.history] == [2, 2]
 
 
 def test_drawn_numbers_are_the_rows_own() -> None:
     counts: Counter[tuple[int, ...]] = Counter()
     random = RowRandom(torch.arange(50)).fork(1)
     rule = replace(PARALLEL, temperature=1.0)
-    canvas = InsertionCanvas.of(one_token()).repeat_rows(50)
+    canvas = Texts.of(one_token()).repeat_rows(50)
     together = rule.choose(TABLE.expand(50, -1, -1), canvas, random).tokens
     for row in range(50):
         index = torch.tensor([row])
@@ -330,11 +345,10 @@ def test_drawn_numbers_are_the_rows_own() -> None:
 def test_the_mean_score_is_over_what_was_decided() -> None:
     """Two tokens were given and three inserted, with two ends: five decisions."""
     source = Source.from_lists([[9]])
-    grown = replace(
-        InsertionCanvas.of(start(replace(source, draft=draft_of([[9] * 5])))),
+    canvas = replace(
+        start(replace(source, draft=draft_of([[9] * 5]))),
         scores=torch.tensor([[-1.0, 0.0, -2.0, -3.0, 0.0]]),
-        num_given=torch.tensor([2]),
-        end_scores=torch.tensor([-4.0]),
-        num_ends=torch.tensor([2]),
+        positions={GIVEN: torch.tensor([[False, True, False, False, True]])},
     )
-    assert grown.mean_score.tolist() == [-2.0]
+    texts = replace(Texts.of(canvas), end_scores=torch.tensor([-4.0]), num_ends=torch.tensor([2]))
+    assert texts.means(0).tolist() == [-2.0]

@@ -12,19 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nat.rows import Rows
-from nat.search.refine import Canvas, Fate, History, Refined, refine, unchanged
+from nat.search.canvas import Canvas, Fate
+from nat.search.refine import History, Refined, as_it_is, refine, unchanged
 
 MAX = 5
 FEW = settings(deadline=None, max_examples=25)  # a deadline would measure the machine
 GOALS = st.lists(st.integers(0, 7), min_size=1, max_size=5)
-
-
-@dataclass(frozen=True)
-class Marked(Canvas):
-    """row: (B,) which row this is. inputs: (B, L, 2)."""
-
-    row: Tensor
-    inputs: Tensor
 
 
 @dataclass(frozen=True)
@@ -33,10 +26,11 @@ class Goals(Rows):
     goal: Tensor
 
 
-def start(goals: list[int], width: int = 2) -> tuple[Marked, Goals]:
+def start(goals: list[int], width: int = 2) -> tuple[Canvas, Goals]:
     rows, tokens = torch.arange(len(goals)), torch.zeros(len(goals), width, dtype=torch.long)
     valid = torch.ones_like(tokens, dtype=torch.bool)
-    canvas: Marked = Marked.start(tokens, valid, row=rows, inputs=torch.zeros(len(goals), width, 2))
+    inputs = torch.zeros(len(goals), width, 2)
+    canvas = replace(Canvas.start(tokens, valid), rows={"row": rows}, positions={"inputs": inputs})
     return canvas, Goals(rows, torch.tensor(goals))
 
 
@@ -46,35 +40,35 @@ class Count:
     def __init__(self) -> None:
         self.seen: list[list[int]] = []
 
-    def __call__(self, canvas: Marked, memory: Goals, number: int) -> Marked:
-        assert canvas.row.tolist() == memory.row.tolist()
-        self.seen.append(canvas.row.tolist())
+    def __call__(self, canvas: Canvas, memory: Goals, number: int) -> tuple[Canvas, int]:
+        assert canvas.rows["row"].tolist() == memory.row.tolist()
+        self.seen.append(canvas.rows["row"].tolist())
         assert number == len(self.seen)
         tokens = (canvas.tokens + 1).minimum(memory.goal[:, None])
         fate = torch.where(tokens == canvas.tokens, int(Fate.KEPT), int(Fate.WRITTEN))
         inputs = tokens[:, :, None] * torch.tensor([1.0, -1.0])
-        return replace(canvas, tokens=tokens, scores=-tokens.float(), fate=fate, inputs=inputs)
+        return replace(canvas, tokens=tokens, scores=-tokens.float(), fate=fate, positions={"inputs": inputs}), 1
 
 
 def test_rows_leave_canvas_and_memory_at_their_fixpoint() -> None:
     step = Count()
-    found = refine(step, *start([2, 0, 4, 1]), max_passes=10)
+    found = refine(step, *start([2, 0, 4, 1]), max_passes=10, finished=unchanged)
     assert step.seen == [[0, 1, 2, 3], [0, 2, 3], [0, 2], [2], [2]]
-    assert found.passes.tolist() == [3, 1, 5, 2]
+    assert found.calls.tolist() == [3, 1, 5, 2]
     assert found.finished.all()
-    assert found.canvas.row.tolist() == [0, 1, 2, 3]
+    assert found.canvas.rows["row"].tolist() == [0, 1, 2, 3]
     assert found.canvas.tokens.tolist() == [[2, 2], [0, 0], [4, 4], [1, 1]]
-    assert found.canvas.inputs[:, :, 1].tolist() == [[-2, -2], [0, 0], [-4, -4], [-1, -1]]
+    assert found.canvas.positions["inputs"][:, :, 1].tolist() == [[-2, -2], [0, 0], [-4, -4], [-1, -1]]
     assert found.canvas.scores.tolist() == [[-2, -2], [0, 0], [-4, -4], [-1, -1]]
-    assert found.history is None
+    assert found.history(as_it_is) is None
 
 
 @FEW
 @given(GOALS, st.integers(1, MAX))
 def test_the_limit_is_a_number_of_decoder_calls(goals: list[int], limit: int) -> None:
     step = Count()
-    found = refine(step, *start(goals), max_passes=limit)
-    assert found.passes.tolist() == [min(goal + 1, limit) for goal in goals]
+    found = refine(step, *start(goals), max_passes=limit, finished=unchanged)
+    assert found.calls.tolist() == [min(goal + 1, limit) for goal in goals]
     assert found.finished.tolist() == [goal + 1 <= limit for goal in goals]
     assert found.canvas.tokens[:, 0].tolist() == [min(goal, limit) for goal in goals]
     assert len(step.seen) == min(limit, max(goals) + 1)
@@ -83,71 +77,71 @@ def test_the_limit_is_a_number_of_decoder_calls(goals: list[int], limit: int) ->
 
 def test_ten_passes_are_ten_calls() -> None:
     step = Count()
-    assert refine(step, *start([99, 99]), max_passes=10).passes.tolist() == [10, 10]
+    assert refine(step, *start([99, 99]), max_passes=10, finished=unchanged).calls.tolist() == [10, 10]
     assert len(step.seen) == 10
     with pytest.raises(AssertionError):
-        refine(Count(), *start([1]), max_passes=0)
+        refine(Count(), *start([1]), max_passes=0, finished=unchanged)
 
 
 def test_the_method_says_when_a_row_is_finished() -> None:
-    def at_two(before: Marked, after: Marked) -> Tensor:
+    def at_two(before: Canvas, after: Canvas) -> Tensor:
         assert (before.tokens < after.tokens).all()
         return after.tokens[:, 0] >= 2
 
     found = refine(Count(), *start([5, 9]), max_passes=10, finished=at_two)
-    assert found.passes.tolist() == [2, 2]
+    assert found.calls.tolist() == [2, 2]
 
 
 def test_steps_see_no_gradient() -> None:
-    def step(canvas: Marked, memory: Goals, number: int) -> Marked:
+    def step(canvas: Canvas, memory: Goals, number: int) -> tuple[Canvas, int]:
         assert not torch.is_grad_enabled()
-        return canvas
+        return canvas, 1
 
-    refine(step, *start([1]), max_passes=1)
+    refine(step, *start([1]), max_passes=1, finished=unchanged)
 
 
 # --- canvases that grow -----------------------------------------------------------------------------
 
 
-def grow(canvas: Marked, memory: Goals, number: int) -> Marked:
+def grow(canvas: Canvas, memory: Goals, number: int) -> tuple[Canvas, int]:
     """A row gets one more position in each pass, with its number + 10 as token, until it has `goal` of them."""
-    more = canvas.valid.sum(dim=1) < memory.goal
-    wide: Marked = canvas.widened(canvas.tokens.size(1) + 1) if more.any() else canvas
-    place = torch.arange(wide.tokens.size(1)) == canvas.valid.sum(dim=1)[:, None]
-    new = place & more[:, None]
+    more = canvas.lengths < memory.goal
+    wide = canvas.inserted(torch.zeros(len(canvas), canvas.tokens.size(1) + 1).long(), token=0)
+    counts = (
+        torch.zeros(len(wide), wide.tokens.size(1) + 1).long().scatter(1, wide.lengths[:, None], more[:, None].long())
+    )
+    wide = wide.inserted(counts, token=0)
+    new = wide.fate == Fate.INSERTED
     return replace(
         wide,
-        tokens=wide.tokens.masked_fill(new, 0) + new * (wide.row[:, None] + 10),
-        valid=wide.valid | new,
+        tokens=wide.tokens + new * (wide.rows["row"][:, None] + 10),
         scores=wide.scores.masked_fill(new, -1.0),
-        fate=torch.where(new, int(Fate.INSERTED), wide.valid * int(Fate.KEPT)),
-        inputs=wide.inputs + new[:, :, None] * number,
-    )
+        positions={"inputs": wide.positions["inputs"] + new[:, :, None] * number},
+    ), 1
 
 
-def grown(goals: list[int], **options: Any) -> Refined[Marked]:
+def grown(goals: list[int], **options: Any) -> Refined[Canvas]:
     canvas, memory = start(goals, width=1)
     empty = replace(canvas, valid=torch.zeros_like(canvas.valid))
-    return refine(grow, empty, memory, **({"max_passes": 9} | options))
+    return refine(grow, empty, memory, **({"max_passes": 9, "finished": unchanged} | options))
 
 
 def test_canvases_of_all_widths_are_gathered_in_order() -> None:
     found = grown([2, 0, 3, 1])
     canvas = found.canvas
-    assert found.passes.tolist() == [3, 1, 4, 2]
-    # `grow` widens by one more than is filled, so the width is that of the longest row's canvas
+    assert found.calls.tolist() == [3, 1, 4, 2]
     assert canvas.tokens[:, :3].tolist() == [[10, 10, 0], [0, 0, 0], [12, 12, 12], [13, 0, 0]]
     assert canvas.valid[:, :3].tolist() == [[True, True, False], [False] * 3, [True] * 3, [True, False, False]]
     assert not canvas.valid[:, 3:].any()
-    assert canvas.inputs[:, :3, 0].tolist() == [[1, 2, 0], [0, 0, 0], [1, 2, 3], [1, 0, 0]]
+    assert canvas.positions["inputs"][:, :3, 0].tolist() == [[1, 2, 0], [0, 0, 0], [1, 2, 3], [1, 0, 0]]
     assert canvas.scores[:, :3].tolist() == [[-1, -1, 0], [0, 0, 0], [-1, -1, -1], [-1, 0, 0]]
-    assert canvas.row.tolist() == [0, 1, 2, 3]
-    assert canvas.inputs.shape == (*canvas.tokens.shape, 2)
+    assert canvas.rows["row"].tolist() == [0, 1, 2, 3]
+    assert canvas.positions["inputs"].shape == (*canvas.tokens.shape, 2)
 
 
 def test_history_holds_every_position_of_every_pass_and_nothing_after_the_end() -> None:
     found = grown([2, 0, 3, 1], history=True)
-    history = found.history
+    history = found.history(as_it_is)
     assert isinstance(history, History)
     assert history.tokens.shape == history.confidence.shape == history.fate.shape
     assert history.tokens.shape[:2] == (4, 4)
@@ -155,10 +149,10 @@ def test_history_holds_every_position_of_every_pass_and_nothing_after_the_end() 
     assert history.fate[0, :, :3].tolist() == [[new, none, none], [kept, new, none], [kept, kept, none], [none] * 3]
     assert history.tokens[2, :, :3].tolist() == [[12, 0, 0], [12, 12, 0], [12, 12, 12], [12, 12, 12]]
     assert history.confidence[2, :, :3].tolist() == [[-1, 0, 0], [-1, -1, 0], [-1, -1, -1], [-1, -1, -1]]
-    for row, passes in enumerate(found.passes.tolist()):
+    for row, passes in enumerate(found.calls.tolist()):
         for table in (history.tokens, history.confidence, history.fate):
             assert (table[row, passes:] == 0).all()
-    assert grown([2, 0, 3, 1], history=True, max_passes=1).history.fate[0].any()  # type: ignore[union-attr]
+    assert grown([2, 0, 3, 1], history=True, max_passes=1).history(as_it_is).fate[0].any()  # type: ignore[union-attr]
 
 
 @settings(FEW, max_examples=10)
@@ -170,12 +164,10 @@ def test_a_row_is_refined_as_if_alone(goals: list[int], limit: int) -> None:
         keep = together.canvas.valid[i]
         assert keep.sum() == alone.canvas.valid.sum() == min(goal, limit)
         assert (together.canvas.tokens[i][keep] == 10 + i).all()
-        assert together.passes[i] == alone.passes[0]
-        assert together.history is not None
-        assert alone.history is not None
-        common = [min(a, b) for a, b in zip(together.history.fate[i].shape, alone.history.fate[0].shape, strict=True)]
-        both = [h.fate[k][: common[0], : common[1]] for h, k in ((together.history, i), (alone.history, 0))]
-        assert torch.equal(both[0], both[1])
+        assert together.calls[i] == alone.calls[0]
+        fates = [together.history(as_it_is).fate[i], alone.history(as_it_is).fate[0]]  # type: ignore[union-attr]
+        common = [min(sizes) for sizes in zip(*(fate.shape for fate in fates), strict=True)]
+        assert torch.equal(*(fate[: common[0], : common[1]] for fate in fates))
 
 
 def test_unchanged_looks_at_valid_positions_and_at_their_number() -> None:
