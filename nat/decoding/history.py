@@ -4,7 +4,7 @@
      "line": 7,                   its line in the corpus, from 1; left out where it has none
      "source": "Save the file.", "reference": "Speichern Sie die Datei.",     null where there is no reference
      "chosen": 0,                 the candidate that is the translation
-     "num_passes": 2,             decoder calls (rounds of up to three, of the Levenshtein Transformer)
+     "num_passes": 2,             decoder calls; a pass of the Levenshtein Transformer takes up to three
      "truncated": false,          whether a length limit cut it short
      "candidates": [
        {"text": "Speichern Sie die Datei.", "tokens": ["▁Speichern", "▁Sie", "▁die", "▁Datei", "."],

@@ -6,8 +6,10 @@ https://arxiv.org/abs/2004.12681.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -99,6 +101,12 @@ class Levenshtein(TranslationModel):
 
     @dataclass(frozen=True)
     class Decoding(EditOptions):
+        calls_per_pass: ClassVar[int] = 3
+        max_passes: int = option(
+            10,
+            "rounds at most, each of up to three decoder calls; a sentence in which nothing changes needs fewer",
+            minimum=1,
+        )
         placeholder_penalty: float = option(
             0.0, "subtracted from the log-probability of 0 placeholders: more gives longer translations", minimum=0
         )
@@ -237,37 +245,50 @@ class Levenshtein(TranslationModel):
         """Delete, insert placeholders, fill them: up to three decoder calls, those that have nothing to decide are
         left out. With a temperature the first pass samples tokens, and the later ones refine the sample."""
 
-        def step(canvas: Canvas, work: Work, number: int) -> tuple[Canvas, int]:
-            canvas = self.delete(traced(canvas), work)
-            canvas = self.make_room(canvas, work, penalty=decoding.placeholder_penalty)
-            new = canvas.fate == Fate.INSERTED
-            if not bool(new.any()):
-                return canvas, 1
-            log_probs = self.heads.tokens(self.net, canvas.tokens, canvas.valid, work.memory)
-            written = decoding.pick(log_probs, work.random if number == 1 else None)
-            scores = log_probs.gather(2, written[:, :, None]).squeeze(2)
-            tokens = written.where(new, canvas.tokens)
-            return replace(canvas, tokens=tokens, scores=scores.where(new, canvas.scores.to(scores))), 1
+        def step(canvas: Canvas, work: Work, number: int) -> tuple[Canvas, Int[Tensor, " B"]]:
+            canvas = traced(canvas)
+            canvas, deleting = self.delete(canvas, work)
+            canvas, making_room = self.make_room(canvas, work, penalty=decoding.placeholder_penalty)
+            random = work.random if number == 1 else None
+            canvas, filling = self.fill(canvas, work, lambda log_probs: decoding.pick(log_probs, random))
+            return canvas, deleting.long() + making_room.long() + filling.long()
 
         return step
 
-    def delete(self, canvas: Canvas, work: Work) -> Canvas:
+    # Each of the three also returns which rows needed its decoder call. A row gets the same without it, so that neither
+    # the result nor the count depends on the batch.
+
+    def delete(self, canvas: Canvas, work: Work) -> tuple[Canvas, Bool[Tensor, " B"]]:
         """Without the tokens that are more probably deleted than kept; fixed ones stay (Susanto et al. 2020)."""
         free = canvas.valid & ~canvas.fixed
         if not bool(free.any()):
-            return canvas
+            return canvas, free.any(dim=1)
         log_probs = self.heads.deletion(self.net, canvas.tokens, canvas.valid, work.memory)
-        return canvas.without(free & (log_probs.argmax(dim=-1) == 1))
+        return canvas.without(free & (log_probs.argmax(dim=-1) == 1)), free.any(dim=1)
 
-    def make_room(self, canvas: Canvas, work: Work, *, penalty: float) -> Canvas:
+    def make_room(self, canvas: Canvas, work: Work, *, penalty: float) -> tuple[Canvas, Bool[Tensor, " B"]]:
         """With the most probable number of placeholders in each open gap; an empty canvas gets at least one, for a
         translation has words. What exceeds the row's limit is cut from the last gaps on."""
-        log_probs = self.heads.placeholders(self.net, canvas.tokens, canvas.valid, work.memory)
-        none = (log_probs[:, :, :1] - penalty).masked_fill((canvas.lengths == 0)[:, None, None], -torch.inf)
-        wanted = torch.cat((none, log_probs[:, :, 1:]), dim=2).argmax(dim=2).masked_fill(~canvas.open_gaps, 0)
+        is_open = canvas.open_gaps
+        wanted = torch.zeros_like(is_open, dtype=torch.long)
+        if bool(is_open.any()):
+            log_probs = self.heads.placeholders(self.net, canvas.tokens, canvas.valid, work.memory)
+            none = (log_probs[:, :, :1] - penalty).masked_fill((canvas.lengths == 0)[:, None, None], -torch.inf)
+            wanted = torch.cat((none, log_probs[:, :, 1:]), dim=2).argmax(dim=2).masked_fill(~is_open, 0)
         room = (work.limits - canvas.lengths).clamp(min=0)
         counts = wanted.cumsum(dim=1).minimum(room[:, None]).diff(dim=1, prepend=torch.zeros_like(wanted[:, :1]))
-        return replace(canvas.inserted(counts, token=PLH), rows={CUT: (counts < wanted).any(dim=1)})
+        cut = (counts < wanted).any(dim=1)
+        return replace(canvas.inserted(counts, token=PLH), rows={CUT: cut}), is_open.any(dim=1)
+
+    def fill(self, canvas: Canvas, work: Work, pick: Callable[[Tensor], Tensor]) -> tuple[Canvas, Bool[Tensor, " B"]]:
+        """With tokens in the placeholders."""
+        new = canvas.fate == Fate.INSERTED
+        if not bool(new.any()):
+            return canvas, new.any(dim=1)
+        log_probs = self.heads.tokens(self.net, canvas.tokens, canvas.valid, work.memory)
+        written = pick(log_probs)
+        scores = log_probs.gather(2, written[:, :, None]).squeeze(2).where(new, canvas.scores.to(log_probs))
+        return replace(canvas, tokens=written.where(new, canvas.tokens), scores=scores), new.any(dim=1)
 
     # --- lengths --------------------------------------------------------------------------------------
 

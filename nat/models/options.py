@@ -19,8 +19,10 @@ from nat.search.insertion import Finalisation, InsertionRule
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """Options that every decoder has. A method's nested `Decoding` adds its own."""
+    """Options that every decoder has. A method's nested `Decoding` adds its own. calls_per_pass: decoder calls, at
+    most, of one of `max_passes`, where the method has that option."""
 
+    calls_per_pass: ClassVar[int] = 1
     num_candidates: int = option(1, "translations made for each sentence, for the candidate stage", minimum=1)
     temperature: float | None = option(
         None, "translations are samples at this temperature; null: what the method finds most probable", above=0

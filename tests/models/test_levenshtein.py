@@ -409,11 +409,12 @@ def test_an_oracle_turns_any_draft_into_the_target_in_one_pass(
         oracle(MODEL, targets, patch)
         found = decode(MODEL, given_draft, history=True)
     assert outputs(found) == targets
-    assert found.passes.tolist() == [1 if draft == target else 2 for draft, target in zip(drafts, targets, strict=True)]
     assert not found.truncated.any()
     (history,) = found.history
     for row, (draft, target) in enumerate(zip(drafts, targets, strict=True)):
         deleted, counts, missing = plain_edits(draft if has_draft else [], target)
+        first = bool(draft) + 1 + bool(missing)  # calls; then one round that finds nothing more to do
+        assert found.passes[row] == (first if draft == target else first + 2)
         fates, tokens = history.fate[row, 0], history.tokens[row, 0]
         there = (fates == Fate.KEPT) | (fates == Fate.INSERTED)
         assert tokens[there].tolist() == target
@@ -436,7 +437,9 @@ def test_gaps_wider_than_the_most_placeholders_need_more_passes(pairs: list[tupl
     for row, (draft, target) in enumerate(zip(drafts, targets, strict=True)):
         widest = max(plain_edits(draft, target)[1])
         changing = max(-(-widest // 2), int(draft != target))
-        assert found.passes[row] == changing + 1
+        rounds_without_words = 0 if draft else 1
+        fillings = max(0, -(-widest // 2))
+        assert found.passes[row] == 2 * (changing + 1) - rounds_without_words + fillings
 
 
 # --- decoding: constraints --------------------------------------------------------------------------------
@@ -536,7 +539,7 @@ def test_both_ends_are_never_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     source = replace(make_batch([(4, 1), (3, 1)]).source, draft=draft_of([[8, 9, 10], [11]]))
     found = decode(model, source, max_passes=3)
     assert found.valid.any(dim=2).all()
-    assert len(seen) == 3 * found.passes.max() >= 6
+    assert len(seen) == found.passes.max() >= 6
     for tokens in seen:
         for row in tokens.tolist():
             inside = [token for token in row if token]
@@ -557,7 +560,7 @@ def test_a_translation_has_words_and_the_penalty_makes_it_longer() -> None:
         model.heads.keep_or_delete.bias[0] = 1000.0
     source = make_batch([(9, 1)]).source
     plain = decode(model, source)
-    assert (plain.valid.sum().item(), plain.passes.item()) == (1, 2)
+    assert (plain.valid.sum().item(), plain.passes.item()) == (1, 4)
     assert decode(model, source, placeholder_penalty=1.9).valid.sum() == 1
     longer = decode(model, source, placeholder_penalty=2.1, max_passes=3)
     assert longer.valid.sum() == 1 + 2 + 4
@@ -577,7 +580,7 @@ def test_placeholders_beyond_the_limit_are_cut_from_the_last_gaps() -> None:
     assert first[2] == 8 and first[4:] == [9, 10]  # two before 8, one before 9
     longer = decode(model, source, max_length_factor=0.0, max_length_offset=2)
     assert outputs(longer) == [[8, 9, 10]] * 2 and longer.truncated.all()  # a draft over the limit does not grow
-    assert longer.passes.tolist() == [1, 1]
+    assert longer.passes.tolist() == [2, 2]
 
 
 def test_learned_positions_hold_both_ends() -> None:
@@ -614,5 +617,28 @@ def test_heads_that_have_nothing_to_decide_are_not_called(monkeypatch: pytest.Mo
     for name in ("deletion", "placeholders", "tokens"):
         head = getattr(model.heads, name)
         monkeypatch.setattr(model.heads, name, lambda *a, h=head, n=name: h(*(calls.append(n) or a)))
-    decode(model, Source.from_lists([[9], [9]]))
+    found = decode(model, Source.from_lists([[9], [9]]))
     assert calls == ["placeholders", "tokens", "deletion", "placeholders"]
+    assert found.passes.tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("asked", ["nothing", "draft", "known"])
+def test_passes_are_the_decoder_calls_that_a_row_needs_whatever_its_batch(
+    asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, calls = eager(dtype=torch.float64), [0]
+    source = make_batch([(n, 1) for n in (3, 1, 6, 2, 4, 7)]).source
+    if asked != "nothing":
+        draft = draft_of([[8, 9, 10], [11], [], [12, 7], [9, 9, 9], [10]])
+        draft.fixed[:] = draft.valid & (asked == "known")
+        draft.closed[1:2] = draft.closed[3, :2] = asked == "known"
+        source = replace(source, draft=draft)
+    for name in ("deletion", "placeholders", "tokens"):
+        head = getattr(model.heads, name)
+        monkeypatch.setattr(model.heads, name, lambda *a, h=head: h(*(calls.append(1) or a)))
+    together = decode(model, source, max_passes=4).passes.tolist()
+    assert sum(together) > 0
+    for row, passes in enumerate(together):
+        calls.clear()
+        alone = decode(model, source.select(torch.tensor([row])), max_passes=4).passes
+        assert alone.tolist() == [passes] == [len(calls)]
