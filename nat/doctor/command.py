@@ -103,7 +103,10 @@ def read_facts(config: DoctorConfig, system: System) -> Facts:
     run = RunFacts(translator.config, run_summary(translator.folder), read_metrics(translator.folder))
     numbers = {name: run.option(name) for name in NUMBERS if run.option(name) is not None}
     check_kinds(numbers, dict.fromkeys(NUMBERS, float), translator.folder / "config.yaml")
-    decode = read_decode(Path(config.decode), folder=translator.folder) if config.decode is not None else None
+    decode = None
+    if config.decode is not None:
+        calls_per_pass = type(translator.model).Decoding.calls_per_pass
+        decode = read_decode(Path(config.decode), folder=translator.folder, calls_per_pass=calls_per_pass)
     held_out = read_held_out(translator, changes, notes)
     training, overlaps = read_training(config, translator, changes, held_out, notes)
     if decode is None:

@@ -48,6 +48,7 @@ def decode_now(system: System, text: Text) -> DecodeFacts:
         source_unknown=unknown_rate(tokenizers.source.encode(text.sources)),
         reference_unknown=unknown_rate(tokenizers.target.encode(text.references)),
         trials=trials(system, text, found),
+        calls_per_pass=system.decoding.calls_per_pass,
     )
 
 
@@ -59,12 +60,12 @@ def commonest(lines: Sequence[str]) -> float:
 def trials(system: System, text: Text, found: Translations) -> list[Trial]:
     """With half of what the slowest sentence took, and with twice, if it was the limit that ended its work."""
     fields = {field.name for field in dataclasses.fields(system.decoding)}
-    most = max((item.passes for item in found.filled), default=0)
-    if "max_passes" not in fields or not most:
+    calls = max((item.passes for item in found.filled), default=0)
+    if "max_passes" not in fields or not calls:
         return []
     allowed = getattr(system.decoding, "max_passes", None)
     tried = []
-    for limit in ([most // 2] if most > 1 else []) + ([2 * most] if allowed is None or most >= allowed else []):
+    for limit in other_limits(calls, allowed, calls_per_pass=system.decoding.calls_per_pass):
         try:
             other = dataclasses.replace(system.decoding, max_passes=limit)  # type: ignore[call-arg]
         except ConfigError:  # another option sets the passes
@@ -74,6 +75,12 @@ def trials(system: System, text: Text, found: Translations) -> list[Trial]:
     return tried
 
 
+def other_limits(calls: int, allowed: int | None, *, calls_per_pass: int) -> list[int]:
+    """Limits of passes to try. calls: decoder calls of the slowest sentence. allowed: max_passes, None: no number."""
+    most = -(-calls // calls_per_pass)
+    return ([most // 2] if most > 1 else []) + ([2 * most] if allowed is None or most >= allowed else [])
+
+
 def trial_of(limit: int, text: Text, found: Translations, again: Translations) -> Trial:
     assert text.references is not None
     outcome = examine(Claim("again", "found"), {"found": found.best, "again": again.best}, text.references)
@@ -81,7 +88,7 @@ def trial_of(limit: int, text: Text, found: Translations, again: Translations) -
     return Trial(limit, passes, outcome.better, outcome.p_value)
 
 
-def read_decode(path: Path, *, folder: Path) -> DecodeFacts:
+def read_decode(path: Path, *, folder: Path, calls_per_pass: int) -> DecodeFacts:
     """A report of nat-decode, OUTPUT.json, and the translations beside it, OUTPUT. Raises DataError for another file,
     ConfigError for a report of another run."""
     report = read_json(path)
@@ -96,7 +103,8 @@ def read_decode(path: Path, *, folder: Path) -> DecodeFacts:
         raise ConfigError(f"decode={path}: is a report of {report['run_dir']}, not of {folder}")
     outputs = path.with_suffix("")
     lines = [line for line in read_lines(outputs) if line] if path.suffix == ".json" and outputs.is_file() else []
-    return DecodeFacts(report, common_output=commonest(lines) if lines else None)
+    common = commonest(lines) if lines else None
+    return DecodeFacts(report, common_output=common, calls_per_pass=calls_per_pass)
 
 
 def describe_decode(facts: DecodeFacts) -> dict[str, Any]:

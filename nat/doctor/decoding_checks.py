@@ -157,7 +157,8 @@ def cut_short(facts: Facts) -> Finding | None:
     number = decode.report["num_truncated"]
     what = f"{number} of {decode.num_sentences} translations ({percent(share)}) were cut at a limit."
     given = decode.report["decoding"]
-    if "max_passes" in given and given["max_passes"] and decode.report["passes"] > FASTER * given["max_passes"]:
+    most = (given.get("max_passes") or 0) * decode.calls_per_pass
+    if most and decode.report["passes"] > FASTER * most:
         advice, override = "Allow more passes.", f"nat-decode decoding.max_passes={2 * given['max_passes']}"
     else:
         advice = "Where sentences repeat without end, train longer; else allow longer ones."

@@ -102,7 +102,9 @@ class Trial:
 class DecodeFacts:
     """A decode. report: the fields of nat-decode's OUTPUT.json (`quality` at least). The others are None where the
     decode was given without its text: share of the sentences with the most frequent output, and with the most
-    frequent reference; repetition of the references; share of UNK among the tokens of sources and references."""
+    frequent reference; repetition of the references; share of UNK among the tokens of sources and references.
+    calls_per_pass: of the method, see `DecodingOptions`; `passes` are decoder calls, max_passes counts passes.
+    """
 
     report: Mapping[str, Any]
     common_output: float | None = None
@@ -111,6 +113,7 @@ class DecodeFacts:
     source_unknown: float | None = None
     reference_unknown: float | None = None
     trials: Sequence[Trial] = ()
+    calls_per_pass: int = 1
 
     @property
     def num_sentences(self) -> int:

@@ -26,7 +26,7 @@ from nat.data.corpus import embedded_directory
 from nat.data.lines import read_lines
 from nat.doctor import command as doctor_command
 from nat.doctor.command import CHECKS, DoctorConfig, describe, doctor, examine_facts
-from nat.doctor.decodes import commonest
+from nat.doctor.decodes import commonest, other_limits
 from nat.doctor.facts import DecodeFacts, Facts, Origin, Overlap, RunFacts, TrainingText, Trial
 from nat.doctor.finding import Severity
 from nat.doctor.reading import needed_slots, read_training_text, source_lengths
@@ -303,6 +303,17 @@ def test_passes_are_judged_by_other_numbers_of_them() -> None:
     assert list(found) == ["pointless_passes"]
     assert found["pointless_passes"].override == "nat-decode decoding.max_passes=2"
     assert examine_facts(facts_of(decode=refined([replace(fewer, bleu=19.95, passes=3.9)]))) == {}  # saves nothing
+
+
+def test_a_pass_of_several_decoder_calls_is_one_of_max_passes() -> None:
+    assert other_limits(20, 10, calls_per_pass=3) == [3]
+    assert other_limits(29, 10, calls_per_pass=3) == [5, 20]
+    assert other_limits(1, None, calls_per_pass=1) == [2]
+    cut = refined([], passes=20.0, num_truncated=60, decoding={"max_passes": 10})
+    by_length = examine_facts(facts_of(decode=replace(cut, calls_per_pass=3)))["cut_short"]
+    assert by_length.override == "nat-decode decoding.max_length_factor=4"
+    by_passes = examine_facts(facts_of(decode=cut))["cut_short"]
+    assert by_passes.override == "nat-decode decoding.max_passes=20"
 
 
 def test_limits_of_the_method() -> None:
