@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from nat.cli.main import run_command
+from nat.cli.main import Command, run_command
 
 HELP = """nat-bench: what a part of nat costs beside the same done by torch, or beside the whole, on this machine.
 
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(table, end="")
         return 0
 
-    run_command("bench", HELP, work, words, reads_runs=False)
+    run_command(Command("bench", HELP, work, reads_runs=False), words)
 
 
 if __name__ == "__main__":

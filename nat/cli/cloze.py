@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nat.cli.main import run_command
+from nat.cli.main import Command, run_command
 
 HELP = """nat-cloze: what one KERMIT checkpoint can do: translate both ways, and fill words into gaps.
 
@@ -29,7 +29,7 @@ def work(config: dict[str, Any]) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    run_command("cloze", HELP, work, arguments)
+    run_command(Command("cloze", HELP, work), arguments)
 
 
 if __name__ == "__main__":

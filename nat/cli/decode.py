@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from nat.cli.main import run_command
+from nat.cli.main import Command, run_command
 
 HELP = """nat-decode: translate with a trained run.
 
@@ -42,7 +42,7 @@ def work(config: dict[str, Any]) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    run_command("decode", HELP, work, arguments)
+    run_command(Command("decode", HELP, work), arguments)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nat.cli.main import run_command
+from nat.cli.main import Command, run_command
 
 HELP = """nat-distill: replace a corpus's targets by a teacher's translations.
 
@@ -36,7 +36,7 @@ def work(config: dict[str, Any]) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    run_command("distill", HELP, work, arguments, reads_runs=False)
+    run_command(Command("distill", HELP, work, reads_runs=False), arguments)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nat.cli.main import run_command
+from nat.cli.main import Command, run_command
 
 HELP = """nat-doctor: say what is likely wrong with a run, the worst first.
 
@@ -30,7 +30,7 @@ def work(config: dict[str, Any]) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    run_command("doctor", HELP, work, arguments)
+    run_command(Command("doctor", HELP, work), arguments)
 
 
 if __name__ == "__main__":

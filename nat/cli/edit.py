@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nat.cli.main import run_command
+from nat.cli.main import Command, run_command
 
 HELP = """nat-edit: post-editing of spoiled drafts, and terms that must stay: how good is a run at them?
 
@@ -28,7 +28,7 @@ def work(config: dict[str, Any]) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    run_command("edit", HELP, work, arguments)
+    run_command(Command("edit", HELP, work), arguments)
 
 
 if __name__ == "__main__":

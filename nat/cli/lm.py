@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nat.cli.main import run_command
+from nat.cli.main import Command, run_command
 
 HELP = """nat-lm: train an n-gram language model of the target side, for the beam search of CTC.
 
@@ -32,7 +32,7 @@ def work(config: dict[str, Any]) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    run_command("lm", HELP, work, arguments)
+    run_command(Command("lm", HELP, work), arguments)
 
 
 if __name__ == "__main__":

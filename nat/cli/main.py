@@ -1,75 +1,73 @@
-"""What the commands share: compose the configuration, call, turn errors into one line and an exit code."""
+"""What the commands share: read the words, compose the configuration, call."""
 
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from nat.cli.arguments import help_text, read_arguments, refuse_tokenizer
-from nat.cli.streams import discard_output, flush_output, prepare_streams
-from nat.composition import compose
+from nat.cli.arguments import read_arguments, refuse_tokenizer
+from nat.cli.exits import guarded
+from nat.cli.help import help_text
+from nat.cli.streams import flush_output, prepare_streams
+from nat.composition import complete, compose, print_config, print_info, sweep
 from nat.config import to_yaml, trust
-from nat.errors import UserError
-
-Work = Callable[[dict[str, Any]], int]
+from nat.errors import ConfigError
 
 
-def run_command(
-    name: str, help: str, work: Work, arguments: Sequence[str] | None = None, *, reads_runs: bool = True
-) -> None:
-    """Run a command with `configs/NAME.yaml` and the overrides of the command line; exits.
+@dataclass(frozen=True)
+class Command:
+    """A command of the name nat-NAME with `configs/NAME.yaml`.
 
-    reads_runs: it uses runs as they are, each with its own tokenizer. Exit codes: 0 done, 2 something the user can mend
-    (one line on standard error), 128 + n stopped by signal n.
+    work: what it does with its configuration; gives the exit code. job: one run of a sweep; gives what a sweeper
+    judges. reads_runs: it uses runs as they are, each with its own tokenizer.
+    """
+
+    name: str
+    help: str
+    work: Callable[[dict[str, Any]], int]
+    job: Callable[[dict[str, Any]], Any] | None = None
+    reads_runs: bool = True
+
+
+def run_command(command: Command, arguments: Sequence[str] | None = None) -> None:
+    """Run a command with the words of the command line, or these; exits.
+
+    Exit codes: 0 done, 2 something the user can mend (one line on standard error), 128 + n stopped by signal n.
     """
     words = sys.argv[1:] if arguments is None else arguments
     warnings.filterwarnings("ignore", module="torch|datasets|hydra")
     logging.getLogger("hydra").setLevel(logging.ERROR)
-    code = guarded(name, prepare_streams) or guarded(
-        name, lambda: answer(name, help, work, words, reads_runs=reads_runs)
-    )
-    sys.exit(guarded(name, flush_output) or code)
+    code = guarded(command.name, prepare_streams) or guarded(command.name, lambda: answer(command, words))
+    sys.exit(guarded(command.name, flush_output) or code)
 
 
-def guarded(name: str, action: Callable[[], int | None]) -> int:
-    """The action's exit code, or that of the error that it ends in, which is told."""
-    try:
-        return action() or 0
-    except UserError as error:
-        return tell(name, str(error), UserError.exit_code)
-    except KeyboardInterrupt:
-        return tell(name, "stopped", 128 + signal.SIGINT)
-    except BrokenPipeError:  # the reader of our output has gone
-        discard_output()
-        return 1
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return tell(name, f"{where}{error.strerror or error}", UserError.exit_code)
-
-
-def answer(name: str, help: str, work: Work, words: Sequence[str], *, reads_runs: bool) -> int:
+def answer(command: Command, words: Sequence[str]) -> int:
     """Do what the words say. Returns the exit code."""
     arguments = read_arguments(words)
+    name, overrides, folder = command.name, arguments.overrides, arguments.config_directory
     if arguments.help:
-        print(help_text(name, help))
+        print(help_text(name, command.help))
         return 0
     for package in arguments.trust:
         trust(package)
-    if reads_runs:
-        refuse_tokenizer(arguments.overrides)
-    config = compose(name, arguments.overrides, extra_directory=arguments.config_directory)
-    if arguments.show:
-        print(to_yaml(config), end="")
-        return 0
-    return work(config)
-
-
-def tell(name: str, text: str, code: int) -> int:
-    """Each line on standard error. Returns the exit code."""
-    for line in text.splitlines():
-        print(f"nat-{name}: {line}", file=sys.stderr)
-    return code
+    if command.reads_runs:
+        refuse_tokenizer(overrides)
+    if arguments.complete:
+        complete(name, overrides)
+    elif arguments.info is not None:
+        print_info(name, overrides, folder, kind=arguments.info)
+    elif arguments.cfg == "nat":
+        print(to_yaml(compose(name, overrides, extra_directory=folder)), end="")
+    elif arguments.cfg is not None:
+        print_config(name, overrides, folder, kind=arguments.cfg, resolve=arguments.resolve)
+    elif arguments.multirun:
+        if command.job is None:
+            raise ConfigError("--multirun: is for nat-train, whose runs have folders of their own")
+        sweep(name, overrides, command.job, folder)
+    else:
+        return command.work(compose(name, overrides, extra_directory=folder))
+    return 0

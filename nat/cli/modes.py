@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nat.cli.main import run_command
+from nat.cli.main import Command, run_command
 
 HELP = """nat-modes: the study of multi-modality: systems that may translate to any of several languages.
 
@@ -34,7 +34,7 @@ def work(config: dict[str, Any]) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    run_command("modes", HELP, work, arguments)
+    run_command(Command("modes", HELP, work), arguments)
 
 
 if __name__ == "__main__":

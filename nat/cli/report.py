@@ -6,7 +6,7 @@ import shlex
 import sys
 from typing import Any
 
-from nat.cli.main import run_command
+from nat.cli.main import Command, run_command
 
 HELP = """nat-report: compare runs: quality, speed, samples.
 
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{table}\n{samples}", end="")
         return 0
 
-    run_command("report", HELP, work, words)
+    run_command(Command("report", HELP, work), words)
 
 
 if __name__ == "__main__":
