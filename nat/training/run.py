@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     """
     if config.trainer.num_threads:
         torch.set_num_threads(config.trainer.num_threads)
+    config = replace(config, data=config.data.absolute())  # so that the run's commands find its text from any folder
     folder = Path(config.run_dir)
     check_folder(folder, config)
     device = choose_device(config.trainer.device, option="trainer.device")
