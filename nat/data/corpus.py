@@ -6,10 +6,11 @@ key of the files' content.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import datasets
 from datasets import Dataset, Features, IterableDataset, List, Value
@@ -27,6 +28,7 @@ from nat.data.readers import (
     Location,
     Reader,
     Row,
+    absolute_location,
     embedded_directory,
     has_column,
     parse_location,
@@ -91,6 +93,19 @@ class DataConfig:
             errors.append(f"source_words={self.source_words}: fertilities={self.fertilities} count whole sources")
         if errors:
             raise ConfigError("\n".join(errors))
+
+    def absolute(self) -> DataConfig:
+        """The same text from whatever folder it is read: relative paths are those of the current one. Saved so, a run's
+        commands find its text from anywhere."""
+        values = {split: getattr(self, split) for split in SPLITS}
+        changes: dict[str, Any] = {
+            split: [absolute_location(item) for item in value] if isinstance(value, list) else absolute_location(value)
+            for split, value in values.items()
+            if value is not None
+        }
+        if self.cache is not None:
+            changes["cache"] = os.path.abspath(self.cache)
+        return replace(self, **changes, tokenizer=self.tokenizer.absolute())
 
     def _wrong_columns(self) -> list[str]:
         names = self.target.split(JOIN)

@@ -6,6 +6,7 @@ Rows also have `fertilities`, numbers of target tokens for each source token, wh
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -82,6 +83,14 @@ def parse_location(value: str | list[str]) -> Location:
             "hub:NAME, embedded:CORPUS/FILE, task:NAME, or a list of two line-aligned files"
         )
     return Location(kind, (str(path),))
+
+
+def absolute_location(value: str) -> str:
+    """A location that holds in every folder: a relative path is one of the current folder."""
+    kind, colon, name = value.partition(":")
+    if kind + colon in ("embedded:", "task:") or (kind + colon == "hub:" and not Path(name).is_dir()):
+        return value
+    return f"hub:{os.path.abspath(name)}" if kind + colon == "hub:" else os.path.abspath(value)
 
 
 def _path_of(value: str) -> str:

@@ -169,7 +169,7 @@ def prepare_corpus(config: DistillConfig, teacher: Translator) -> tuple[DataConf
             raise ConfigError(f"data.{key}={getattr(data, key)}: this name is that of a column which nat-distill adds")
     if getattr(data, config.split) is None:
         raise ConfigError(f"data.{config.split}: a location is needed, for example a .tsv file")
-    data = dataclasses.replace(data, streaming=False)
+    data = dataclasses.replace(data.absolute(), streaming=False)
     corpus = prepare(data, config.split, teacher.tokenizers, filtered=config.split == "train")
     if config.targets is Targets.CORPUS:  # a pair too long for the teacher has no score
         corpus = keep_learnable(teacher.model, corpus)
