@@ -21,6 +21,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from nat.config import option
 from nat.data.cache import digest
+from nat.data.filters import is_blank
 from nat.data.points import PointTokenizer, tokenizer_of
 from nat.data.vocabulary import NUM_SYMBOLS, SYMBOL_TEXT, Symbol, Tokenizer, Vocabularies
 from nat.errors import ConfigError, DataError
@@ -107,10 +108,10 @@ class PieceTokenizer:
         return len(self._to_piece)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, without special symbols except UNK. An empty text gives an empty list."""
+        """Ids of each text, without special symbols except UNK. A blank text (`is_blank`) gives an empty list."""
         table = self._to_nat
         encode = self._processor.encode  # given a list, it starts threads: milliseconds for a single sentence
-        return [[table[piece] for piece in encode(text, out_type=int)] for text in texts]
+        return [[] if is_blank(text) else [table[piece] for piece in encode(text, out_type=int)] for text in texts]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Text of each row of ids; special symbols vanish, except UNK, which SentencePiece shows as ' ⁇ '."""

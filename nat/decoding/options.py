@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from nat.config import option, parse
-from nat.decoding.translator import Translator
-from nat.errors import ConfigError
+from nat.decoding.translator import Translator, check_batch_size
 from nat.models.options import DecodingOptions
 from nat.runs.outputs import Output, check_outputs, json_object
 
@@ -78,6 +77,5 @@ def decoding_options(translator: Translator, options: Mapping[str, Any]) -> tupl
     """The method's options, and batch_size, which is the command's. Raises ConfigError by name."""
     methods_own = dict(options)
     batch_size = parse(int, methods_own.pop("batch_size", 64), "decoding.batch_size")
-    if batch_size < 1:
-        raise ConfigError(f"decoding.batch_size={batch_size}: must be at least 1")
+    check_batch_size(batch_size, option="decoding.batch_size")
     return translator.decoding(methods_own), batch_size

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -32,7 +33,11 @@ class Request:
     source: str
     draft: str | None = None
     known: str | None = None
-    constraints: tuple[str, ...] = ()
+    constraints: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Raises TypeError for text where a list of it is meant."""
+        text_list("constraints", self.constraints)
 
     @property
     def asked(self) -> frozenset[str]:
@@ -41,6 +46,18 @@ class Request:
 
 
 Sentence = str | Request  # what is translated
+
+
+def text_list(name: str, texts: Any, kinds: type | tuple[type, ...] = str) -> list[Any]:
+    """The texts as a list. Raises TypeError for one text, which would be taken apart letter by letter, and for what is
+    no text."""
+    if isinstance(texts, kinds):
+        raise TypeError(f"{name}: a list is needed, not a single {type(texts).__name__}: [{texts!r:.60}]")
+    items = list(texts)
+    for number, item in enumerate(items):
+        if not isinstance(item, kinds):
+            raise TypeError(f"{name}[{number}]: text is needed, not {type(item).__name__}")
+    return items
 
 
 def source_of(sentence: Sentence) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,27 @@ from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import Tokenizer
 from nat.decoding.batched import Decoded, decode_in_batches
 from nat.decoding.candidates import Candidates, Choice, Teacher, choose, resolve_choice
-from nat.decoding.requests import Sentence, Wanted, encode_request, source_of
+from nat.decoding.requests import Request, Sentence, Wanted, encode_request, source_of, text_list
 from nat.errors import ConfigError, DataError
 from nat.models.contract import TranslationModel
 from nat.models.options import DecodingOptions
 from nat.runs.device import choose_device
 from nat.runs.folder import load_model
+
+
+def compute_alone() -> None:
+    """In a forked process: torch's threads did not come along, and it would wait for them for ever."""
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which forks nothing
+    os.register_at_fork(after_in_child=compute_alone)
+
+
+def check_batch_size(batch_size: int, *, option: str = "batch_size") -> None:
+    """Raises ConfigError, naming the option, for less than one."""
+    if parse(int, batch_size, option) < 1:
+        raise ConfigError(f"{option}={batch_size}: must be at least 1")
 
 
 def load(
@@ -33,6 +49,8 @@ def load(
 
     device: auto, cpu or cuda. weights: a safetensors file of the run other than its chosen model.safetensors. trust:
     Python packages beside nat whose components the run may name; no other code is imported for it.
+    After a fork (gunicorn --preload, multiprocessing) it goes on translating in the child, on one thread unless the
+    child calls torch.set_num_threads; on a GPU it does not: load it in the child there.
     Raises DataError if the folder is not a run, or its weights or tokenizer are missing, damaged or do not fit.
     """
     for package in (trust,) if isinstance(trust, str) else trust:
@@ -91,11 +109,13 @@ class Translator:
         teacher: Teacher | None = None,
         **options: Any,
     ) -> list[str]:
-        """The translation of each sentence, in input order; an empty sentence gives an empty one.
+        """The translation of each sentence, in input order; a blank sentence (white space alone) gives an
+        empty one.
 
         sentences: text, or a `nat.Request` with a draft, known words or constraints where the method can edit.
         options: the method's decoding options, for example beam_size=4. choose, teacher: see `candidates`. Raises
-        ConfigError for options that the method does not have, DataError for a sentence that is too long.
+        ConfigError for options that the method does not have, DataError for a sentence that is too long, TypeError for
+        a text where a list is meant.
         """
         found = self.candidates(sentences, batch_size=batch_size, choose=choose, teacher=teacher, **options)
         return [item.best for item in found]
@@ -116,6 +136,8 @@ class Translator:
         parallel decoding: `candidates(sentences, num_candidates=10, temperature=1.0, teacher=nat.load(RUN))`. Raises
         ConfigError for a choice without a teacher or without candidates, and for a teacher without effect.
         """
+        sentences = text_list("sentences", sentences, (str, Request))
+        check_batch_size(batch_size)
         decoding = self.decoding(options)
         asked = None if choose is None else parse(Choice, choose, "choose")
         choice = resolve_choice(asked, teacher=teacher is not None, num_candidates=decoding.num_candidates)
@@ -232,9 +254,11 @@ class Translator:
         """Log-probability of each target given its source (natural logarithm, whole sentence); -inf for a pair that the
         model cannot produce, for example a longer target than it has positions for.
 
-        Raises ConfigError if the method cannot score, DataError if the lists differ in length or a source is empty
-        or too long.
+        Raises ConfigError if the method cannot score, DataError if the lists differ in length or a source is blank
+        or too long, TypeError for a text where a list is meant.
         """
+        sources, targets = text_list("sources", sources), text_list("targets", targets)
+        check_batch_size(batch_size)
         if len(sources) != len(targets):
             raise DataError(f"score: {len(sources)} sources but {len(targets)} targets")
         source_rows = self.encode(sources, "score")

@@ -16,6 +16,7 @@ from nat.data.batching import Pair, collate
 from nat.data.corpus import DataConfig
 from nat.data.lines import file_digest
 from nat.data.tokenized import TokenizedCorpus, prepare
+from nat.decoding.options import decoding_options
 from nat.decoding.translator import Translator, load
 from nat.distill.fertilities import AlignmentFile, FertilitySource, WordAligner
 from nat.errors import ConfigError, DataError
@@ -116,11 +117,7 @@ class Job:
 def prepare_job(config: DistillConfig, ranks: Ranks) -> Job:
     """Load the teacher and the corpus; make sure that `output` is new or holds this same work."""
     teacher = load(config.teacher, device=config.device)
-    options = dict(config.decoding)
-    batch_size = parse(int, options.pop("batch_size", 64), "decoding.batch_size")
-    if batch_size < 1:
-        raise ConfigError(f"decoding.batch_size={batch_size}: must be at least 1")
-    decoding = teacher.decoding(options)
+    decoding, batch_size = decoding_options(teacher, config.decoding)
     check_abilities(config, teacher)
     data, corpus = prepare_corpus(config, teacher)
     alignments = None

@@ -52,7 +52,7 @@ class DecodeConfig(SystemConfig):
     known: str | None = option(None, "file of known words around gaps, ___, one a line")
     constraints: str | None = option(None, "file of terms that must stay, tab-separated, a line for each sentence")
     jsonl: str | None = option(None, "file of one JSON object a line")
-    nbest: str | None = option(None, "file of all candidates")
+    nbest: str | None = option(None, "file of all different candidates")
     pictures: str | None = option(None, "of points: .svg file of the first polygons, found and true (extra `plot`)")
     history: str | None = option(None, "file of how each translation was made, pass by pass")
     choose: Choice | None = option(
@@ -176,12 +176,15 @@ def write_outputs(paths: dict[str, Path], text: Text, found: Translations, repor
 
 
 def nbest_lines(found: Translations) -> list[str]:
-    """The format of Moses: index (from 0) ||| text ||| log-probability under the model."""
-    return [
-        f"{i} ||| {line} ||| {score:.4f}\n"
-        for i, item in enumerate(found.candidates)
-        for line, score in zip(item.texts, item.scores, strict=True)
-    ]
+    """The format of Moses: index (from 0) ||| text ||| log-probability under the model. Different texts: of candidates
+    that read alike the first. The separator within a text is written as Moses does, &#124;&#124;&#124;."""
+    lines = []
+    for i, item in enumerate(found.candidates):
+        scores: dict[str, float] = {}
+        for text, score in zip(item.texts, item.scores, strict=True):
+            scores.setdefault(text.replace("|||", "&#124;" * 3), score)
+        lines += [f"{i} ||| {text} ||| {score:.4f}\n" for text, score in scores.items()]
+    return lines
 
 
 def json_row(i: int, text: Text, found: Translations) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from nat.config import parse
 from nat.data.tokenizer import TokenizerConfig, Tokenizers
 from nat.decoding.requests import Request
 from nat.decoding.translator import Translator
-from nat.errors import DataError
+from nat.errors import ConfigError, DataError
 from nat.studies.cloze import Pairs
 
 LINES = ["Click on the page.", "The page and the table.", "Choose a table for the page."]
@@ -88,3 +91,59 @@ def test_pairs_with_gaps_are_checked_by_side_and_together(tokenizers: Tokenizers
         pairs(12, 9).check_lengths(able)
     with pytest.raises(DataError, match=r"test, line 7: 20 tokens, but RUN takes at most 19 \(attention.max_length\)$"):
         pairs(20, 0).check_lengths(able)
+
+
+def test_white_space_of_every_kind_is_an_empty_sentence(tokenizers: Tokenizers) -> None:
+    able = translator(tokenizers, "ctc")
+    blank = ["", " ", "\t", "\xa0", "\u3000", " \u2003\t"]
+    found = able.candidates([*blank, "Click"])
+    assert [item.passes for item in found] == [0] * len(blank) + [1]
+    assert [item.best for item in found[:-1]] == [""] * len(blank)
+    with pytest.raises(DataError, match="source 1 is empty"):
+        able.score(["\u3000"], ["page"])
+
+
+def test_a_text_is_not_a_list_of_texts(tokenizers: Tokenizers) -> None:
+    able = translator(tokenizers, "ctc")
+    for call in (
+        lambda: able.translate("Click"),
+        lambda: able.candidates("Click"),
+        lambda: able.translate(Request("Click")),  # type: ignore[arg-type]
+        lambda: able.score("ab", "cd"),
+        lambda: able.score(["ab"], "c"),
+        lambda: Request("Click", constraints="OK"),
+    ):
+        with pytest.raises(TypeError, match="a list is needed"):
+            call()
+    with pytest.raises(TypeError, match=r"sentences\[1\]: text is needed, not int"):
+        able.translate(["Click", 7])  # type: ignore[list-item]
+    assert len(able.translate(line for line in LINES)) == len(LINES)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_of_nothing_is_refused(tokenizers: Tokenizers, batch_size: int) -> None:
+    able = translator(tokenizers, "autoregressive")
+    for call in (able.translate, able.candidates, lambda lines, **options: able.score(lines, lines, **options)):
+        with pytest.raises(ConfigError, match=rf"^batch_size={batch_size}: must be at least 1$"):
+            call(["Click"], batch_size=batch_size)
+
+
+def test_a_forked_process_translates(tokenizers: Tokenizers) -> None:
+    """Torch alone hangs there: its threads did not come along."""
+    able = translator(tokenizers, "ctc")
+    torch.set_num_threads(2)
+    try:
+        torch.rand(1 << 20).exp()  # threads start here
+        child = os.fork()
+        if child == 0:
+            torch.rand(1 << 20).exp()
+            os._exit(0 if able.translate(LINES) else 1)
+        end = time.monotonic() + 30
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < end:
+            time.sleep(0.05)
+        if ended == (0, 0):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        assert ended == (child, 0)
+    finally:
+        torch.set_num_threads(1)
