@@ -16,7 +16,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch, and for the processes that 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 CACHE = tempfile.mkdtemp(prefix="nat-test-cache-")
 os.environ["NAT_CACHE"] = CACHE
-os.environ["PYTHONPATH"] = str(Path(__file__).parent.parent)  # for the processes that tests start
+PYTHONPATH = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+os.environ["PYTHONPATH"] = os.pathsep.join(PYTHONPATH)  # for the processes that tests start
 
 from jaxtyping import install_import_hook  # noqa: E402
 

@@ -141,8 +141,15 @@ class Layer:
         found.backward(self.gradient.to(found.dtype))
 
 
-def measure(sizes: AttentionSizes, *, repeats: int, device: torch.device) -> list[Curve]:
-    """A curve of each kind, full attention's first. Raises ConfigError where a kind cannot be built."""
+def measure(
+    sizes: AttentionSizes,
+    *,
+    repeats: int,
+    device: torch.device,
+    after_length: Callable[[list[Curve]], object] = lambda curves: None,
+) -> list[Curve]:
+    """A curve of each kind, full attention's first. after_length: hears of the curves whenever they have grown by a
+    length. Raises ConfigError where a kind cannot be built."""
     peak_bytes(lambda: None, device)  # the profiler takes its time to start, once
     curves = [Curve(name) for name in sizes.contenders]
     lengths = sorted(set(sizes.lengths))
@@ -151,6 +158,7 @@ def measure(sizes: AttentionSizes, *, repeats: int, device: torch.device) -> lis
             layers = [(curve, layer) for curve in curves if (layer := _layer(curve, sizes, length, device)) is not None]
             progress.advance(2 * length * (len(curves) - len(layers)))
             _measure_length(layers, length, sizes, repeats, device, lambda n=length: progress.advance(n))  # type: ignore[misc]
+            after_length(curves)
     return curves
 
 

@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
@@ -24,16 +24,14 @@ import torch
 from nat.bench import training_worker
 from nat.bench.card import matrix_rate
 from nat.bench.memory import MEGABYTE
+from nat.bench.systems import ModelSizes, unknown_systems
 from nat.bench.text import embedded, save, synthetic
-from nat.composition import compose, config_directory
-from nat.config import nearest, option
+from nat.config import option
 from nat.errors import ConfigError
 from nat.progress import Progress
+from nat.table import markdown_table, rounded
 from nat.training.step import Precision
 
-GLANCING = {  # names of systems that are a model with options
-    "ctc with glancing": ("ctc", ("model.glancing.start=0.5", "model.glancing.end=0.3")),
-}
 SYSTEMS = [
     "autoregressive", "vanilla", "ctc", "ctc with glancing", "mask_predict", "refinement", "imputer", "insertion",
     "levenshtein", "kermit", "fertility",
@@ -46,16 +44,11 @@ class Text(Enum):
     SYNTHETIC = "synthetic"
 
 
-@dataclass(frozen=True)
-class TrainingSizes:
+@dataclass(frozen=True, kw_only=True)
+class TrainingSizes(ModelSizes):
     contenders: list[str] = option(SYSTEMS, "systems, by the names of configs/model, and `ctc with glancing`")
     baseline: str | None = option(None, "folder of another checkout of nat, measured in turns with this one")
     text: Text = option(Text.LOHELP, "lohelp, or synthetic: made pairs of the lengths of news text")
-    vocabulary_size: int = option(8000, "vocabulary V", minimum=300)
-    num_layers: int = option(3, "layers of the encoder, and as many of the decoder", minimum=1)
-    dim: int = option(256, "width D of the states", minimum=1)
-    num_heads: int = option(4, "attention heads", minimum=1)
-    ffn_dim: int = option(1024, "width of the feed-forward layers", minimum=1)
     tokens_per_update: int = option(2048, "target tokens of an update", minimum=1)
     max_tokens: int = option(8192, "rows x padded canvas of a micro-batch", minimum=1)
     updates: int = option(5, "updates of a pass, evenly spread from short to long sentences", minimum=1)
@@ -65,8 +58,7 @@ class TrainingSizes:
     overrides: list[str] = option([], "more options of nat-train, for every system: [model.size.dropout=0]")
 
     def __post_init__(self) -> None:
-        known = [*SYSTEMS, *(name for name in model_names() if name not in SYSTEMS)]
-        errors = [f"contenders={name}: no such system, {nearest(name, known)}" for name in self.unknown(known)]
+        errors = unknown_systems(self.contenders)
         if not self.contenders:
             errors.append("contenders=[]: at least one is needed")
         if self.baseline is not None and not (Path(self.baseline) / "nat" / "__init__.py").is_file():
@@ -74,38 +66,16 @@ class TrainingSizes:
         if errors:
             raise ConfigError("\n".join(errors))
 
-    def unknown(self, known: Sequence[str]) -> list[str]:
-        return [name for name in self.contenders if name not in known]
-
-    def options_of(self, name: str) -> list[str]:
-        """The system as options of nat-train. A model without a decoder has both stacks' layers in its one."""
-        model, more = GLANCING.get(name, (name, ()))
-        has_decoder = "decoder" in compose("train", ["run_dir=unused", f"model={model}"])["model"]
-        return [
-            f"model={model}",
-            f"encoder.num_layers={self.num_layers if has_decoder else 2 * self.num_layers}",
-            *([f"model.decoder.num_layers={self.num_layers}"] if has_decoder else []),
-            f"model.size.dim={self.dim}",
-            f"model.size.num_heads={self.num_heads}",
-            f"model.size.ffn_dim={self.ffn_dim}",
-            *more,
-            *self.overrides,
-        ]
-
-
-def model_names() -> list[str]:
-    """The names in configs/model."""
-    return sorted(path.stem for path in (config_directory() / "model").glob("*.yaml"))
-
 
 class Worker:
     """A process that trains with the nat of one checkout, one request at a time."""
 
     def __init__(self, checkout: Path, job: Mapping[str, Any]) -> None:
-        threads = str(job["num_threads"])
+        threads, elsewhere = str(job["num_threads"]), os.environ.get("PYTHONPATH")
+        path = os.pathsep.join([str(checkout.resolve()), *([elsewhere] if elsewhere else [])])
         self.process = subprocess.Popen(
             [sys.executable, "-P", training_worker.__file__],
-            env=os.environ | {"PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": threads},
+            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": threads},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -185,7 +155,7 @@ def make_job(sizes: TrainingSizes, folder: Path, *, num_threads: int, device: to
         "num_threads": num_threads,
         "device": str(device),
         "precision": sizes.precision.value,
-        "contenders": {name: sizes.options_of(name) for name in sizes.contenders},
+        "contenders": {name: [*sizes.options_of(name), *sizes.overrides] for name in sizes.contenders},
     }
 
 
@@ -258,12 +228,10 @@ def describe_training(figures: Mapping[str, Any]) -> str:
         "peak MB": ("peak_megabytes", 1.0, 0),
     }
     shown = {label: key for label, key in columns.items() if any(row[key[0]] is not None for row in rows)}
-    lines = ["| system | " + " | ".join(shown) + " |", "|:--|" + "--:|" * len(shown)]
-    for row in rows:
-        cells = [
-            "-" if row[key] is None else f"{factor * row[key]:.{digits}f}" for key, factor, digits in shown.values()
-        ]
-        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
+    table = markdown_table(
+        ["system", *shown],
+        [[row["name"], *(rounded(row[key], digits, factor) for key, factor, digits in shown.values())] for row in rows],
+    )
     errors = [
         f"{row['name']}{where}: {row[key]}"
         for row in rows
@@ -278,7 +246,7 @@ def describe_training(figures: Mapping[str, Any]) -> str:
     where = f"{figures['device']}, {figures['num_threads']} CPU threads, torch {figures['torch']}"
     return "\n".join(
         [
-            *lines,
+            table,
             "",
             f"Target tokens a second of {clock}, without padding: medians over at most {figures['repeats']} passes of "
             f"{sizes['updates']} updates, taking turns. Floating-point operations are 2mnk of every matrix product and "

@@ -10,15 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from nat.bench.benchmark import (
-    AlignmentProblem,
-    AlignmentSizes,
-    BenchmarkConfig,
-    Contender,
-    EditSizes,
-    compare,
-    random_pairs,
-)
+from nat.bench.alignments import AlignmentProblem, AlignmentSizes
+from nat.bench.benchmark import BENCHMARKS, BenchmarkConfig
+from nat.bench.edits import EditSizes, random_pairs
+from nat.bench.turns import Contender, compare
 from nat.cli.bench import main
 from nat.config import parse
 from nat.data.vocabulary import NUM_SYMBOLS
@@ -110,7 +105,7 @@ def test_the_pairs_of_edits_are_ordinary_tokens(rows: int) -> None:
 
 def test_contenders_take_turns_and_the_median_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, log = [0.0], []
-    monkeypatch.setattr("nat.bench.benchmark.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("nat.bench.turns.time.perf_counter", lambda: clock[0])
     seconds = {"a": iter([90, 90, 1, 2, 30]), "b": iter([0, 0, 6, 6, 6])}  # two rounds of warm-up first
 
     def contender(name: str) -> Contender:
@@ -135,10 +130,17 @@ def test_every_row_of_the_problem_can_be_aligned(slots: int) -> None:
     assert ctc_loss(problem.log_probs, *problem.rest, blank=0)[1].all()
 
 
+KNOWN = f"known: {', '.join(BENCHMARKS)}"
 REFUSALS: dict[str, tuple[list[str], list[str]]] = {
-    "no name": ([], ["no benchmark", "known: alignments, edits, attention, training, card"]),
-    "no name but options": (["repeats=2"], ["no benchmark", "known: alignments, edits, attention, training, card"]),
-    "unknown name": (["alignment"], ["alignment: ", "known: alignments, edits, attention, training, card"]),
+    "no name": ([], ["no benchmark", KNOWN]),
+    "no name but options": (
+        ["repeats=2"],
+        ["no benchmark", KNOWN],
+    ),
+    "unknown name": (
+        ["alignment"],
+        ["alignment: ", KNOWN],
+    ),
     "unknown option": (["alignments", "alignments.size=2"], ["alignments.size", "no such option"]),
     "too long": (
         ["alignments", "alignments.target_length=91"],
