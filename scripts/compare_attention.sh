@@ -39,6 +39,7 @@ if [ -n "${CTC:-}" ]; then
   done
 fi
 
+mkdir -p "$output"
 if [ ! -f "$output/attention.json" ]; then
   # compressed: its factor grows with the length from 768 tokens on, for 256 keys at most
   nat-bench attention "attention.kinds=[${kinds// /,}]" attention.options.compressed.max_keys=256 repeats=5 output="$output/attention.json"

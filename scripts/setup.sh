@@ -1,5 +1,5 @@
-# Makes .venv with nat in it, with the tested versions of constraints.txt. Sourced by quickstart.sh and test.sh:
-#   . scripts/setup.sh        nat alone
+# Makes .venv with nat in it, with the tested versions of constraints.txt. Sourced by the other scripts:
+#   . scripts/setup.sh plot   nat and what its page draws figures with
 #   . scripts/setup.sh test   nat and what its tests need
 # PYTHON=/path/to/python3.12 chooses another interpreter.
 
@@ -16,11 +16,11 @@ find_python() {
   return 1
 }
 
-extra=${1:-}
+extra=$1
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 venv=${NAT_VENV:-$root/.venv}
-stamp="$venv/.nat-$(cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)${extra:+-$extra}"
+stamp="$venv/.nat-$(cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)-$extra"
 
 if [ ! -f "$stamp" ]; then
   python=$(find_python) || fail "Python 3.11, 3.12 or 3.13 is missing (looked for ${PYTHON:-python3.11 to python3.13, python3}); install it, or name it: PYTHON=/path/to/python"
@@ -31,7 +31,7 @@ if [ ! -f "$stamp" ]; then
   fi
   echo "setup: installing nat and its packages (the first time this takes some minutes)"
   # pip from outside serves an environment without one: ensurepip is often missing
-  "$python" -m pip --python "$venv/bin/python" install --quiet -c constraints.txt -e ".${extra:+[$extra]}" ||
+  "$python" -m pip --python "$venv/bin/python" install --quiet -c constraints.txt -e ".[$extra]" ||
     fail "installation failed, see pip's message above; a package registry (PyPI) must be reachable, and about 2 GB of disk free"
   touch "$stamp"
 fi

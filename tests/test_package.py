@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -53,6 +54,17 @@ def run(environment: Path, tmp_path: Path, module: str, *arguments: str) -> subp
     )
 
 
+def test_source_holds_docs_scripts_and_tests(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "build", "--sdist", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(words, check=True, capture_output=True)
+    (built,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(built) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "mkdocs.yml", "constraints.txt"} <= names
+    assert {"docs/index.md", "docs/results/systems.json", "scripts/quickstart.sh", "tests/test_docs.py"} <= names
+    assert not [name for name in names if name.startswith(("site/", "runs/"))]
+
+
 def test_wheel_holds_configs_and_text(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"nat/configs/train.yaml", "nat/configs/model/ctc.yaml", "nat/embedded/lohelp/train.tsv.gz"} <= names
@@ -60,7 +72,7 @@ def test_wheel_holds_configs_and_text(wheel: Path) -> None:
     entry_points = next(name for name in names if name.endswith("entry_points.txt"))
     scripts = zipfile.ZipFile(wheel).read(entry_points).decode()
     assert all(f"{command} = nat.cli" in scripts for command in ("nat-train", "nat-distill", "nat-decode"))
-    assert not [name for name in names if name.startswith("tests/")]
+    assert not [name for name in names if name.startswith(("tests/", "docs/", "scripts/"))]
 
 
 def test_installed_commands_find_their_configs(environment: Path, tmp_path: Path) -> None:

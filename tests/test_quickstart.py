@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,25 @@ def test_quickstart_refuses_what_it_does_not_know() -> None:
     )
     assert done.returncode == 2
     assert "'--rwa' is neither --raw" in done.stderr
+
+
+def test_setup_installs_what_the_page_draws_figures_with(tmp_path: Path) -> None:
+    python = tmp_path / "python"  # it does as it is told, and writes down what
+    python.write_text(f"""#!/bin/sh
+echo "$@" >>{tmp_path}/log
+if [ "$2" = venv ]; then mkdir -p "$4/bin"; fi
+""")
+    python.chmod(0o755)
+    subprocess.run(
+        ["bash", str(ROOT / "scripts" / "quickstart.sh")],
+        env={**os.environ, "PYTHON": str(python), "NAT_VENV": str(tmp_path / "venv"), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        check=False,  # there is no nat-train to go on with
+    )
+    installed = (tmp_path / "log").read_text().splitlines()[-1]
+    assert installed.endswith("-c constraints.txt -e .[plot]")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(package.startswith("matplotlib") for package in extras["plot"])
 
 
 def test_setup_says_what_is_missing(tmp_path: Path) -> None:
