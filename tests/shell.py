@@ -46,7 +46,8 @@ TINY = {
     "cloze": "max_sentences=4",
     "bench": (
         "repeats=1 alignments.batch_size=2 alignments.vocabulary_size=20 edits.batch_size=2 edits.vocabulary_size=20 "
-        "attention.kinds=[linear] attention.lengths=[64,128] attention.fit_from=64 attention.dim=16 attention.num_heads=2"
+        "attention.kinds=[linear] attention.lengths=[64,128] attention.fit_from=64 attention.dim=16 "
+        "attention.num_heads=2"
     ),
 }
 CLIENT = """#!{python} -IS
@@ -243,7 +244,7 @@ def answer(connection: socket.socket) -> None:
         call = json.loads(message)
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
-        sys.stdin = os.fdopen(0, encoding="utf-8")  # that of the process reads nothing
+        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, mode) for n, mode in enumerate("rww"))
         os.chdir(call["folder"])
         os.environ.clear()
         os.environ.update(call["environment"])
@@ -270,15 +271,23 @@ def perform(words: list[str]) -> None:
         module = arguments.index("-m") + 1
         perform([arguments[module].replace("nat.cli.", "nat-"), *arguments[module + 1 :]])
     elif program == "python":
-        if not compose and arguments[0] != "-m":
-            sys.argv = arguments
-            sys.path.insert(0, str(Path(arguments[0]).parent))
-            runpy.run_path(arguments[0], run_name="__main__")
+        run_python(arguments, compose=compose)
     elif compose:
         read_only(program.removeprefix("nat-"), arguments)
     else:
         command = program.removeprefix("nat-")
         importlib.import_module(f"nat.cli.{command}").main([*arguments, *tiny_options(command, arguments)])
+
+
+def run_python(arguments: list[str], *, compose: bool) -> None:
+    """A file, or a module of nat; other modules (pytest) are for others to run."""
+    if arguments[0] == "-m":
+        sys.argv = arguments[1:]
+        if not compose and arguments[1].startswith("nat."):
+            runpy.run_module(arguments[1], run_name="__main__")
+    elif not compose:
+        sys.argv = arguments
+        runpy.run_path(arguments[0], run_name="__main__")
 
 
 def read_only(command: str, arguments: list[str]) -> None:
@@ -304,11 +313,11 @@ def tiny_options(command: str, arguments: list[str]) -> list[str]:
     if command == "distill" and "targets=corpus" not in arguments:  # an untrained teacher finds no end
         options += ["decoding.max_length_factor=0.6", "decoding.max_length_offset=1"]
     if command == "train":
-        from nat.cli.main import split_arguments
-        from nat.config import compose
+        from nat.cli.arguments import read_arguments
+        from nat.composition import compose
 
-        folder, _, overrides = split_arguments(arguments)
-        config = compose("train", overrides, extra_directory=folder)
+        read = read_arguments(arguments)
+        config = compose("train", read.overrides, extra_directory=read.config_directory)
         if "decoder" in config["model"]:
             options.append("model.decoder.num_layers=1")
         tokenizer = config["data"]["tokenizer"]
