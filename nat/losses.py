@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nat.ops.log_softmax import softmax_parts
 
-def log_prob_cross_entropy(
-    log_probs: Float[Tensor, "B L V"],
-    labels: Int[Tensor, "B L"],
-    valid: Bool[Tensor, "B L"],
+
+class CrossEntropy(NamedTuple):
+    """total: the smoothed sum. nll: the sum of negative log-likelihoods, without a gradient. num_labels: of both."""
+
+    total: Float[Tensor, ""]
+    nll: Float[Tensor, ""]
+    num_labels: Int[Tensor, ""]
+
+    @classmethod
+    def of_layers(cls, layers: list[CrossEntropy]) -> CrossEntropy:
+        """The mean total of several layers' predictions of the same labels; else the last layer's."""
+        return layers[-1]._replace(total=torch.stack([layer.total for layer in layers]).mean())
+
+
+def cross_entropy(
+    scores: Float[Tensor, "*B V"],
+    labels: Int[Tensor, "*B"],
+    where: Bool[Tensor, "*B"],
     *,
     label_smoothing: float = 0.0,
     forbidden: list[int] | None = None,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Int[Tensor, ""]]:
-    """(smoothed total, plain negative log-likelihood total, count) over the valid positions.
+) -> CrossEntropy:
+    """Over the positions `where`. scores: logits, or log-probabilities.
 
-    The smoothing mass is spread evenly over the classes that are not `forbidden` (those whose log-probability is -inf)
-    (Szegedy et al. 2016, section 7).
+    The smoothing mass is spread evenly over the classes that are not `forbidden` (those whose logit is -inf) (Szegedy
+    et al. 2016, section 7, https://arxiv.org/abs/1512.00567).
     """
-    nll = -log_probs.gather(2, labels[:, :, None]).squeeze(2).masked_fill(~valid, 0.0)  # (B, L)
-    total = nll.sum()
+    flat, counted = scores.flatten(0, -2), where.flatten()
+    rows = torch.arange(len(flat), device=flat.device)
+    parts = softmax_parts(flat, rows, labels.flatten(), with_mean=label_smoothing > 0, forbidden=forbidden)
+    nll = -parts.at.masked_fill(~counted, 0.0).sum()
+    total = nll
     if label_smoothing > 0:
-        uniform = uniform_cross_entropy(log_probs, valid, forbidden=forbidden)
-        total = (1 - label_smoothing) * total + label_smoothing * uniform
-    return total, nll.sum().detach(), valid.sum()
-
-
-def uniform_cross_entropy(
-    log_probs: Float[Tensor, "B L V"], valid: Bool[Tensor, "B L"], *, forbidden: list[int] | None = None
-) -> Float[Tensor, ""]:
-    """Cross entropy of the uniform distribution over the classes that are not `forbidden`, summed over the valid
-    positions: what label smoothing mixes in, also where no position has a label."""
-    if forbidden:
-        log_probs = log_probs.index_fill(2, torch.tensor(forbidden, device=log_probs.device), 0.0)
-    mean = log_probs.sum(dim=-1) / (log_probs.size(-1) - len(forbidden or ()))  # (B, L)
-    return -mean.masked_fill(~valid, 0.0).sum()
+        total = (1 - label_smoothing) * nll - label_smoothing * parts.mean.masked_fill(~counted, 0.0).sum()
+    return CrossEntropy(total, nll.detach(), counted.sum())
 
 
 def token_log_probs(

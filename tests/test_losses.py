@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nat.losses import log_prob_cross_entropy, token_log_probs
+from nat.losses import CrossEntropy, cross_entropy, token_log_probs
 
 FORBIDDEN = [0, 2, 5]
 
@@ -20,12 +20,17 @@ def case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
-def test_cross_entropy_is_torchs_over_the_allowed_classes(smoothing: float) -> None:
+@pytest.mark.parametrize("normalised", [True, False])
+def test_cross_entropy_is_torchs_over_the_allowed_classes(smoothing: float, normalised: bool) -> None:
     logits, labels, valid = case()
     logits[:, :, FORBIDDEN] = -torch.inf
     logits.requires_grad_()
-    total, nll, count = log_prob_cross_entropy(
-        logits.log_softmax(dim=2), labels, valid, label_smoothing=smoothing, forbidden=FORBIDDEN
+    total, nll, count = cross_entropy(
+        logits.log_softmax(dim=2) if normalised else logits,
+        labels,
+        valid,
+        label_smoothing=smoothing,
+        forbidden=FORBIDDEN,
     )
     allowed = [i for i in range(8) if i not in FORBIDDEN]
     new_labels = torch.tensor([allowed.index(i) for i in labels[valid].tolist()])
@@ -41,7 +46,7 @@ def test_cross_entropy_is_torchs_over_the_allowed_classes(smoothing: float) -> N
 
 def test_without_forbidden_classes_it_is_plain_torch() -> None:
     logits, labels, valid = case()
-    total, _, _ = log_prob_cross_entropy(logits.log_softmax(dim=2), labels, valid, label_smoothing=0.2)
+    total, _, _ = cross_entropy(logits.log_softmax(dim=2), labels, valid, label_smoothing=0.2)
     reference = F.cross_entropy(logits[valid], labels[valid], label_smoothing=0.2, reduction="sum")
     assert total.item() == pytest.approx(reference.item(), abs=1e-10)
 
@@ -50,7 +55,7 @@ def test_nothing_valid_is_zero_with_zero_gradient() -> None:
     logits, labels, valid = case()
     logits[:, :, FORBIDDEN] = -torch.inf
     logits.requires_grad_()
-    total, nll, count = log_prob_cross_entropy(
+    total, nll, count = cross_entropy(
         logits.log_softmax(dim=2), labels * 0, valid & False, label_smoothing=0.1, forbidden=FORBIDDEN
     )
     total.backward()
@@ -64,3 +69,8 @@ def test_token_log_probs_are_zero_where_not_valid() -> None:
     found = token_log_probs(logits.log_softmax(dim=2), labels, valid)
     assert (found[~valid] == 0).all()
     assert found[1, 1].item() == pytest.approx(logits[1, 1].log_softmax(0)[3].item())
+
+
+def test_the_mean_over_layers_is_of_totals_and_the_last_one_counts() -> None:
+    layers = [CrossEntropy(*(torch.tensor(float(n * factor)) for factor in (1, 10, 100))) for n in (1, 3)]
+    assert [value.item() for value in CrossEntropy.of_layers(layers)] == [2, 30, 300]

@@ -18,6 +18,7 @@ from nat.data.batch import Batch, Source, Target
 from nat.data.filters import DropReport
 
 T = TypeVar("T")
+CanvasLength = Callable[[np.ndarray, np.ndarray], np.ndarray]  # source and target lengths (N,) -> positions (N,)
 # Constants of the method, not options: every run's updates follow from them.
 LENGTH_GROUP = 4096  # target tokens of similar length that stay together
 # In one pool, 73 % of an update's pairs would meet again in the next epoch (lohelp, 2000 tokens); in P, about 1/P.
@@ -41,18 +42,32 @@ class Updates(Protocol):
     @property
     def report(self) -> DropReport: ...
 
-    def updates(self, tokens_per_update: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[list[Pair]]:
+    def updates(
+        self,
+        tokens_per_update: int,
+        *,
+        seed: int,
+        epoch: int,
+        skip: int = 0,
+        canvas_length: CanvasLength | None = None,
+    ) -> Iterator[list[Pair]]:
         """The optimiser updates of one epoch, without the first `skip`. Every pair occurs once; an update holds
-        about `tokens_per_update` target tokens, each end mark counted as one."""
+        about `tokens_per_update` target tokens, each end mark counted as one. canvas_length: see `plan_updates`."""
         ...
 
 
 def plan_updates(
-    source_lengths: np.ndarray, target_lengths: np.ndarray, tokens_per_update: int, *, seed: Sequence[int]
+    source_lengths: np.ndarray,
+    target_lengths: np.ndarray,
+    tokens_per_update: int,
+    *,
+    seed: Sequence[int],
+    canvas_length: CanvasLength | None = None,
 ) -> list[np.ndarray]:
     """Indices of the pairs of each update: a random partition of range(N), the same for the same arguments.
 
-    source_lengths, target_lengths: (N,) tokens. The shuffled pairs are sorted by length within pools and cut into
+    source_lengths, target_lengths: (N,) tokens. canvas_length: what the model's decoder works on; None: the target.
+    The shuffled pairs are sorted by what the model works on within pools and cut into
     groups of about LENGTH_GROUP target tokens (or of an update, if that is less); an update is a random choice
     of groups, so that it needs little padding and yet, where it is large, sees all lengths. All updates of an
     epoch have nearly the same number of tokens: there is no small remainder.
@@ -64,7 +79,8 @@ def plan_updates(
     num_updates = max(1, round(total / tokens_per_update))
     num_groups = num_updates * max(1, round(tokens_per_update / LENGTH_GROUP))
     num_pools = max(1, num_groups // GROUPS_PER_POOL, min(POOLS_OF_SMALL_CORPORA, num_groups // 8))
-    order = _sorted_within_pools(source_lengths, target_lengths, num_pools, random)
+    canvas = target_lengths if canvas_length is None else canvas_length(source_lengths, target_lengths)
+    order = _sorted_within_pools(_by_work(source_lengths, target_lengths, canvas), num_pools, random)
     tokens = target_lengths[order].astype(np.int64) + 1
     # a pair belongs to the group in which its middle lies; whole numbers, so that every machine agrees
     group = (2 * np.cumsum(tokens) - tokens) * num_groups // (2 * total)
@@ -75,20 +91,24 @@ def plan_updates(
     return [update for update in updates if len(update)]  # very long sentences leave groups empty
 
 
-def _sorted_within_pools(
-    source_lengths: np.ndarray, target_lengths: np.ndarray, num_pools: int, random: np.random.Generator
-) -> np.ndarray:
-    """An order of the N pairs: random pools one after the other, each by target, then source length. Every other
-    pool descends, so that no group of similar lengths breaks where two pools meet."""
-    shuffled = random.permutation(len(target_lengths))
+def _by_work(source_lengths: np.ndarray, target_lengths: np.ndarray, canvas: np.ndarray) -> list[np.ndarray]:
+    """Sort keys of the N pairs, as `np.lexsort` reads them: by the longer of what encoder and decoder work on, then by
+    source, then by target. Where the source makes the canvas (slots), that is by source and nearly without padding."""
+    return [target_lengths, source_lengths, np.maximum(source_lengths, canvas)]
+
+
+def _sorted_within_pools(keys: list[np.ndarray], num_pools: int, random: np.random.Generator) -> np.ndarray:
+    """An order of the N pairs: random pools one after the other, each sorted by the keys. Every other pool descends, so
+    that no group of similar lengths breaks where two pools meet."""
+    shuffled = random.permutation(len(keys[0]))
     pool = np.arange(len(shuffled)) * num_pools // len(shuffled)
     sign = 1 - 2 * (pool % 2)
-    return shuffled[np.lexsort((sign * source_lengths[shuffled], sign * target_lengths[shuffled], pool))]
+    return shuffled[np.lexsort([*(sign * key[shuffled] for key in keys), pool])]
 
 
 def micro_batches(
     pairs: Sequence[Pair],
-    canvas_length: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    canvas_length: CanvasLength,
     *,
     rank: int,
     num_ranks: int,
@@ -104,8 +124,8 @@ def micro_batches(
         return []
     source_lengths = np.array([len(pair.source) for pair in pairs])
     target_lengths = np.array([len(pair.target) for pair in pairs])
-    widths = np.maximum(source_lengths, canvas_length(source_lengths, target_lengths))
-    order = np.lexsort((source_lengths, target_lengths, widths))[::-1]
+    keys = _by_work(source_lengths, target_lengths, canvas_length(source_lengths, target_lengths))
+    order, widths = np.lexsort(keys)[::-1], keys[-1]
     share = order[rank::num_ranks]
     return [collate([pairs[i] for i in share[rows]]) for rows in _cut(widths[share], len(share), max_tokens)]
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from datasets import Dataset, Features, IterableDataset, List, Value
 
-from nat.data.batching import Pair, plan_updates
+from nat.data.batching import CanvasLength, Pair, plan_updates
 from nat.data.cache import cache_directory, cached, digest
 from nat.data.corpus import DataConfig, read_corpus
 from nat.data.filters import DropReport, FilterConfig, Lengths, apply_rules, drop_rules
@@ -102,10 +102,19 @@ class TokenizedCorpus:
         keep = np.concatenate([wanted(self.pairs(chunk)) for chunk in chunks])
         return self if keep.all() else self.select(keep, reason)
 
-    def updates(self, tokens_per_update: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[list[Pair]]:
+    def updates(
+        self,
+        tokens_per_update: int,
+        *,
+        seed: int,
+        epoch: int,
+        skip: int = 0,
+        canvas_length: CanvasLength | None = None,
+    ) -> Iterator[list[Pair]]:
         """See `batching.Updates`. Skipped updates are not read."""
         lengths = (self.source_lengths, self.target_lengths)
-        for indices in plan_updates(*lengths, tokens_per_update, seed=(seed, epoch))[skip:]:
+        plan = plan_updates(*lengths, tokens_per_update, seed=(seed, epoch), canvas_length=canvas_length)
+        for indices in plan[skip:]:
             yield self.pairs(indices)
 
 
@@ -129,7 +138,15 @@ class StreamingCorpus:
         """See `TokenizedCorpus.only`; the pairs are looked at as they are read."""
         return replace(self, wanted=wanted, reason=reason)
 
-    def updates(self, tokens_per_update: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[list[Pair]]:
+    def updates(
+        self,
+        tokens_per_update: int,
+        *,
+        seed: int,
+        epoch: int,
+        skip: int = 0,
+        canvas_length: CanvasLength | None = None,
+    ) -> Iterator[list[Pair]]:
         """See `batching.Updates`. Pairs are shuffled within pools of at least data.shuffle_buffer; skipped
         updates are read. Raises DataError if no pair passes the filters."""
         pools = _pools(self._kept_pairs(), self.config.shuffle_buffer, POOL_UPDATES * tokens_per_update)
@@ -137,7 +154,8 @@ class StreamingCorpus:
         for index, pool in enumerate(pools):
             source_lengths = np.array([len(pair.source) for pair in pool])
             target_lengths = np.array([len(pair.target) for pair in pool])
-            for update in plan_updates(source_lengths, target_lengths, tokens_per_update, seed=(seed, epoch, index)):
+            lengths, key = (source_lengths, target_lengths), (seed, epoch, index)
+            for update in plan_updates(*lengths, tokens_per_update, seed=key, canvas_length=canvas_length):
                 if number >= skip:
                     yield [pool[i] for i in update]
                 number += 1

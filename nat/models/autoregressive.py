@@ -17,8 +17,7 @@ from nat.config import option
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
-from nat.losses import log_prob_cross_entropy, token_log_probs
-from nat.models.contract import LossTerm, Translation, TranslationModel
+from nat.models.contract import LossTerm, Translation, TranslationModel, cross_entropy_terms
 from nat.models.options import BeamOptions, DecodingOptions
 from nat.nn.attention.full import CausalAttention
 from nat.nn.cached import DecoderState, step_decoder
@@ -85,36 +84,42 @@ class Autoregressive(TranslationModel):
 
     def log_probs(self, memory: Memory, target: Target) -> tuple[Float[Tensor, "B T V"], Tensor, Tensor]:
         """Teacher-forced log-probabilities with labels (B, T + 1) = y EOS and their validity."""
-        x, valid = self.inputs(target)
+        x, labels, valid = self.inputs(target)
+        return self.net.log_probs(x, valid, memory), labels, valid
+
+    def inputs(self, target: Target) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+        """Teacher-forced decoder inputs (B, T + 1) = BOS y, their labels y EOS and their validity."""
+        tokens = F.pad(target.tokens, (1, 0), value=int(Symbol.BOS))
         labels = F.pad(target.tokens, (0, 1), value=int(Symbol.PAD))
         labels = labels.scatter(1, target.lengths[:, None], int(Symbol.EOS))
-        return self.net.decode(x, valid, memory)[-1], labels, valid
-
-    def inputs(self, target: Target) -> tuple[Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
-        """Teacher-forced decoder inputs (B, T + 1) = BOS y and their validity."""
-        tokens = F.pad(target.tokens, (1, 0), value=int(Symbol.BOS))
-        return self.net.place(self.net.embed(tokens)), F.pad(target.valid, (1, 0), value=True)
+        return self.net.place(self.net.embed(tokens)), labels, F.pad(target.valid, (1, 0), value=True)
 
     def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
         batch = batch.compact()
-        log_probs, labels, valid = self.log_probs(self.net.encode(batch.source), batch.target)
-        total, nll, count = log_prob_cross_entropy(
-            log_probs, labels, valid, label_smoothing=self.label_smoothing, forbidden=self.net.output.forbidden
+        memory = self.net.encode(batch.source)
+        x, labels, valid = self.inputs(batch.target)
+        states = self.net.states(x, valid, memory)
+        return cross_entropy_terms(
+            self.net.head(memory).cross_entropy(states, labels, valid, label_smoothing=self.label_smoothing)
         )
-        return {"cross_entropy": LossTerm(total, count), "nll": LossTerm(nll, count, weight=0.0)}
 
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """log p(y, EOS | x), one teacher-forced pass."""
         batch = batch.compact()
-        log_probs, labels, valid = self.log_probs(self.net.encode(batch.source), batch.target)
-        return token_log_probs(log_probs, labels, valid).sum(dim=1)
+        return self.token_log_probs(self.net.encode(batch.source), batch.target).sum(dim=1)
+
+    def token_log_probs(self, memory: Memory, target: Target) -> Float[Tensor, "B T1"]:
+        """log p(y_t | y_<t, x) of each token and of the end after them; 0 where not valid."""
+        x, labels, valid = self.inputs(target)
+        scores = self.net.head(memory).of(self.net.states(x, valid, memory), labels)
+        return scores.masked_fill(~valid, 0.0)
 
     def cross_attention(self, batch: Batch, *, layer: int | None = None) -> Float[Tensor, "B T S"]:
         num_layers = len(self.net.decoder.stack)
         chosen = num_layers if layer is None else layer
         if not 1 <= chosen <= num_layers:
             raise ConfigError(f"attention_layer={layer}: must be one of the decoder's layers, 1 to {num_layers}")
-        x, valid = self.inputs(batch.target)
+        x, _, valid = self.inputs(batch.target)
         weights = self.net.decoder.cross_weights(x, valid, self.net.encode(batch.source), layer=chosen - 1)
         return weights.mean(dim=1)[:, :-1]  # what is input at T predicts EOS
 
@@ -150,7 +155,7 @@ class Autoregressive(TranslationModel):
     def written(self, memory: Memory, target: Target) -> History:
         """A translation with log p(y_t | y_<t, x), by a forced pass. A search writes a token a pass, so that what it
         ended with tells all."""
-        scores = token_log_probs(*self.log_probs(memory, target))[:, :-1]  # without the end
+        scores = self.token_log_probs(memory, target)[:, :-1]  # without the end
         return History.of_one_pass(target.tokens, target.valid, scores)
 
     @property
@@ -175,4 +180,4 @@ class Autoregressive(TranslationModel):
         """`NextToken`: one position for every hypothesis, see `step_decoder`."""
         x = self.net.embed(tokens) + self.net.target_positions(1, start=position)  # (B, K, D)
         x, decoder = step_decoder(self.net.decoder, x, state.decoder)
-        return self.net.log_probs(x, state.copyable), replace(state, decoder=decoder)
+        return self.net.head_for(state.copyable).full(x), replace(state, decoder=decoder)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
 from nat.errors import ConfigError
+from nat.losses import CrossEntropy
 from nat.models.options import DecodingOptions
 from nat.nn.attention.base import Attention
 from nat.nn.embedding import Positions
@@ -39,6 +40,14 @@ class LossTerm:
     total: Tensor
     count: Tensor
     weight: float = 1.0
+
+
+def cross_entropy_terms(entropy: CrossEntropy, *, name: str = "cross_entropy") -> dict[str, LossTerm]:
+    """What is trained on, and the plain negative log-likelihood as a statistic."""
+    return {
+        name: LossTerm(entropy.total, entropy.num_labels),
+        "nll": LossTerm(entropy.nll, entropy.num_labels, weight=0.0),
+    }
 
 
 @dataclass(frozen=True)

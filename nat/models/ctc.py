@@ -19,15 +19,15 @@ from nat.config import option
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
-from nat.losses import uniform_cross_entropy
 from nat.models.contract import LossTerm, Translation, TranslationModel
 from nat.models.options import BeamOptions, DecodingOptions
 from nat.nn.attention.base import tightest
 from nat.nn.copying import Copying
 from nat.nn.glancing import Glancing, gold_positions, reveal, shown
+from nat.nn.head import Head
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, Guide, ParallelConfig, Seq2Seq
-from nat.nn.slots import Slots, SlotSplit
+from nat.nn.slots import Slots, SlotSplit, target_scores
 from nat.nn.transformer import Memory
 from nat.ops import ctc
 from nat.search.language_model import Fusion, check_language_model, open_language_model
@@ -115,7 +115,7 @@ class CTC(TranslationModel):
     def log_probs(self, source: Source) -> tuple[Float[Tensor, "B A V"], Slots]:
         memory = self.net.encode(source)
         slots = self.split(memory)
-        return self.net.decode(self.net.place(slots.states), slots.valid, memory)[-1], slots
+        return self.net.log_probs(self.net.place(slots.states), slots.valid, memory), slots
 
     def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
         batch = batch.compact()
@@ -126,56 +126,52 @@ class CTC(TranslationModel):
         ratio = self.config.glancing(update) if self.training else 0.0
         if ratio > 0:
             states = self.glance(slots, memory, batch, random, ratio=ratio)
-        guide = None
+        head, guide = self.net.head(memory), None
         if self.training and self.config.deep_supervision.enabled:
-            guide = self.guide(slots, batch, random.fork(1))
-        layers = self.net.decode(self.net.place(states), slots.valid, memory, guide=guide)
-        return self.terms(layers, slots, batch)
-
-    def align(self, log_probs: Float[Tensor, "B A V"], slots: Slots, batch: Batch) -> Int[Tensor, "B A"]:
-        """The best alignment of the target: what the reference is, slot by slot."""
-        target = batch.target
-        return ctc.best_alignment(log_probs, target.tokens, slots.lengths, target.lengths, blank=BLANK)
+            guide = self.guide(head, slots, batch, random.fork(1))
+        layers = self.net.layers(self.net.place(states), slots.valid, memory, guide=guide)
+        return self.terms(head, layers, slots, batch)
 
     def glance(
         self, slots: Slots, memory: Memory, batch: Batch, random: RowRandom, *, ratio: float
     ) -> Float[Tensor, "B A D"]:
         """Decoder inputs with part of the best alignment revealed (Gu & Kong 2021, https://arxiv.org/abs/2012.15833,
         section 3.3; Qian et al. 2021, section 3.2)."""
+        head = self.net.head(memory)
         with torch.no_grad():
-            log_probs = self.net.decode(self.net.place(slots.states), slots.valid, memory)[-1]
-        reference = self.align(log_probs, slots, batch)
-        alignable = ctc.alignable(batch.target.tokens, batch.target.lengths, slots.lengths)
-        where = shown(log_probs.argmax(dim=-1), reference, slots.valid & alignable[:, None], random, ratio=ratio)
+            states = self.net.states(self.net.place(slots.states), slots.valid, memory)
+            given, _ = target_scores(head, states, slots, batch.target)
+            predicted = head.argmax(states)
+        reference = ctc.best_path(given)
+        where = shown(predicted, reference, slots.valid & given.alignable()[:, None], random, ratio=ratio)
         return reveal(slots.states, self.net.embed(reference), where)
 
-    def guide(self, slots: Slots, batch: Batch, random: RowRandom) -> Guide:
+    def guide(self, head: Head, slots: Slots, batch: Batch, random: RowRandom) -> Guide:
         """What a layer feeds on in training, with deep supervision: its own best path, with a share of its best
         alignment."""
-
         gold = gold_positions(slots.valid, random, share=self.config.deep_supervision.gold)
 
-        def feed(log_probs: Tensor) -> Tensor:
-            return self.align(log_probs, slots, batch).where(gold, log_probs.argmax(dim=-1))
+        def feed(states: Tensor) -> Tensor:
+            given, _ = target_scores(head, states, slots, batch.target)
+            return ctc.best_path(given).where(gold, head.argmax(states))
 
         return feed
 
-    def terms(self, layers: list[Tensor], slots: Slots, batch: Batch) -> dict[str, LossTerm]:
+    def terms(self, head: Head, layers: list[Tensor], slots: Slots, batch: Batch) -> dict[str, LossTerm]:
         """The mean over the layers that predict."""
-        target = batch.target
-        found = [
-            ctc.ctc_loss(log_probs, target.tokens, slots.lengths, target.lengths, blank=BLANK) for log_probs in layers
-        ]
-        nll, alignable = found[-1]  # (B)
-        total = torch.stack([nll.sum() for nll, _ in found]).mean()
-        if self.config.label_smoothing > 0:
-            valid, forbidden = slots.valid & alignable[:, None], self.net.output.forbidden
-            uniform = torch.stack([uniform_cross_entropy(x, valid, forbidden=forbidden) for x in layers]).mean()
-            total = total + self.config.label_smoothing * (uniform - total)
-        tokens = (target.lengths * alignable).sum()
+        smoothing, totals = self.config.label_smoothing, []
+        for states in layers:
+            given, mean = target_scores(head, states, slots, batch.target, with_mean=smoothing > 0)
+            nll, alignable = ctc.marginal_loss(given, states.dtype)  # (B)
+            total = nll.sum()
+            if smoothing > 0:
+                uniform = -mean.masked_fill(~(slots.valid & alignable[:, None]), 0.0).sum()
+                total = (1 - smoothing) * total + smoothing * uniform
+            totals.append(total)
+        tokens = (batch.target.lengths * alignable).sum()
         unalignable = (~alignable).sum()
         return {
-            "ctc": LossTerm(total, tokens),
+            "ctc": LossTerm(torch.stack(totals).mean(), tokens),
             "unalignable": LossTerm(unalignable, unalignable.new_tensor(len(batch)), weight=0.0),
             "nll": LossTerm(nll.sum().detach(), tokens, weight=0.0),
         }
@@ -183,8 +179,11 @@ class CTC(TranslationModel):
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """log p(y|x), the marginal over all alignments; -inf for a pair that has none."""
         batch = batch.compact()
-        log_probs, slots = self.log_probs(batch.source)
-        nll, alignable = ctc.ctc_loss(log_probs, batch.target.tokens, slots.lengths, batch.target.lengths, blank=BLANK)
+        memory = self.net.encode(batch.source)
+        slots = self.split(memory)
+        states = self.net.states(self.net.place(slots.states), slots.valid, memory)
+        given, _ = target_scores(self.net.head(memory), states, slots, batch.target)
+        nll, alignable = ctc.marginal_loss(given, states.dtype)
         return (-nll).masked_fill(~alignable, -torch.inf)
 
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:

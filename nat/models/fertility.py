@@ -20,13 +20,13 @@ from nat.config import option
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
-from nat.losses import log_prob_cross_entropy
-from nat.models.contract import LossTerm, Translation, TranslationModel
+from nat.losses import cross_entropy
+from nat.models.contract import LossTerm, Translation, TranslationModel, cross_entropy_terms
 from nat.models.options import DecodingOptions
 from nat.nn.attention.full import FullAttention
 from nat.nn.attention.positional import OthersAttention, PositionalAttention
 from nat.nn.copying import Copying
-from nat.nn.glancing import Glancing, glance_at_target, gold_guide, gold_positions
+from nat.nn.glancing import Glancing, glanced_cross_entropy
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, Seq2Seq, Seq2SeqConfig
 from nat.nn.transformer import Decoder, Memory, initialise
@@ -116,7 +116,7 @@ class Fertility(TranslationModel):
     ) -> tuple[Float[Tensor, "B L V"], Bool[Tensor, "B L"]]:
         """log p(y_t | x, f) on the canvas that the fertilities give, and the canvas's validity."""
         x, valid = self.canvas(source, fertilities)
-        return self.net.decode(self.net.place(x), valid, memory)[-1], valid
+        return self.net.log_probs(self.net.place(x), valid, memory), valid
 
     # --- training ----------------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ class Fertility(TranslationModel):
         them."""
         if batch.fertilities is None:
             raise ConfigError(MISSING)
-        fertility, _, positions = log_prob_cross_entropy(
+        fertility, _, positions = cross_entropy(
             self.fertility_log_probs(memory), batch.fertilities.clamp(max=self.config.max_fertility), batch.source.valid
         )
         weight = self.config.fertility_weight
@@ -146,28 +146,17 @@ class Fertility(TranslationModel):
         assert batch.fertilities is not None
         x, valid = self.canvas(batch.source, batch.fertilities)
         target = Target(batch.target.tokens[:, : valid.size(1)], batch.target.valid[:, : valid.size(1)])
-        hidden, guide = valid, None
-        random = RowRandom.of_pairs(batch, seed=update)
-        ratio = self.config.glancing(update) if self.training else 0.0
-        if ratio > 0:
-            x, hidden = glance_at_target(self.net, x, target, memory, random, ratio=ratio)
-        if self.training and self.config.deep_supervision.enabled:
-            gold = gold_positions(valid, random.fork(1), share=self.config.deep_supervision.gold)
-            guide = gold_guide(target.tokens, gold)
-            hidden = hidden & ~gold  # there the layers need only copy; the paper's results leave these out too
-        found = [
-            log_prob_cross_entropy(
-                log_probs,
-                target.tokens,
-                hidden,
-                label_smoothing=self.config.label_smoothing,
-                forbidden=self.net.output.forbidden,
-            )
-            for log_probs in self.net.decode(self.net.place(x), valid, memory, guide=guide)
-        ]
-        _, nll, count = found[-1]
-        total = torch.stack([total for total, _, _ in found]).mean()
-        return {"cross_entropy": LossTerm(total, count), "nll": LossTerm(nll, count, weight=0.0)}
+        entropy = glanced_cross_entropy(
+            self.net,
+            x,
+            target,
+            memory,
+            RowRandom.of_pairs(batch, seed=update),
+            ratio=self.config.glancing(update) if self.training else 0.0,
+            gold=self.config.deep_supervision.share if self.training else None,
+            label_smoothing=self.config.label_smoothing,
+        )
+        return cross_entropy_terms(entropy)
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
         """Raises ConfigError where the corpus has no fertilities."""

@@ -19,14 +19,14 @@ from nat.config import option
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
-from nat.losses import log_prob_cross_entropy, uniform_cross_entropy
-from nat.models.contract import LossTerm, Translation, TranslationModel
+from nat.models.contract import LossTerm, Translation, TranslationModel, cross_entropy_terms
 from nat.models.options import DecodingOptions, SampleOptions
 from nat.nn.attention.base import tightest
 from nat.nn.copying import Copying
+from nat.nn.head import Head
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import ParallelConfig, Seq2Seq
-from nat.nn.slots import Slots, SlotSplit
+from nat.nn.slots import Slots, SlotSplit, target_scores
 from nat.nn.transformer import Memory
 from nat.ops import ctc, imputer
 from nat.rows import Rows
@@ -144,13 +144,18 @@ class Imputer(TranslationModel):
         self, slots: Slots, memory: Memory, tokens: Int[Tensor, "B A"], is_known: Bool[Tensor, "B A"]
     ) -> Float[Tensor, "B A V"]:
         """Of every slot, given the tokens and blanks of the known ones."""
-        known = self.net.embed(tokens).masked_fill(~is_known[:, :, None], 0.0)
-        return self.net.decode(self.net.place(slots.states + known), slots.valid, memory)[-1]
+        return self.net.head(memory).full(self.states(slots, memory, tokens, is_known))
 
-    def masked_log_probs(self, slots: Slots, memory: Memory) -> Float[Tensor, "B A V"]:
-        """Of every slot, nothing known: the CTC model."""
+    def states(
+        self, slots: Slots, memory: Memory, tokens: Int[Tensor, "B A"], is_known: Bool[Tensor, "B A"]
+    ) -> Float[Tensor, "B A D"]:
+        known = self.net.embed(tokens).masked_fill(~is_known[:, :, None], 0.0)
+        return self.net.states(self.net.place(slots.states + known), slots.valid, memory)
+
+    def masked_states(self, slots: Slots, memory: Memory) -> Float[Tensor, "B A D"]:
+        """Nothing known: the CTC model."""
         nothing = torch.zeros_like(slots.valid)
-        return self.log_probs(slots, memory, nothing.long(), nothing)
+        return self.states(slots, memory, nothing.long(), nothing)
 
     # --- training -------------------------------------------------------------------------------------
 
@@ -163,11 +168,14 @@ class Imputer(TranslationModel):
         alignable = ctc.alignable(target.tokens, target.lengths, slots.lengths)
         alignment = self.expert(slots, memory, target, random.fork(0))
         masked = self.masks(slots, random.fork(1), random.fork(2)) & alignable[:, None]
-        log_probs = self.log_probs(slots, memory, alignment, slots.valid & ~masked)
+        states, head = self.states(slots, memory, alignment, slots.valid & ~masked), self.net.head(memory)
         if self.config.training is Training.MARGINAL:
-            terms = self.imputation(log_probs, alignment, masked, slots, target)
+            terms = self.imputation(head, states, alignment, masked, slots, target)
         else:
-            terms = self.imitation(log_probs, alignment, masked)
+            terms = cross_entropy_terms(  # of the alignment itself at the masked slots (Chan et al. 2020)
+                head.cross_entropy(states, alignment, masked, label_smoothing=self.config.label_smoothing),
+                name="imitation",
+            )
         unalignable = (~alignable).sum()
         return terms | {"unalignable": LossTerm(unalignable, unalignable.new_tensor(len(batch)), weight=0.0)}
 
@@ -175,10 +183,10 @@ class Imputer(TranslationModel):
     def expert(self, slots: Slots, memory: Memory, target: Target, random: RowRandom) -> Int[Tensor, "B A"]:
         """The alignment that is partly shown. Departs from the paper: it is the model's own, which begins as the CTC
         model that the paper keeps beside it, and needs no second set of weights."""
-        problem = self.masked_log_probs(slots, memory), target.tokens, slots.lengths, target.lengths
+        given, _ = target_scores(self.net.head(memory), self.masked_states(slots, memory), slots, target)
         if self.config.alignment is Expert.BEST:
-            return ctc.best_alignment(*problem, blank=BLANK)
-        return imputer.sample_alignment(*problem, random.uniform(slots.valid.size(1)), blank=BLANK)
+            return ctc.best_path(given)
+        return imputer.sample_path(given, random.uniform(slots.valid.size(1)))
 
     def masks(self, slots: Slots, share: RowRandom, places: RowRandom) -> Bool[Tensor, "B A"]:
         """The slots to predict (Chan et al. 2020)."""
@@ -193,7 +201,8 @@ class Imputer(TranslationModel):
 
     def imputation(
         self,
-        log_probs: Float[Tensor, "B A V"],
+        head: Head,
+        states: Float[Tensor, "B A D"],
         alignment: Int[Tensor, "B A"],
         masked: Bool[Tensor, "B A"],
         slots: Slots,
@@ -201,37 +210,22 @@ class Imputer(TranslationModel):
     ) -> dict[str, LossTerm]:
         """Minus the log of the marginal over the alignments that agree with what is shown (Chan et al. 2020). What
         is shown has probability 1 there, whatever the network says of it: only masked slots learn."""
-        given = log_probs.masked_fill(~masked[:, :, None], 0.0)
-        nll, _ = imputer.constrained_loss(
-            given, alignment, ~masked, target.tokens, slots.lengths, target.lengths, blank=BLANK
-        )
+        smoothing = self.config.label_smoothing
+        given, mean = target_scores(head, states, slots, target, with_mean=smoothing > 0)
+        nll, _ = ctc.marginal_loss(given.certain(~masked).agreeing(alignment, ~masked), states.dtype)
         total, count = nll.sum(), masked.sum()
         terms = {"nll": LossTerm(total.detach(), count, weight=0.0)}
-        if self.config.label_smoothing > 0:
-            uniform = uniform_cross_entropy(log_probs, masked, forbidden=self.net.output.forbidden)
-            total = total + self.config.label_smoothing * (uniform - total)
+        if smoothing > 0:
+            total = (1 - smoothing) * total - smoothing * mean.masked_fill(~masked, 0.0).sum()
         return {"imputation": LossTerm(total, count)} | terms
-
-    def imitation(
-        self, log_probs: Float[Tensor, "B A V"], alignment: Int[Tensor, "B A"], masked: Bool[Tensor, "B A"]
-    ) -> dict[str, LossTerm]:
-        """Cross entropy of the alignment itself at the masked slots (Chan et al. 2020)."""
-        total, nll, count = log_prob_cross_entropy(
-            log_probs,
-            alignment,
-            masked,
-            label_smoothing=self.config.label_smoothing,
-            forbidden=self.net.output.forbidden,
-        )
-        return {"imitation": LossTerm(total, count), "nll": LossTerm(nll, count, weight=0.0)}
 
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """log p(y|x) with nothing known, the marginal over all alignments; -inf for a pair that has none."""
         batch = batch.compact()
         memory = self.net.encode(batch.source)
         slots = self.split(memory)
-        problem = self.masked_log_probs(slots, memory), batch.target.tokens, slots.lengths, batch.target.lengths
-        nll, alignable = ctc.ctc_loss(*problem, blank=BLANK)
+        given, _ = target_scores(self.net.head(memory), self.masked_states(slots, memory), slots, batch.target)
+        nll, alignable = ctc.marginal_loss(given, slots.states.dtype)
         return (-nll).masked_fill(~alignable, -torch.inf)
 
     # --- decoding -------------------------------------------------------------------------------------

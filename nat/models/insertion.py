@@ -71,16 +71,20 @@ class InsertionTransformer(TranslationModel):
     def log_probs(
         self, tokens: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"], memory: Memory
     ) -> Float[Tensor, "B G V"]:
-        """log p(c, l) of every content in every slot of partial translations; -inf where there is no slot. A slot is
-        the states on its two sides (section 3.1), mapped to D for the tied output."""
-        marked, real = bracket(tokens, valid, first=BOS, last=EOS)
-        states = self.net.decoder(self.net.place(self.net.embed(marked)), real, memory)
-        sides = torch.cat((states[:, :-1], states[:, 1:]), dim=2)  # (B, G, 2 D)
-        slots = self.slot(sides)
-        logits = self.net.logits(slots)
+        """log p(c, l) of every content in every slot of partial translations; -inf where there is no slot."""
+        slots = self.slots(tokens, valid, memory)
+        logits = self.net.head(memory).scores(slots)
         if self.where is None:
             return insertion.joint_log_probs(logits, gaps(valid))
         return insertion.factored_log_probs(logits, slots @ self.where, gaps(valid))
+
+    def slots(self, tokens: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"], memory: Memory) -> Float[Tensor, "B G D"]:
+        """States of the slots of partial translations: those on the two sides (section 3.1), mapped to D for the tied
+        output."""
+        marked, real = bracket(tokens, valid, first=BOS, last=EOS)
+        states = self.net.states(self.net.place(self.net.embed(marked)), real, memory)
+        slots: Tensor = self.slot(torch.cat((states[:, :-1], states[:, 1:]), dim=2))
+        return slots
 
     # --- training -------------------------------------------------------------------------------------
 
@@ -98,18 +102,15 @@ class InsertionTransformer(TranslationModel):
         target, partial = batch.target, self.partial(batch, update)
         memory = self.net.encode(batch.source)
         shown = rearrange(target.tokens, partial.origin).masked_fill(~partial.valid, PAD)
-        log_probs = self.log_probs(shown, partial.valid, memory)
+        scores = self.scores(self.slots(shown, partial.valid, memory), target.tokens, partial, memory)
         whole = self.config.finalisation is Finalisation.SEQUENCE
         ends = (insertion.sequence_ends if whole else insertion.slot_ends)(partial, partial.slots)
         losses, plain = insertion.insertion_losses(
-            log_probs,
-            target.tokens,
-            self.config.weights(partial, dtype=log_probs.dtype),
+            scores,
+            self.config.weights(partial, dtype=scores.spans.dtype),
             partial,
             ends,
-            end=EOS,
             label_smoothing=self.config.label_smoothing,
-            forbidden=self.net.output.forbidden,
         )
         states = target.lengths + 1
         count = states.sum()
@@ -117,6 +118,22 @@ class InsertionTransformer(TranslationModel):
             "insertion": LossTerm((losses * states).sum(), count),
             "nll": LossTerm((plain * states).sum(), count, weight=0.0),
         }
+
+    def scores(
+        self, slots: Float[Tensor, "B G D"], tokens: Int[Tensor, "B L"], partial: insertion.Partial, memory: Memory
+    ) -> insertion.SlotScores:
+        """log p(c, l) of what is missing, of ends, and their means."""
+        head = self.net.head(memory)
+        given = insertion.SlotScores.of(
+            head.scores(slots),
+            tokens,
+            partial,
+            end=EOS,
+            with_mean=self.config.label_smoothing > 0,
+            forbidden=head.forbidden,
+        )
+        slot_logits = given.normaliser if self.where is None else slots @ self.where
+        return given.located(slot_logits, partial, partial.slots)
 
     # --- decoding -------------------------------------------------------------------------------------
 

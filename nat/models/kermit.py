@@ -158,7 +158,7 @@ class Kermit(TranslationModel):
         for side, tokens in zip(Side, (source.tokens, target.tokens), strict=True):
             partial, ends = lesson.partials[side], lesson.ends[side]
             counts.append((partial.filled | ends).sum(dim=1))
-            losses = self.side_losses(self.net.log_probs(slots[side], side), tokens, partial, ends)
+            losses = self.side_losses(self.net.logits(slots[side], side), tokens, partial, ends)
             sums.append(torch.stack(losses) * counts[-1])
         smoothed, plain = torch.stack(sums).sum(dim=0) / torch.stack(counts).sum(dim=0) * lesson.states
         count = lesson.states.sum()
@@ -169,22 +169,18 @@ class Kermit(TranslationModel):
 
     def side_losses(
         self,
-        log_probs: Float[Tensor, "B G V"],
+        logits: Float[Tensor, "B G V"],
         tokens: Int[Tensor, "B L"],
         partial: insertion.Partial,
         ends: Bool[Tensor, "B G"],
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
         """See `insertion_losses`."""
-        return insertion.insertion_losses(
-            log_probs,
-            tokens,
-            self.config.weights(partial, dtype=log_probs.dtype),
-            partial,
-            ends,
-            end=EOS,
-            label_smoothing=self.config.label_smoothing,
-            forbidden=self.net.forbidden,
+        smoothing = self.config.label_smoothing
+        scores = insertion.SlotScores.of(
+            logits, tokens, partial, end=EOS, with_mean=smoothing > 0, forbidden=self.net.forbidden
         )
+        weights = self.config.weights(partial, dtype=scores.spans.dtype)
+        return insertion.insertion_losses(scores, weights, partial, ends, label_smoothing=smoothing)
 
     # --- decoding -------------------------------------------------------------------------------------
 

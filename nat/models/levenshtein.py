@@ -20,7 +20,7 @@ from nat.config import option
 from nat.data.batch import Batch, Source, Target, Tokens
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
 from nat.errors import ConfigError
-from nat.losses import log_prob_cross_entropy
+from nat.losses import cross_entropy
 from nat.models.contract import LossTerm, Translation, TranslationModel
 from nat.models.options import DecodingOptions, EditOptions
 from nat.nn.copying import Copying
@@ -182,19 +182,16 @@ class Levenshtein(TranslationModel):
         wanted = best_edits(*self._of(ready), *self._of(target))
         edits = wanted.limited(self.config.max_placeholders)
         counts = self.heads.placeholders(self.net, *self._of(ready), memory)
-        total, _, count = log_prob_cross_entropy(
+        total, _, count = cross_entropy(
             counts, edits.placeholders, gaps(ready.valid), label_smoothing=self.config.placeholder_smoothing
         )
         canvas, new = completed(ready, edits, target)
-        log_probs = self.heads.tokens(self.net, canvas.tokens.masked_fill(new, PLH), canvas.valid, memory)
-        token_total, nll, num_new = log_prob_cross_entropy(
-            log_probs,
-            canvas.tokens,
-            new,
-            label_smoothing=self.config.label_smoothing,
-            forbidden=self.net.output.forbidden,
+        states = self.heads.token_states(self.net, canvas.tokens.masked_fill(new, PLH), canvas.valid, memory)
+        scores, head = self.net.head(memory).scores(states), self.net.head(memory)
+        token_total, nll, num_new = cross_entropy(
+            scores, canvas.tokens, new, label_smoothing=self.config.label_smoothing, forbidden=head.forbidden
         )
-        own = self.act(log_probs.detach(), random)
+        own = self.act(scores.detach(), random)
         wide = (wanted.placeholders > self.config.max_placeholders).sum()
         terms = {
             "placeholder": LossTerm(total, count),
@@ -208,7 +205,7 @@ class Levenshtein(TranslationModel):
         """What the expert deletes from y_del."""
         edits = best_edits(*self._of(edited), *self._of(target))
         log_probs = self.heads.deletion(self.net, *self._of(edited), memory)
-        total, _, count = log_prob_cross_entropy(log_probs, edits.deleted.long(), edited.valid)
+        total, _, count = cross_entropy(log_probs, edits.deleted.long(), edited.valid)
         return LossTerm(total, count)
 
     @staticmethod

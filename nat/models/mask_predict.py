@@ -17,8 +17,7 @@ from torch import Tensor
 from nat.config import option
 from nat.data.batch import Batch, Phrases, Source
 from nat.data.vocabulary import Symbol, Vocabularies
-from nat.losses import log_prob_cross_entropy
-from nat.models.contract import LossTerm, Translation, TranslationModel
+from nat.models.contract import LossTerm, Translation, TranslationModel, cross_entropy_terms
 from nat.models.options import DecodingOptions, LengthBeamOptions
 from nat.nn.copying import Copying
 from nat.nn.length import LengthPredictor
@@ -72,7 +71,10 @@ class MaskPredict(TranslationModel):
         self, tokens: Int[Tensor, "B T"], valid: Bool[Tensor, "B T"], memory: Memory
     ) -> Float[Tensor, "B T V"]:
         """Of a target some of whose tokens are MASK."""
-        return self.net.decode(self.net.place(self.net.embed(tokens)), valid, memory)[-1]
+        return self.net.head(memory).full(self.states(tokens, valid, memory))
+
+    def states(self, tokens: Int[Tensor, "B T"], valid: Bool[Tensor, "B T"], memory: Memory) -> Float[Tensor, "B T D"]:
+        return self.net.states(self.net.place(self.net.embed(tokens)), valid, memory)
 
     def hidden(self, batch: Batch, update: int) -> Bool[Tensor, "B T"]:
         """The positions to predict: of each row a number uniform in 1..T, anywhere (section 3.2)."""
@@ -86,19 +88,12 @@ class MaskPredict(TranslationModel):
         batch = batch.compact()
         memory, length_log_probs = self.length.encode(self.net, batch.source)
         target, hidden = batch.target, self.hidden(batch, update)
-        log_probs = self.log_probs(target.tokens.masked_fill(hidden, MASK), target.valid, memory)
-        total, nll, count = log_prob_cross_entropy(
-            log_probs,
-            target.tokens,
-            hidden,
-            label_smoothing=self.config.label_smoothing,
-            forbidden=self.net.output.forbidden,
+        states = self.states(target.tokens.masked_fill(hidden, MASK), target.valid, memory)
+        entropy = self.net.head(memory).cross_entropy(
+            states, target.tokens, hidden, label_smoothing=self.config.label_smoothing
         )
-        return {
-            "cross_entropy": LossTerm(total, count),
-            "length": LossTerm(*self.length.loss(length_log_probs, batch), weight=self.config.length.weight),
-            "nll": LossTerm(nll, count, weight=0.0),
-        }
+        length = LossTerm(*self.length.loss(length_log_probs, batch), weight=self.config.length.weight)
+        return cross_entropy_terms(entropy) | {"length": length}
 
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, MaskPredict.Decoding)

@@ -17,7 +17,7 @@ from nat.config import option
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
 from nat.errors import ConfigError
-from nat.losses import log_prob_cross_entropy
+from nat.losses import CrossEntropy, cross_entropy
 from nat.models.contract import LossTerm, Translation, TranslationModel
 from nat.models.options import DecodingOptions, LengthBeamOptions
 from nat.nn.copying import Copying
@@ -79,7 +79,7 @@ class Refinement(TranslationModel):
     def log_probs(
         self, inputs: Float[Tensor, "B T D"], valid: Bool[Tensor, "B T"], memory: Memory
     ) -> Float[Tensor, "B T V"]:
-        return self.net.decode(self.net.place(inputs), valid, memory)[-1]
+        return self.net.log_probs(self.net.place(inputs), valid, memory)
 
     def copied(
         self, source: Source, lengths: Int[Tensor, " B"], *, width: int | None = None
@@ -95,30 +95,26 @@ class Refinement(TranslationModel):
         random = RowRandom.of_pairs(batch, seed=update)
         first, valid = self.copied(batch.source, target.lengths, width=target.tokens.size(1))
         denoise = random.uniform() < self.config.denoising  # (B)
-        log_probs = self.log_probs(first, valid, memory)
-        terms = [self.cross_entropy(log_probs, batch)]
-        for number in range(1, self.config.train_passes):
-            # section 4.2: a row reads its own output of the pass before, or a corrupted reference
-            noisy = self.corrupted(batch, random.fork(number))
-            tokens = noisy.where(denoise[:, None], log_probs.argmax(dim=-1))
-            log_probs = self.log_probs(self.net.embed(tokens), valid, memory)
-            terms.append(self.cross_entropy(log_probs, batch))
-        total = torch.stack([total for total, _, _ in terms]).sum()
-        _, nll, count = terms[-1]
+        head, inputs = self.net.head(memory), first
+        entropies: list[CrossEntropy] = []
+        scores: Tensor
+        for number in range(self.config.train_passes):
+            if number > 0:  # section 4.2: a row reads its own output of the pass before, or a corrupted reference
+                noisy = self.corrupted(batch, random.fork(number))
+                inputs = self.net.embed(noisy.where(denoise[:, None], scores.argmax(dim=-1)))
+            scores = head.scores(self.net.states(self.net.place(inputs), valid, memory))
+            entropies.append(
+                cross_entropy(
+                    scores, target.tokens, valid, label_smoothing=self.config.label_smoothing, forbidden=head.forbidden
+                )
+            )
+        total = torch.stack([entropy.total for entropy in entropies]).sum()
+        _, nll, count = entropies[-1]
         return {
-            "cross_entropy": LossTerm(total, count * len(terms)),
+            "cross_entropy": LossTerm(total, count * len(entropies)),
             "length": LossTerm(*self.length.loss(length_log_probs, batch), weight=self.config.length.weight),
             "nll": LossTerm(nll, count, weight=0.0),
         }
-
-    def cross_entropy(self, log_probs: Float[Tensor, "B T V"], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        return log_prob_cross_entropy(
-            log_probs,
-            batch.target.tokens,
-            batch.target.valid,
-            label_smoothing=self.config.label_smoothing,
-            forbidden=self.net.output.forbidden,
-        )
 
     def corrupted(self, batch: Batch, random: RowRandom) -> Int[Tensor, "B T"]:
         """The reference with noise (section 4.2)."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -17,11 +16,10 @@ from nat.config import option
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
-from nat.losses import log_prob_cross_entropy
-from nat.models.contract import LossTerm, Translation, TranslationModel
+from nat.models.contract import LossTerm, Translation, TranslationModel, cross_entropy_terms
 from nat.models.options import DecodingOptions, LengthBeamOptions
 from nat.nn.copying import Copying
-from nat.nn.glancing import Glancing, glance_at_target, gold_guide, gold_positions
+from nat.nn.glancing import Glancing, glanced_cross_entropy
 from nat.nn.length import LengthPredictor
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, ParallelConfig, Seq2Seq
@@ -92,35 +90,19 @@ class Vanilla(TranslationModel):
         batch = batch.compact()
         source, target = batch.source, batch.target
         memory, length_log_probs = self.length.encode(self.net, source)
-        x, valid = self.copied(source, target.lengths, width=target.tokens.size(1))
-        random = RowRandom.of_pairs(batch, seed=update)
-        hidden, guide = valid, None
-        ratio = self.config.glancing(update) if self.training else 0.0
-        if ratio > 0:
-            x, hidden = glance_at_target(self.net, x, target, memory, random, ratio=ratio)
-        if self.training and self.config.deep_supervision.enabled:
-            gold = gold_positions(valid, random.fork(1), share=self.config.deep_supervision.gold)
-            guide = gold_guide(target.tokens, gold)
-            hidden = hidden & ~gold  # there the layers need only copy; the paper's results leave these out too
-        layers = self.net.decode(self.net.place(x), valid, memory, guide=guide)
+        x, _ = self.copied(source, target.lengths, width=target.tokens.size(1))
+        entropy = glanced_cross_entropy(
+            self.net,
+            x,
+            target,
+            memory,
+            RowRandom.of_pairs(batch, seed=update),
+            ratio=self.config.glancing(update) if self.training else 0.0,
+            gold=self.config.deep_supervision.share if self.training else None,
+            label_smoothing=self.config.label_smoothing,
+        )
         length = LossTerm(*self.length.loss(length_log_probs, batch), weight=self.config.length.weight)
-        return self.terms(layers, batch, hidden) | {"length": length}
-
-    def terms(self, layers: list[Tensor], batch: Batch, hidden: Bool[Tensor, "B T"]) -> dict[str, LossTerm]:
-        """Cross entropy at the hidden positions, the mean over the layers that predict."""
-        found = [
-            log_prob_cross_entropy(
-                log_probs,
-                batch.target.tokens,
-                hidden,
-                label_smoothing=self.config.label_smoothing,
-                forbidden=self.net.output.forbidden,
-            )
-            for log_probs in layers
-        ]
-        total = torch.stack([total for total, _, _ in found]).mean()
-        _, nll, count = found[-1]
-        return {"cross_entropy": LossTerm(total, count), "nll": LossTerm(nll, count, weight=0.0)}
+        return cross_entropy_terms(entropy) | {"length": length}
 
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """log p(T|x) + sum of log p(y_t|x, T)."""
@@ -128,8 +110,8 @@ class Vanilla(TranslationModel):
         memory, length_log_probs = self.length.encode(self.net, batch.source)
         lengths = batch.target.lengths
         x, valid = self.copied(batch.source, lengths, width=batch.target.tokens.size(1))
-        log_probs = self.net.decode(self.net.place(x), valid, memory)[-1]
-        tokens = log_probs.gather(2, batch.target.tokens[:, :, None]).squeeze(2).masked_fill(~valid, 0.0)
+        states = self.net.states(self.net.place(x), valid, memory)
+        tokens = self.net.head(memory).of(states, batch.target.tokens).masked_fill(~valid, 0.0)
         return tokens.sum(dim=1) + self.length.log_prob(length_log_probs, batch.source.lengths, lengths)
 
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
@@ -141,7 +123,7 @@ class Vanilla(TranslationModel):
             length_log_probs, source.lengths, beam=decoding.beam, copies=copies, limit=self.max_target_length
         )  # (B * K), (B, K)
         x, valid = self.copied(source.repeat_rows(copies), lengths)
-        log_probs = self.net.decode(self.net.place(x), valid, memory.repeat_rows(copies))[-1]
+        log_probs = self.net.log_probs(self.net.place(x), valid, memory.repeat_rows(copies))
         tokens = decoding.pick(log_probs, decoding.random(source))
         scores = log_probs.gather(2, tokens[:, :, None]).squeeze(2)
         return Translation.best_of(

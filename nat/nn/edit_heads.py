@@ -22,7 +22,7 @@ from nat.ops.editing import bracket
 from nat.ops.precision import at_least_float32
 
 
-class Head(Enum):
+class Policy(Enum):
     DELETION = "deletion"
     PLACEHOLDER = "placeholder"
     TOKEN = "token"
@@ -37,12 +37,12 @@ class Sharing(Enum):
     NONE = "none"
 
     @property
-    def heads(self) -> frozenset[Head]:
+    def heads(self) -> frozenset[Policy]:
         shared = {
-            Sharing.ALL: set(Head),
-            Sharing.PLACEHOLDER_TOKEN: {Head.PLACEHOLDER, Head.TOKEN},
-            Sharing.DELETION_TOKEN: {Head.DELETION, Head.TOKEN},
-            Sharing.NONE: {Head.TOKEN},
+            Sharing.ALL: set(Policy),
+            Sharing.PLACEHOLDER_TOKEN: {Policy.PLACEHOLDER, Policy.TOKEN},
+            Sharing.DELETION_TOKEN: {Policy.DELETION, Policy.TOKEN},
+            Sharing.NONE: {Policy.TOKEN},
         }
         return frozenset(shared[self])
 
@@ -55,13 +55,13 @@ class Exits:
     placeholder: int | None = option(None, "decoder layers of the placeholder classifier; null: all", minimum=1)
     token: int | None = option(None, "decoder layers of the token classifier; null: all", minimum=1)
 
-    def layers(self, head: Head, *, all_layers: int) -> int:
+    def layers(self, head: Policy, *, all_layers: int) -> int:
         given: int | None = getattr(self, head.value)
         return all_layers if given is None else given
 
     def check(self, *, all_layers: int, sharing: Sharing) -> None:
         """Raises ConfigError where a head wants more layers than there are, or where no head uses the last ones."""
-        for head in Head:
+        for head in Policy:
             if self.layers(head, all_layers=all_layers) > all_layers:
                 raise ConfigError(
                     f"exits.{head.value}={getattr(self, head.value)}: must be at most decoder.num_layers={all_layers}"
@@ -84,7 +84,7 @@ class EditHeads(nn.Module):
     def __init__(self, config: ParallelConfig, *, sharing: Sharing, exits: Exits, max_placeholders: int) -> None:
         super().__init__()
         exits.check(all_layers=config.decoder.num_layers, sharing=sharing)
-        self.layers = {head: exits.layers(head, all_layers=config.decoder.num_layers) for head in Head}
+        self.layers = {head: exits.layers(head, all_layers=config.decoder.num_layers) for head in Policy}
         self.max_placeholders = max_placeholders
         self.keep_or_delete = nn.Linear(config.size.dim, 2)
         self.count = nn.Linear(2 * config.size.dim, max_placeholders + 1)
@@ -92,21 +92,21 @@ class EditHeads(nn.Module):
             nn.init.normal_(classifier.weight, std=0.02)
             nn.init.zeros_(classifier.bias)
         self.shared = sharing.heads
-        own = [head for head in Head if head not in self.shared]
+        own = [head for head in Policy if head not in self.shared]
         self.decoders = nn.ModuleDict({head.value: _decoder(config, self.layers[head]) for head in own})
 
     def deletion(
         self, net: Seq2Seq, tokens: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"], memory: Memory
     ) -> Float[Tensor, "B L 2"]:
         """Log-probabilities of keeping (0) and deleting (1) each token."""
-        states = self._states(Head.DELETION, net, tokens, valid, memory)[:, 1:-1]
+        states = self._states(Policy.DELETION, net, tokens, valid, memory)[:, 1:-1]
         return F.log_softmax(at_least_float32(self.keep_or_delete(states)), dim=-1)
 
     def placeholders(
         self, net: Seq2Seq, tokens: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"], memory: Memory
     ) -> Float[Tensor, "B G K"]:
         """Log-probabilities of 0 .. max_placeholders placeholders in each gap, from the states on its two sides."""
-        states = self._states(Head.PLACEHOLDER, net, tokens, valid, memory)
+        states = self._states(Policy.PLACEHOLDER, net, tokens, valid, memory)
         both = torch.cat((states[:, :-1], states[:, 1:]), dim=-1)
         return F.log_softmax(at_least_float32(self.count(both)), dim=-1)
 
@@ -114,10 +114,15 @@ class EditHeads(nn.Module):
         self, net: Seq2Seq, tokens: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"], memory: Memory
     ) -> Float[Tensor, "B L V"]:
         """Log-probabilities of every position; those of placeholders (PLH in `tokens`) are of use."""
-        states = self._states(Head.TOKEN, net, tokens, valid, memory)[:, 1:-1]
-        return net.log_probs(states, net.copyable(memory))
+        return net.head(memory).full(self.token_states(net, tokens, valid, memory))
 
-    def _states(self, head: Head, net: Seq2Seq, tokens: Tensor, valid: Tensor, memory: Memory) -> Tensor:
+    def token_states(
+        self, net: Seq2Seq, tokens: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"], memory: Memory
+    ) -> Float[Tensor, "B L D"]:
+        """States of every position, for the net's head."""
+        return self._states(Policy.TOKEN, net, tokens, valid, memory)[:, 1:-1]
+
+    def _states(self, head: Policy, net: Seq2Seq, tokens: Tensor, valid: Tensor, memory: Memory) -> Tensor:
         marked, inside = bracket(tokens, valid, first=int(Symbol.BOS), last=int(Symbol.EOS))
         decoder = net.decoder if head in self.shared else self.decoders[head.value]
         states: Tensor = decoder(net.place(net.embed(marked)), inside, memory, num_layers=self.layers[head])

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from nat.config import option
 from nat.data.batch import Target
+from nat.losses import CrossEntropy
+from nat.nn.head import Head
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import Guide, Seq2Seq
 from nat.nn.transformer import Memory
@@ -47,7 +49,7 @@ def shown(
     return glance(predicted, reference, valid, random.uniform(valid.size(1)), ratio=ratio)
 
 
-def glance_at_target(
+def glanced_cross_entropy(
     net: Seq2Seq,
     x: Float[Tensor, "B L D"],
     target: Target,
@@ -55,13 +57,33 @@ def glance_at_target(
     random: RowRandom,
     *,
     ratio: float,
-) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
-    """Decoder inputs (without positions) with some of the reference revealed, and the positions left to predict, for
-    canvases of one position for each target token (section 3.2)."""
-    with torch.no_grad():
-        predicted = net.decode(net.place(x), target.valid, memory)[-1].argmax(dim=-1)
-    where = shown(predicted, target.tokens, target.valid, random, ratio=ratio)
-    return reveal(x, net.embed(target.tokens), where), target.valid & ~where
+    gold: float | None,
+    label_smoothing: float,
+) -> CrossEntropy:
+    """Of canvases of one position for each target token, at the positions that are left to predict: the mean over the
+    layers that predict.
+
+    x: decoder inputs, without positions. ratio: share of the mistakes that is revealed; 0 is no glancing. gold: with
+    deep supervision in training, the share of positions at which layers feed on the reference; None: none.
+    """
+    hidden, guide, head = target.valid, None, net.head(memory)
+    if ratio > 0:
+        where = shown(predicted(net, x, target, memory), target.tokens, target.valid, random, ratio=ratio)
+        x, hidden = reveal(x, net.embed(target.tokens), where), hidden & ~where
+    if gold is not None:
+        given = gold_positions(target.valid, random.fork(1), share=gold)
+        guide = gold_guide(head, target.tokens, given)
+        hidden = hidden & ~given  # there the layers need only copy; the paper's results leave these out too
+    layers = net.layers(net.place(x), target.valid, memory, guide=guide)
+    return CrossEntropy.of_layers(
+        [head.cross_entropy(states, target.tokens, hidden, label_smoothing=label_smoothing) for states in layers]
+    )
+
+
+@torch.no_grad()
+def predicted(net: Seq2Seq, x: Float[Tensor, "B L D"], target: Target, memory: Memory) -> Int[Tensor, "B L"]:
+    """What a first pass would write (Qian et al. 2021, section 3.2)."""
+    return net.head(memory).argmax(net.states(net.place(x), target.valid, memory))
 
 
 def gold_positions(valid: Bool[Tensor, "B L"], random: RowRandom, *, share: float) -> Bool[Tensor, "B L"]:
@@ -70,6 +92,6 @@ def gold_positions(valid: Bool[Tensor, "B L"], random: RowRandom, *, share: floa
     return valid & (random.uniform(valid.size(1)) < share)
 
 
-def gold_guide(reference: Int[Tensor, "B L"], gold: Bool[Tensor, "B L"]) -> Guide:
+def gold_guide(head: Head, reference: Int[Tensor, "B L"], gold: Bool[Tensor, "B L"]) -> Guide:
     """A layer feeds on its own prediction, or on the reference where `gold` says so."""
-    return lambda log_probs: reference.where(gold, log_probs.argmax(dim=-1))
+    return lambda states: reference.where(gold, head.argmax(states))

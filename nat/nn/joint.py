@@ -20,6 +20,7 @@ from nat.data.batch import Tokens
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
 from nat.nn.attention.base import tightest
+from nat.nn.dropout import Dropout
 from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions, TokenEmbedding
 from nat.nn.transformer import Size, initialise
 from nat.ops.editing import bracket, deletion, rearrange
@@ -67,7 +68,7 @@ class JointNet(nn.Module):
         self.source_positions = Positions(config.positions, dim=dim)
         self.target_positions = Positions(config.positions, dim=dim)
         self.segments = nn.Parameter(torch.randn(2, dim))  # of the size of scaled token embeddings
-        self.dropout = nn.Dropout(config.size.dropout)
+        self.dropout = Dropout(config.size.dropout)
         self.slot = nn.Linear(2 * dim, dim)
         initialise(self.slot, config.size.initial)
         self.source_output = OutputLayer(vocabularies.source_size, symbols=symbols)
@@ -116,8 +117,12 @@ class JointNet(nn.Module):
 
     def log_probs(self, slots: Float[Tensor, "B G D"], side: Side) -> Float[Tensor, "B G V"]:
         """log p(token | slot), in the vocabulary of the side."""
-        output = (self.source_output, self.target_output)[side]
-        return F.log_softmax(at_least_float32(output(slots, self.embedding(side))), dim=-1)
+        return F.log_softmax(at_least_float32(self.logits(slots, side)), dim=-1)
+
+    def logits(self, slots: Float[Tensor, "B G D"], side: Side) -> Float[Tensor, "B G V"]:
+        """In the vocabulary of the side."""
+        logits: Tensor = (self.source_output, self.target_output)[side](slots, self.embedding(side))
+        return logits
 
     def embedding(self, side: Side) -> TokenEmbedding:
         embedding = (self.embeddings.source, self.embeddings.target)[side]

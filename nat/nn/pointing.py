@@ -18,8 +18,9 @@ from nat.config import Component, option
 from nat.data.batch import Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies
 from nat.errors import ConfigError
-from nat.losses import log_prob_cross_entropy
+from nat.losses import cross_entropy
 from nat.nn.attention.base import tightest
+from nat.nn.dropout import Dropout
 from nat.nn.embedding import PointEmbedding, PositionConfig, PositionKind, Positions
 from nat.nn.transformer import Initial, Memory, Size, initialise
 from nat.ops.precision import at_least_float32
@@ -54,7 +55,7 @@ class PointEncoder(nn.Module):
         self.encoder = config.encoder.build(size=config.size)
         self.embedding = PointEmbedding(dim=config.size.dim)
         self.positions = Positions(config.positions, dim=config.size.dim)
-        self.dropout = nn.Dropout(config.size.dropout)
+        self.dropout = Dropout(config.size.dropout)
 
     @property
     def max_length(self) -> int | None:
@@ -129,7 +130,7 @@ def pointer_cross_entropy(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Int[Tensor, ""]]:
     """As `nat.losses.cross_entropy`; the smoothing mass is spread evenly over the classes that are possible at a place,
     those whose log-probability is not -inf."""
-    nll, _, count = log_prob_cross_entropy(log_probs, labels, valid)
+    nll, _, count = cross_entropy(log_probs, labels, valid)
     if not label_smoothing:
         return nll, nll.detach(), count
     possible = log_probs > -math.inf

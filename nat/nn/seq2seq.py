@@ -20,13 +20,14 @@ from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
 from nat.nn.attention.base import Attention, attention_stack, tightest
 from nat.nn.copying import Copyable, CopyHead, Copying
+from nat.nn.dropout import Dropout
 from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions
+from nat.nn.head import Head
 from nat.nn.rng import RowRandom
 from nat.nn.transformer import Decoder, DecoderConfig, Memory, Size
-from nat.ops.precision import at_least_float32
 from nat.rows import Rows
 
-Guide = Callable[[Tensor], Tensor]  # log-probabilities (B, L, V) of a layer -> tokens (B, L) that it feeds on
+Guide = Callable[[Tensor], Tensor]  # states (B, L, D) of a layer -> tokens (B, L) that the next one feeds on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,11 @@ class DeepSupervision:
         0.3, "training: share of positions that feed the reference's token on instead", minimum=0, maximum=1
     )
 
+    @property
+    def share(self) -> float | None:
+        """`gold`; None where layers do not predict."""
+        return self.gold if self.enabled else None
+
 
 @dataclass(frozen=True)
 class Conditions(Rows):
@@ -74,7 +80,7 @@ class Conditions(Rows):
 
 
 class Seq2Seq(nn.Module):
-    """The parts, and the steps from tokens to log-probabilities."""
+    """The parts, and the steps from tokens to states, of which `head` tells the tokens."""
 
     def __init__(
         self,
@@ -102,7 +108,7 @@ class Seq2Seq(nn.Module):
         self.embeddings = Embeddings(vocabularies, dim=dim)
         self.source_positions = Positions(config.positions, dim=dim)
         self.target_positions = Positions(config.positions, dim=dim)
-        self.dropout = nn.Dropout(config.size.dropout)
+        self.dropout = Dropout(config.size.dropout)
         self.output = OutputLayer(vocabularies.target_size, symbols=symbols)
         self.feedback = nn.ModuleList(
             _identity_of_first(dim) for _ in range(config.decoder.num_layers - 1 if deep else 0)
@@ -139,39 +145,47 @@ class Seq2Seq(nn.Module):
         """The decoder's input: with positions added, and dropout."""
         return self.dropout(x + self.target_positions(x.size(1)))
 
+    def head(self, memory: Memory) -> Head:
+        """What is asked of states that read this memory."""
+        return self.head_for(self.copyable(memory))
+
     def copyable(self, memory: Memory) -> Copyable | None:
-        """What `log_probs` may copy from; None where nothing is copied."""
+        """What the head may copy from; None where nothing is copied."""
         return None if self.copying is None else self.copying.copyable(memory)
 
-    def log_probs(self, states: Float[Tensor, "B L D"], source: Copyable | None) -> Float[Tensor, "B L V"]:
+    def head_for(self, source: Copyable | None) -> Head:
         """source: what `copyable` gave."""
-        log_probs = F.log_softmax(at_least_float32(self.logits(states)), dim=-1)
-        if self.copying is None:
-            return log_probs
-        assert source is not None
-        return self.copying(log_probs, states, source)  # type: ignore[no-any-return]
+        return Head(self.output, self.embeddings.target, self.copying, source)
 
-    def logits(self, states: Float[Tensor, "B L D"]) -> Float[Tensor, "B L V"]:
-        return self.output(states, self.embeddings.target)
+    def states(self, x: Float[Tensor, "B L D"], valid: Bool[Tensor, "B L"], memory: Memory) -> Float[Tensor, "B L D"]:
+        """Of the last layer, for the head; x: placed decoder inputs."""
+        return self.layers(x, valid, memory)[-1]
 
-    def decode(
+    def log_probs(
+        self, x: Float[Tensor, "B L D"], valid: Bool[Tensor, "B L"], memory: Memory
+    ) -> Float[Tensor, "B L V"]:
+        """All that the head says of the last layer's states."""
+        return self.head(memory).full(self.states(x, valid, memory))
+
+    def layers(
         self, x: Float[Tensor, "B L D"], valid: Bool[Tensor, "B L"], memory: Memory, *, guide: Guide | None = None
-    ) -> list[Float[Tensor, "B L V"]]:
-        """Log-probabilities of the layers that predict, the last layer's last; x: placed decoder inputs.
+    ) -> list[Float[Tensor, "B L D"]]:
+        """States of the layers that predict, the last layer's last; x: placed decoder inputs.
 
-        guide: with deep supervision, the tokens that a layer feeds on, given its log-probabilities; None: its arg max.
+        guide: with deep supervision, the tokens that a layer feeds on, given its states; None: its arg max.
         """
-        source = self.copyable(memory)
         if not self.feedback:
-            return [self.log_probs(self.decoder(x, valid, memory), source)]
-        found = []
+            return [self.decoder(x, valid, memory)]
+        choose = self.head(memory).argmax if guide is None else guide
+        layers = []
         for number, layer in enumerate(self.decoder.stack):
             x = layer(x, valid, memory)
-            found.append(self.log_probs(self.decoder.norm(x), source))
+            layers.append(self.decoder.norm(x))
             if number < len(self.feedback):
-                tokens = found[-1].argmax(dim=-1) if guide is None else guide(found[-1].detach())
+                with torch.no_grad():
+                    tokens = choose(layers[-1])
                 x = self.feedback[number](torch.cat((x, self.embed(tokens)), dim=-1))
-        return found
+        return layers
 
 
 def _identity_of_first(dim: int) -> nn.Linear:

@@ -9,7 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from nat.data.batch import Tokens
+from nat.data.vocabulary import Symbol
+from nat.nn.head import Head
 from nat.nn.transformer import Memory
+from nat.ops.lattice import TargetScores, target_ids
 from nat.rows import Rows
 
 
@@ -40,3 +44,13 @@ class SlotSplit(nn.Module):
         states = F.linear(memory.states, self.weight, self.bias)
         states = states.unflatten(-1, (self.num_slots, -1)).flatten(1, 2)  # (B, S, s D) -> (B, A, D)
         return Slots(states, memory.valid.repeat_interleave(self.num_slots, dim=1))
+
+
+def target_scores(
+    head: Head, states: Float[Tensor, "B A D"], slots: Slots, target: Tokens, *, with_mean: bool = False
+) -> tuple[TargetScores, Float[Tensor, "B A"]]:
+    """What every slot gives to the blank and to each token of its target: all that alignments are made of. Also the
+    mean log-probability over all tokens, where asked for. target: right-padded."""
+    ids = target_ids(target.tokens, target.lengths, blank=int(Symbol.BLANK))
+    columns, mean = head.columns(states, ids, with_mean=with_mean)
+    return TargetScores.of(columns, ids, slots.lengths, target.lengths), mean

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nat.config import Component, option
 from nat.nn.attention.base import Attention, attention_stack, tightest
 from nat.nn.attention.full import FullAttention
+from nat.nn.dropout import Dropout
 from nat.rows import Rows
 
 
@@ -67,7 +68,7 @@ class Residual(nn.Module):
         super().__init__()
         self.pre = size.norm is Norm.PRE
         self.norm = nn.LayerNorm(size.dim)
-        self.dropout = nn.Dropout(size.dropout)
+        self.dropout = Dropout(size.dropout)
 
     def enter(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         return self.norm(x) if self.pre else x

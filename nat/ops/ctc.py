@@ -23,6 +23,7 @@ from nat.ops.lattice import FLOOR, Lattice, TargetScores, alignable, min_canvas,
 __all__ = [
     "alignable",
     "best_alignment",
+    "best_path",
     "collapse",
     "ctc_loss",
     "ctc_loss_reference",
@@ -94,7 +95,6 @@ def marginal_loss_reference(given: TargetScores, dtype: torch.dtype) -> tuple[Fl
     return only_possible(-lattice.final(alpha).logsumexp(1), given.alignable(), dtype)
 
 
-@torch.no_grad()
 def best_alignment(
     log_probs: Float[Tensor, "B A V"],
     targets: Int[Tensor, "B T"],
@@ -108,18 +108,24 @@ def best_alignment(
     Returns a token or blank for each slot, blank beyond canvas_lengths, and blank everywhere in rows that
     have no alignment (see `ctc_loss`; `alignable` tells those that are too short).
     """
-    lattice = Lattice.build(TargetScores.gather(log_probs, targets, canvas_lengths, target_lengths, blank=blank))
-    num_slots, alpha, moves = log_probs.size(1), lattice.initial(-torch.inf), []
+    return best_path(TargetScores.gather(log_probs, targets, canvas_lengths, target_lengths, blank=blank))
+
+
+@torch.no_grad()
+def best_path(given: TargetScores) -> Int[Tensor, "B A"]:
+    """`best_alignment` of gathered scores."""
+    lattice, blank = Lattice.build(given), given.ids[:, 0]
+    num_slots, alpha, moves = given.scores.size(1), lattice.initial(-torch.inf), []
     for t in range(num_slots):
         best, move = lattice.predecessors(alpha, -torch.inf).max(0)
         alpha = lattice.advance(alpha, best, t)
         moves.append(move)
     score, before_end = lattice.final(alpha).max(1)
-    state = (2 * target_lengths.long() - before_end).clamp(min=0)
+    state = (2 * lattice.target_lengths - before_end).clamp(min=0)
     possible = score > FLOOR / 2
     path = []
     for t in range(num_slots - 1, -1, -1):
-        inside = t < canvas_lengths
+        inside = t < given.canvas_lengths
         token = lattice.labels.gather(1, state[:, None]).squeeze(1)
         path.append(token.where(inside & possible, blank))
         state = state - moves[t].gather(1, state[:, None]).squeeze(1) * inside

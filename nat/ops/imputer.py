@@ -52,7 +52,6 @@ def constrained_loss_reference(
     return marginal_loss_reference(given.agreeing(known, is_known), log_probs.dtype)
 
 
-@torch.no_grad()
 def sample_alignment(
     log_probs: Float[Tensor, "B A V"],
     targets: Int[Tensor, "B T"],
@@ -67,17 +66,23 @@ def sample_alignment(
     uniform: in [0, 1), one number for each slot. Returns a token or blank for each slot, blank beyond
     canvas_lengths, and blank everywhere in rows that have no alignment, as `best_alignment` does.
     """
-    lattice = Lattice.build(TargetScores.gather(log_probs, targets, canvas_lengths, target_lengths, blank=blank))
+    return sample_path(TargetScores.gather(log_probs, targets, canvas_lengths, target_lengths, blank=blank), uniform)
+
+
+@torch.no_grad()
+def sample_path(given: TargetScores, uniform: Float[Tensor, "B A"]) -> Int[Tensor, "B A"]:
+    """`sample_alignment` of gathered scores."""
+    lattice, blank, num_slots = Lattice.build(given), given.ids[:, 0], given.scores.size(1)
     alphas = [lattice.initial(-torch.inf)]
-    for t in range(log_probs.size(1)):
+    for t in range(num_slots):
         arriving = lattice.predecessors(alphas[-1], -torch.inf).logsumexp(0)
         alphas.append(lattice.advance(alphas[-1], arriving, t))
     possible = lattice.final(alphas[-1]).logsumexp(1) > FLOOR / 2
 
     state = 2 * lattice.target_lengths + 1  # the end: one step after the last blank, a skip after the last token
     path = []
-    for t in range(log_probs.size(1) - 1, -1, -1):
-        inside = t < canvas_lengths
+    for t in range(num_slots - 1, -1, -1):
+        inside = t < given.canvas_lengths
         state = state - _draw_move(lattice, alphas[t + 1], state, uniform[:, t]) * inside
         label = lattice.labels.gather(1, state.clamp(max=lattice.labels.size(1) - 1)[:, None]).squeeze(1)
         path.append(label.where(inside & possible, blank))

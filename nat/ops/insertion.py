@@ -8,6 +8,7 @@ sequence; nothing is as wide as spans or the vocabulary. Sequences are right-pad
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nat.ops.editing import deletion, gaps
+from nat.ops.log_softmax import softmax_parts
 from nat.ops.precision import at_least_float32
 from nat.ops.selection import random_subset
 
@@ -128,32 +130,69 @@ def sequence_ends(partial: Partial, slots: Bool[Tensor, "B G"]) -> Bool[Tensor, 
     return slots & ~partial.missing.any(dim=1, keepdim=True)
 
 
+class SlotScores(NamedTuple):
+    """What the slots give to what a loss asks them for.
+
+    spans: (B, L) log-probability of each token in the slot that it belongs to. ends: (B, G) of the end. mean: (B, G)
+    over all contents that are possible, where asked for. normaliser: (B, G) log of the sum of exp(logits).
+    """
+
+    spans: Float[Tensor, "B L"]
+    ends: Float[Tensor, "B G"]
+    mean: Float[Tensor, "B G"]
+    normaliser: Float[Tensor, "B G"]
+
+    @classmethod
+    def of(
+        cls,
+        logits: Float[Tensor, "B G V"],
+        tokens: Int[Tensor, "B L"],
+        partial: Partial,
+        *,
+        end: int,
+        with_mean: bool = False,
+        forbidden: list[int] | None = None,
+    ) -> SlotScores:
+        """Log-probabilities of contents given the slot, a softmax for each. tokens: of the whole sequences."""
+        shape = logits.shape[:2]
+        slots = torch.arange(shape[0] * shape[1], device=logits.device).view(shape)
+        parts = softmax_parts(
+            logits.flatten(0, 1),
+            torch.cat((slots.gather(1, partial.slot).flatten(), slots.flatten())),
+            torch.cat((tokens.flatten(), torch.full_like(slots, end).flatten())),
+            with_mean=with_mean,
+            forbidden=forbidden,
+        )
+        spans, ends = parts.at.split([tokens.numel(), slots.numel()])
+        return cls(spans.view_as(tokens), ends.view(shape), parts.mean.view(shape), parts.normaliser.view(shape))
+
+    def located(self, slot_logits: Float[Tensor, "B G"], partial: Partial, slots: Bool[Tensor, "B G"]) -> SlotScores:
+        """Log-probabilities of contents and slots, log p(c | l) + log p(l); slots: those that there are. With the
+        normalisers as slot_logits it is one softmax over all contents of all slots (section 3.2)."""
+        where = F.log_softmax(at_least_float32(slot_logits).masked_fill(~slots, -torch.inf), dim=1)
+        spans = self.spans + where.gather(1, partial.slot)
+        return self._replace(spans=spans, ends=self.ends + where, mean=self.mean + where)
+
+
 def insertion_losses(
-    log_probs: Float[Tensor, "B G V"],
-    tokens: Int[Tensor, "B L"],
+    scores: SlotScores,
     weights: Float[Tensor, "B L"],
     partial: Partial,
     ends: Bool[Tensor, "B G"],
     *,
-    end: int,
     label_smoothing: float = 0.0,
-    forbidden: list[int] | None = None,
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
     """(smoothed loss, plain loss) of each row: the mean, over its slots that have a target, of the weighted mean of
     -log p(y_i, l) over the span, or of -log p(end, l) at `ends` (section 4, the slot losses and their mean).
 
-    log_probs: of contents and slots. tokens: of the whole sequences; weights: of their missing positions, see
-    `uniform_weights`. The smoothing mass is spread evenly over the contents of the same slot that are not `forbidden`.
+    weights: of the missing positions, see `uniform_weights`. The smoothing mass is spread evenly over the contents of
+    the same slot that are possible.
     """
-    found = log_probs.flatten(1).gather(1, partial.slot * log_probs.size(2) + tokens)  # (B, L)
-    spans = (found.where(partial.missing, 0.0) * weights).sum(dim=1)
+    spans = (scores.spans.where(partial.missing, 0.0) * weights).sum(dim=1)
     counted = ends | partial.filled
     count = counted.sum(dim=1).clamp(min=1)
-    plain = -(spans + log_probs[:, :, end].where(ends, 0.0).sum(dim=1)) / count
+    plain = -(spans + scores.ends.where(ends, 0.0).sum(dim=1)) / count
     if label_smoothing == 0.0:
         return plain, plain.detach()
-    num_contents = log_probs.size(2) - len(forbidden or ())
-    if forbidden:
-        log_probs = log_probs.index_fill(2, torch.tensor(forbidden, device=log_probs.device), 0.0)
-    uniform = -(log_probs.sum(dim=2) / num_contents).where(counted, 0.0).sum(dim=1) / count
+    uniform = -scores.mean.where(counted, 0.0).sum(dim=1) / count
     return (1 - label_smoothing) * plain + label_smoothing * uniform, plain.detach()

@@ -41,13 +41,27 @@ class TargetScores:
         *,
         blank: int,
     ) -> TargetScores:
-        (_, num_slots, _), width = log_probs.shape, targets.size(1)
-        positions = torch.arange(max(num_slots, width), device=targets.device)
-        ids = targets.long().where(positions[:width] < target_lengths[:, None], blank)
-        ids = F.pad(ids, (1, 0), value=blank)
-        scores = log_probs.gather(2, ids[:, None].expand(-1, num_slots, -1)).double().clamp(min=FLOOR)
-        outside = positions[:num_slots] >= canvas_lengths[:, None]
-        return cls(ids, scores.masked_fill(outside[:, :, None], FLOOR), canvas_lengths, target_lengths)
+        """Of log-probabilities of the whole vocabulary."""
+        ids = target_ids(targets, target_lengths, blank=blank)
+        columns = log_probs.gather(2, ids[:, None].expand(-1, log_probs.size(1), -1))
+        return cls.of(columns, ids, canvas_lengths, target_lengths)
+
+    @classmethod
+    def of(
+        cls,
+        columns: Float[Tensor, "B A T1"],
+        ids: Int[Tensor, "B T1"],
+        canvas_lengths: Int[Tensor, " B"],
+        target_lengths: Int[Tensor, " B"],
+    ) -> TargetScores:
+        """columns: what every slot gives to `ids`, see `target_ids`."""
+        outside = torch.arange(columns.size(1), device=ids.device) >= canvas_lengths[:, None]
+        scores = columns.double().clamp(min=FLOOR).masked_fill(outside[:, :, None], FLOOR)
+        return cls(ids, scores, canvas_lengths, target_lengths)
+
+    def certain(self, slots: Bool[Tensor, "B A"]) -> TargetScores:
+        """The same with log-probability 0 for whatever these slots hold: the model has no say in them."""
+        return replace(self, scores=self.scores.masked_fill(slots[:, :, None], 0.0))
 
     def agreeing(self, known: Int[Tensor, "B A"], is_known: Bool[Tensor, "B A"]) -> TargetScores:
         """The same with every label but the known one forbidden at known slots. It is the label that must agree,
@@ -61,6 +75,12 @@ class TargetScores:
 
     def alignable(self) -> Bool[Tensor, " B"]:
         return alignable(self.targets, self.target_lengths, self.canvas_lengths)
+
+
+def target_ids(targets: Int[Tensor, "B T"], target_lengths: Int[Tensor, " B"], *, blank: int) -> Int[Tensor, "B T1"]:
+    """The blank, then the target, and the blank as padding: all that a slot can hold."""
+    inside = torch.arange(targets.size(1), device=targets.device) < target_lengths[:, None]
+    return F.pad(targets.long().where(inside, blank), (1, 0), value=blank)
 
 
 def min_canvas(targets: Int[Tensor, "B T"], target_lengths: Int[Tensor, " B"]) -> Int[Tensor, " B"]:

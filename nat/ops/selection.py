@@ -22,3 +22,15 @@ def random_subset(
     """k of the n valid positions of each row, anywhere; k is uniform in 0 .. n. share, noise: uniform in (0, 1)."""
     size = valid.sum(dim=1)
     return lowest(noise, (share * (size + 1)).long().minimum(size), valid)
+
+
+def packed(where: Bool[Tensor, "B L"], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """(where, *tensors) as rows (N, ...) of the positions alone that are True.
+
+    All positions, False ones too, on a GPU and in a compiled loss: their number would have to be waited for, or would
+    break the graph. So who sums over them still masks.
+    """
+    if where.is_cuda or torch.compiler.is_compiling():
+        return where.flatten(), *(tensor.flatten(0, 1) for tensor in tensors)
+    index = where.flatten().nonzero().squeeze(1)
+    return torch.ones_like(index, dtype=torch.bool), *(tensor.flatten(0, 1)[index] for tensor in tensors)

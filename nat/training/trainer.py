@@ -175,7 +175,13 @@ class Trainer:
         epoch, position = self.state.epoch, self.state.position
         while True:
             found = False
-            for pairs in self.corpus.updates(self.config.tokens_per_update, seed=self.seed, epoch=epoch, skip=position):
+            for pairs in self.corpus.updates(
+                self.config.tokens_per_update,
+                seed=self.seed,
+                epoch=epoch,
+                skip=position,
+                canvas_length=self.model.canvas_length,
+            ):
                 found = True
                 yield pairs
             if not found and position == 0:

@@ -71,6 +71,21 @@ def test_small_updates_hold_similar_lengths_and_large_ones_all_lengths():
         assert abs(target[update].mean() / target.mean() - 1) < 0.8
 
 
+def test_updates_are_sorted_by_what_the_model_works_on():
+    """Nearly no padding where the source makes the canvas; less of both where encoder and decoder count."""
+    source, target = corpus()
+
+    def padding(lengths, plan):
+        return 1 - lengths.sum() / sum(len(update) * lengths[update].max() for update in plan)
+
+    plain = plan_updates(source, target, 2000, seed=(1, 0))
+    slots = plan_updates(source, target, 2000, seed=(1, 0), canvas_length=lambda s, t: 2 * s)
+    longer = plan_updates(source, target, 2000, seed=(1, 0), canvas_length=lambda s, t: t + 1)
+    assert padding(2 * source, slots) < 0.05 < padding(2 * source, plain)
+    assert padding(source, longer) < padding(source, plain) + 0.01
+    assert padding(target, longer) < 0.1
+
+
 def test_order_is_shuffled():
     source, target = corpus()
     means = [target[update].mean() for update in plan_updates(source, target, 2000, seed=(1, 0))]

@@ -197,14 +197,14 @@ def test_glancing_reveals_part_of_the_best_alignment(monkeypatch: pytest.MonkeyP
     model = ctc(glancing={"start": 0.5, "end": 0.5}).train()
     batch = pairs(*ROWS, IMPOSSIBLE)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    original = model.net.decode
+    original = model.net.layers
 
     def spy(x: torch.Tensor, *rest: Any, **options: Any) -> list[torch.Tensor]:
-        found = original(x, *rest, **options)
-        seen.append((x, found[-1]))
-        return found
+        layers = original(x, *rest, **options)
+        seen.append((x, model.net.head_for(None).full(layers[-1])))
+        return layers
 
-    monkeypatch.setattr(model.net, "decode", spy)
+    monkeypatch.setattr(model.net, "layers", spy)
     terms = model.loss(batch, update=1)
     (before, first), (x, second) = seen
     assert not first.requires_grad
@@ -245,18 +245,19 @@ def test_layers_feed_on_their_best_path_or_on_the_best_alignment(gold: float, mo
     batch = pairs(*ROWS)
     fed: list[torch.Tensor] = []
     layers: list[torch.Tensor] = []
-    embed, original = model.net.embed, model.net.decode
+    embed, original = model.net.embed, model.net.layers
 
     def spy_embed(tokens: torch.Tensor) -> torch.Tensor:
         fed.append(tokens)
         return embed(tokens)
 
     def spy(*args: Any, **options: Any) -> list[torch.Tensor]:
-        layers.extend(original(*args, **options))
-        return layers
+        states = original(*args, **options)
+        layers.extend(model.net.head_for(None).full(state) for state in states)
+        return states
 
     monkeypatch.setattr(model.net, "embed", spy_embed)
-    monkeypatch.setattr(model.net, "decode", spy)
+    monkeypatch.setattr(model.net, "layers", spy)
     terms = model.loss(batch, update=1)
     lengths = 2 * batch.source.lengths
     assert (len(fed), len(layers)) == (2, 3)

@@ -173,14 +173,14 @@ def test_the_loss_is_that_of_every_slot_by_hand(task: Task, vocabularies: Vocabu
 @pytest.mark.parametrize(("task", "side"), [(Task.FORWARD, Side.SOURCE), (Task.BACKWARD, Side.TARGET)])
 def test_nothing_is_learnt_of_slots_of_a_given_side(task: Task, side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = kermit(tasks=only(task)), {}
-    original = model.net.log_probs
+    original = model.net.logits
 
     def spy(slots: Tensor, of: Side) -> Tensor:
         seen[of] = original(slots, of)
         seen[of].retain_grad()
         return seen[of]
 
-    monkeypatch.setattr(model.net, "log_probs", spy)
+    monkeypatch.setattr(model.net, "logits", spy)
     model.loss(BATCH, update=1)["insertion"].total.backward()
     assert (seen[side].grad == 0).all()
     assert (seen[Side(1 - side)].grad != 0).any()

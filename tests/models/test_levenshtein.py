@@ -21,7 +21,7 @@ from nat.errors import ConfigError
 from nat.models.contract import Translation
 from nat.models.levenshtein import Levenshtein
 from nat.nn import roll_in
-from nat.nn.edit_heads import Head
+from nat.nn.edit_heads import Policy
 from nat.nn.rng import RowRandom
 from nat.nn.transformer import Memory
 from nat.ops.edit_distance import best_edits
@@ -312,7 +312,7 @@ def test_heads_that_do_not_share_have_parameters_of_their_own(sharing: str, own:
     model = levenshtein(share_decoders=sharing)
     names = {"deletion": "deletion", "placeholder": "placeholders", "token": "tokens"}
     assert set(model.heads.decoders) == own
-    for head in Head:
+    for head in Policy:
         decoder = f"heads.decoders.{head.value}" if head.value in own else "net.decoder"
         assert calls_of_layers(model, names[head.value]) == {decoder: 2}
     parameters = list(model.parameters())

@@ -42,7 +42,12 @@ def log_probs_of(model: Vanilla, source: list[int], length: int) -> Tensor:
     tokens = Source.from_lists([source])
     memory, _ = model.length.encode(model.net, tokens)
     x, valid = model.copied(tokens, torch.tensor([length]))
-    return model.net.decode(model.net.place(x), valid, memory)[-1][0]
+    return model.net.log_probs(model.net.place(x), valid, memory)[0]
+
+
+def full(model: Vanilla, states: Tensor) -> Tensor:
+    """Log-probabilities of states, of a model without copies."""
+    return model.net.head_for(None).full(states)
 
 
 def total(model: Vanilla, batch: Batch = BATCH, update: int = 1) -> float:
@@ -158,19 +163,20 @@ def test_the_paper_is_followed_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """First pass without gradient; a share of its mistakes is put into the input and taken out of the loss."""
     model = sharper(vanilla(glancing=GLANCING, label_smoothing=0.0, size={"dropout": 0.0})).train()
     seen: list[tuple[Tensor, Tensor]] = []
-    original = model.net.decode
+    original = model.net.layers
 
     def spy(x: Tensor, valid: Tensor, memory: Any, **options: Any) -> list[Tensor]:
-        found = original(x, valid, memory, **options)
-        seen.append((x, found[-1]))
-        if found[-1].requires_grad:
-            found[-1].retain_grad()
-        return found
+        layers = original(x, valid, memory, **options)
+        seen.append((x, layers[-1]))
+        if layers[-1].requires_grad:
+            layers[-1].retain_grad()
+        return layers
 
-    monkeypatch.setattr(model.net, "decode", spy)
+    monkeypatch.setattr(model.net, "layers", spy)
     terms = model.loss(BATCH, update=1)
-    (plain_x, first), (x, second) = seen
-    assert not first.requires_grad
+    (plain_x, glanced), (x, states) = seen
+    assert not glanced.requires_grad
+    first, second = (full(model, given.detach()) for given in (glanced, states))
     target = BATCH.target
     changed = (x != plain_x).any(dim=2)
     assert not (changed & ~target.valid).any()
@@ -184,8 +190,8 @@ def test_the_paper_is_followed_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert terms["cross_entropy"].total.item() == pytest.approx(nll[hidden].sum().item())
     assert terms["cross_entropy"].count.item() == terms["nll"].count.item() == hidden.sum().item()
     terms["cross_entropy"].total.backward()
-    assert second.grad is not None
-    assert torch.equal((second.grad != 0).any(dim=2), hidden)
+    assert states.grad is not None
+    assert torch.equal((states.grad != 0).any(dim=2), hidden)
 
 
 # --- deep supervision -------------------------------------------------------------------------------
@@ -193,7 +199,7 @@ def test_the_paper_is_followed_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_loss_is_the_mean_over_the_layers_where_no_gold_was_fed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = vanilla(deep_supervision={"enabled": True, "gold": 0.4}, decoder={"num_layers": 3}, label_smoothing=0.0)
-    embed, original = model.net.embed, model.net.decode
+    embed, original = model.net.embed, model.net.layers
     target, fed, layers = BATCH.target, [], []
     gold = target.valid & (torch.arange(target.tokens.size(1)) % 3 == 1)
 
@@ -202,12 +208,13 @@ def test_the_loss_is_the_mean_over_the_layers_where_no_gold_was_fed(monkeypatch:
         return embed(tokens)
 
     def spy(*args: Any, **options: Any) -> list[Tensor]:
-        layers.extend(original(*args, **options))
-        return layers
+        states = original(*args, **options)
+        layers.extend(full(model, state.detach()) for state in states)
+        return states
 
-    monkeypatch.setattr("nat.models.vanilla.gold_positions", lambda *_, share: gold if share == 0.4 else None)
+    monkeypatch.setattr("nat.nn.glancing.gold_positions", lambda *_, share: gold if share == 0.4 else None)
     monkeypatch.setattr(model.net, "embed", spy_embed)
-    monkeypatch.setattr(model.net, "decode", spy)
+    monkeypatch.setattr(model.net, "layers", spy)
     terms = model.train().loss(BATCH, update=1)
     assert (len(layers), len(fed)) == (3, 2)
     for tokens, log_probs in zip(fed, layers[:2], strict=True):

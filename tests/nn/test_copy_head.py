@@ -126,9 +126,14 @@ def test_every_layer_under_deep_supervision_copies() -> None:
     torch.nn.init.constant_(net.copying.gate.bias, 50.0)  # never a copy: what the layers predict without
     batch = make_batch([(4, 4), (3, 3)])
     x, valid = model.copied(batch.source, batch.target.lengths)  # type: ignore[operator]
-    generated = net.decode(net.place(x), valid, net.encode(batch.source))
+    memory = net.encode(batch.source)
+
+    def predictions() -> list[torch.Tensor]:
+        return [net.head(memory).full(states) for states in net.layers(net.place(x), valid, memory)]
+
+    generated = predictions()
     torch.nn.init.constant_(net.copying.gate.bias, -50.0)
-    copied = net.decode(net.place(x), valid, net.encode(batch.source))
+    copied = predictions()
     absent = torch.tensor([t for t in range(VOCABULARIES.target_size) if t not in batch.source.tokens[0]])
     assert len(generated) == len(copied) == 2
     for one, other in zip(generated, copied, strict=True):

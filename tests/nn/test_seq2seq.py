@@ -29,7 +29,8 @@ def layers(model: Vanilla, source: Source, guide: Guide | None = None) -> list[T
     """What the layers predict for targets as long as their source."""
     memory, _ = model.length.encode(model.net, source)
     x, valid = model.copied(source, source.lengths)
-    return model.net.decode(model.net.place(x), valid, memory, guide=guide)
+    states = model.net.layers(model.net.place(x), valid, memory, guide=guide)
+    return [model.net.head(memory).full(each) for each in states]
 
 
 SOURCE = make_batch([(5, 1), (3, 1)]).source
@@ -60,13 +61,14 @@ def test_a_layer_feeds_on_what_the_guide_makes_of_the_one_before() -> None:
             feedback.weight[:, 16:].normal_()  # type: ignore[union-attr, index, operator]
     seen: list[Tensor] = []
 
-    def constant(log_probs: Tensor) -> Tensor:
+    def constant(states: Tensor) -> Tensor:
+        log_probs = model.net.head_for(None).full(states)
         assert not log_probs.requires_grad
         seen.append(log_probs)
         return torch.full(log_probs.shape[:2], 9)
 
-    def arg_max(log_probs: Tensor) -> Tensor:
-        return log_probs.argmax(dim=-1)
+    def arg_max(states: Tensor) -> Tensor:
+        return model.net.head_for(None).full(states).argmax(dim=-1)
 
     free, fed = layers(model, SOURCE), layers(model, SOURCE, constant)
     assert len(seen) == 2

@@ -16,6 +16,7 @@ from nat.nn.rng import RowRandom
 from nat.ops.editing import gaps
 from nat.ops.insertion import (
     Partial,
+    SlotScores,
     factored_log_probs,
     insertion_losses,
     joint_log_probs,
@@ -193,13 +194,10 @@ def loss_by_tensors(
         if temperature is None
         else tree_weights(partial, temperature=temperature, dtype=logits.dtype)
     )
-    log_probs = (
-        joint_log_probs(logits, slots) if slot_logits is None else factored_log_probs(logits, slot_logits, slots)
-    )
+    given = SlotScores.of(logits, tokens, partial, end=END, with_mean=label_smoothing > 0, forbidden=FORBIDDEN)
+    scores = given.located(given.normaliser if slot_logits is None else slot_logits, partial, slots)
     ends = (sequence_ends if whole_sequence else slot_ends)(partial, slots)
-    return insertion_losses(
-        log_probs, tokens, weights, partial, ends, end=END, label_smoothing=label_smoothing, forbidden=FORBIDDEN
-    )
+    return insertion_losses(scores, weights, partial, ends, label_smoothing=label_smoothing)
 
 
 def problem(rows: list[list[bool]], seed: int) -> tuple[Tensor, Tensor, Tensor, Partial]:
@@ -280,7 +278,9 @@ def test_closed_slots_neither_end_nor_count() -> None:
     logits = torch.randn(1, 4, VOCABULARY, dtype=torch.float64)
     log_probs = joint_log_probs(logits, slots)
     tokens, weights = torch.full_like(kept, 4, dtype=torch.long), uniform_weights(partial, dtype=torch.float64)
-    loss, _ = insertion_losses(log_probs, tokens, weights, partial, slot_ends(partial, slots), end=END)
+    given = SlotScores.of(logits, tokens, partial, end=END)
+    scores = given.located(given.normaliser, partial, slots)
+    loss, _ = insertion_losses(scores, weights, partial, slot_ends(partial, slots))
     assert loss.item() == pytest.approx(-(log_probs[0, 2, 4] + log_probs[0, 3, END]).item() / 2)
 
 

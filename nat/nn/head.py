@@ -1,0 +1,102 @@
+"""The output layer as losses and decoders ask it: for the best token, for given tokens, or for everything.
+
+Only who asks for everything pays for a log-softmax over the vocabulary in float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nat.losses import CrossEntropy, cross_entropy
+from nat.nn.copying import Copyable, CopyHead
+from nat.nn.embedding import OutputLayer, TokenEmbedding
+from nat.ops.log_softmax import softmax_parts
+from nat.ops.precision import at_least_float32
+from nat.ops.selection import packed
+
+
+@dataclass(frozen=True)
+class Head:
+    """What is said of decoder states (B, L, D) over the target vocabulary V; with a copy head, of those that read
+    `source`, a mixture with its tokens."""
+
+    output: OutputLayer
+    embedding: TokenEmbedding
+    copying: CopyHead | None = None
+    source: Copyable | None = None
+
+    @property
+    def forbidden(self) -> list[int]:
+        """Symbols of probability 0."""
+        return self.output.forbidden
+
+    def scores(self, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
+        """Logits, in the precision of the product; with a copy head, which mixes probabilities, log-probabilities."""
+        logits = self.output(states, self.embedding)
+        if self.copying is None:
+            return logits
+        assert self.source is not None
+        mixed: Tensor = self.copying(F.log_softmax(at_least_float32(logits), dim=-1), states, self.source)
+        return mixed
+
+    def full(self, states: Float[Tensor, "B L D"]) -> Float[Tensor, "B L V"]:
+        """All log-probabilities, in float32 (float64) at least."""
+        scores = self.scores(states)
+        return scores if self.copying is not None else F.log_softmax(at_least_float32(scores), dim=-1)
+
+    def argmax(self, states: Float[Tensor, "B L D"]) -> Int[Tensor, "B L"]:
+        """The most probable tokens; without a gradient."""
+        with torch.no_grad():
+            return self.scores(states).argmax(dim=-1)
+
+    def best(self, states: Float[Tensor, "B L D"]) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
+        """The most probable tokens and their log-probabilities."""
+        scores = self.scores(states)
+        tokens = scores.argmax(dim=-1)
+        return tokens, log_probs_at(scores, tokens)
+
+    def of(self, states: Float[Tensor, "B L D"], labels: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+        """The log-probability of one token at each position."""
+        return log_probs_at(self.scores(states), labels)
+
+    def columns(
+        self, states: Float[Tensor, "B L D"], tokens: Int[Tensor, "B K"], *, with_mean: bool = False
+    ) -> tuple[Float[Tensor, "B L K"], Float[Tensor, "B L"]]:
+        """The log-probabilities of the same K tokens at every position of a row; and the mean over all tokens that are
+        possible, where asked for."""
+        scores = self.scores(states)
+        shape = (*scores.shape[:2], tokens.size(1))
+        parts = softmax_parts(
+            scores.flatten(0, 1),
+            torch.arange(shape[0] * shape[1], device=tokens.device).repeat_interleave(shape[2]),
+            tokens[:, None].expand(shape).flatten(),
+            with_mean=with_mean,
+            forbidden=self.forbidden,
+        )
+        return parts.at.view(shape), parts.mean.view(shape[:2])
+
+    def cross_entropy(
+        self,
+        states: Float[Tensor, "B L D"],
+        labels: Int[Tensor, "B L"],
+        where: Bool[Tensor, "B L"],
+        *,
+        label_smoothing: float = 0.0,
+    ) -> CrossEntropy:
+        """Of the labels at the positions `where`, the only ones that are projected; see `nat.losses.cross_entropy`."""
+        if self.copying is None:
+            where, states, labels = packed(where, states, labels)
+        return cross_entropy(
+            self.scores(states), labels, where, label_smoothing=label_smoothing, forbidden=self.forbidden
+        )
+
+
+def log_probs_at(scores: Float[Tensor, "B L V"], tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+    """log_softmax(scores) of one token at each position."""
+    rows = torch.arange(tokens.numel(), device=tokens.device)
+    return softmax_parts(scores.flatten(0, 1), rows, tokens.flatten()).at.view(tokens.shape)
