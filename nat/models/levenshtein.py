@@ -25,12 +25,13 @@ from nat.models.contract import LossTerm, Translation, TranslationModel
 from nat.models.options import DecodingOptions, EditOptions
 from nat.nn.copying import Copying
 from nat.nn.edit_heads import EditHeads, Exits, Sharing
-from nat.nn.rng import RowRandom
+from nat.nn.rng import RowRandom, class_of
 from nat.nn.roll_in import completed, damaged, dropped, either, kept
 from nat.nn.seq2seq import ParallelConfig, Seq2Seq
 from nat.nn.transformer import Memory
 from nat.ops.edit_distance import best_edits
 from nat.ops.editing import gaps
+from nat.ops.selection import unpacked
 from nat.rows import Rows
 from nat.search.canvas import Canvas, Fate
 from nat.search.editing import start, traced, with_deleted
@@ -165,12 +166,12 @@ class Levenshtein(TranslationModel):
         if not len(rows):
             return deleted
         log_probs = self.heads.deletion(self.net, *self._of(sequence.select(rows)), memory.select(rows))
-        chosen = self.act(log_probs, random.select(rows)) == 1
+        chosen = self.act(log_probs, random.select(rows).uniform(log_probs.size(1))) == 1
         return deleted.index_copy(0, rows, chosen) & sequence.valid
 
-    def act(self, log_probs: Float[Tensor, "B L C"], random: RowRandom) -> Int[Tensor, "B L"]:
-        """The model's own choice of classes."""
-        return log_probs.argmax(dim=-1) if self.config.roll_in is RollIn.ARGMAX else random.sample(log_probs)
+    def act(self, scores: Float[Tensor, "*B C"], drawn: Float[Tensor, "*B"]) -> Int[Tensor, "*B"]:
+        """The model's own choice of classes. drawn: uniform in (0, 1)."""
+        return scores.argmax(dim=-1) if self.config.roll_in is RollIn.ARGMAX else class_of(scores, drawn)
 
     # --- training: what it learns there -----------------------------------------------------------------
 
@@ -187,11 +188,12 @@ class Levenshtein(TranslationModel):
         )
         canvas, new = completed(ready, edits, target)
         states = self.heads.token_states(self.net, canvas.tokens.masked_fill(new, PLH), canvas.valid, memory)
-        scores, head = self.net.head(memory).scores(states), self.net.head(memory)
+        head = self.net.head(memory)
+        there, scores, labels, drawn = head.packed(states, new, canvas.tokens, random.uniform(new.size(1)))
         token_total, nll, num_new = cross_entropy(
-            scores, canvas.tokens, new, label_smoothing=self.config.label_smoothing, forbidden=head.forbidden
+            scores, labels, there, label_smoothing=self.config.label_smoothing, forbidden=head.forbidden
         )
-        own = self.act(scores.detach(), random)
+        own = self.act(scores.detach(), drawn)
         wide = (wanted.placeholders > self.config.max_placeholders).sum()
         terms = {
             "placeholder": LossTerm(total, count),
@@ -199,7 +201,7 @@ class Levenshtein(TranslationModel):
             "nll": LossTerm(nll, num_new, weight=0.0),
             "wide_gaps": LossTerm(wide, count, weight=0.0),
         }
-        return terms, Tokens(own.where(new, canvas.tokens), canvas.valid)
+        return terms, Tokens(unpacked(new, own, canvas.tokens), canvas.valid)
 
     def deletion_loss(self, edited: Tokens, target: Target, memory: Memory) -> LossTerm:
         """What the expert deletes from y_del."""

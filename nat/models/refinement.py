@@ -79,7 +79,12 @@ class Refinement(TranslationModel):
     def log_probs(
         self, inputs: Float[Tensor, "B T D"], valid: Bool[Tensor, "B T"], memory: Memory
     ) -> Float[Tensor, "B T V"]:
-        return self.net.log_probs(self.net.place(inputs), valid, memory)
+        return self.net.head(memory).full(self.states(inputs, valid, memory))
+
+    def states(
+        self, inputs: Float[Tensor, "B T D"], valid: Bool[Tensor, "B T"], memory: Memory
+    ) -> Float[Tensor, "B T D"]:
+        return self.net.states(self.net.place(inputs), valid, memory)
 
     def copied(
         self, source: Source, lengths: Int[Tensor, " B"], *, width: int | None = None
@@ -102,7 +107,7 @@ class Refinement(TranslationModel):
             if number > 0:  # section 4.2: a row reads its own output of the pass before, or a corrupted reference
                 noisy = self.corrupted(batch, random.fork(number))
                 inputs = self.net.embed(noisy.where(denoise[:, None], scores.argmax(dim=-1)))
-            scores = head.scores(self.net.states(self.net.place(inputs), valid, memory))
+            scores = head.scores(self.states(inputs, valid, memory))
             entropies.append(
                 cross_entropy(
                     scores, target.tokens, valid, label_smoothing=self.config.label_smoothing, forbidden=head.forbidden

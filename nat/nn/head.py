@@ -89,11 +89,18 @@ class Head:
         label_smoothing: float = 0.0,
     ) -> CrossEntropy:
         """Of the labels at the positions `where`, the only ones that are projected; see `nat.losses.cross_entropy`."""
+        there, scores, labels = self.packed(states, where, labels)
+        return cross_entropy(scores, labels, there, label_smoothing=label_smoothing, forbidden=self.forbidden)
+
+    def packed(
+        self, states: Float[Tensor, "B L D"], where: Bool[Tensor, "B L"], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        """As `ops.selection.packed`, (where, scores, *tensors) with rows for positions; a copy head needs them all, for
+        it must know whose they are."""
         if self.copying is None:
-            where, states, labels = packed(where, states, labels)
-        return cross_entropy(
-            self.scores(states), labels, where, label_smoothing=label_smoothing, forbidden=self.forbidden
-        )
+            there, states, *rest = packed(where, states, *tensors)
+            return there, self.scores(states), *rest
+        return tuple(tensor.flatten(0, 1) for tensor in (where, self.scores(states), *tensors))
 
 
 def log_probs_at(scores: Float[Tensor, "B L V"], tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:

@@ -73,7 +73,7 @@ class RowRandom(Rows):
 
     def sample(self, log_probs: Float[Tensor, "B *L V"]) -> Int[Tensor, "B *L"]:
         """A class for each row and position, drawn from the softmax of `log_probs` (normalised or not)."""
-        return _classes(log_probs, self.uniform(*log_probs.shape[1:-1])[..., None]).squeeze(-1)
+        return class_of(log_probs, self.uniform(*log_probs.shape[1:-1]))
 
     def samples(self, log_probs: Float[Tensor, "B L V"]) -> Int[Tensor, "B n L"]:
         """For B * n streams, `copies(n)` of B rows: what `sample` gives for rows repeated n times, without repeating
@@ -83,6 +83,11 @@ class RowRandom(Rows):
 
 
 _GOLDEN_SMALL = 0x1E3779B97F4A7C15  # odd; 2^64 over the golden ratio without its top bits, to stay within int64
+
+
+def class_of(log_probs: Float[Tensor, "*B V"], drawn: Float[Tensor, "*B"]) -> Int[Tensor, "*B"]:
+    """The class that each number in (0, 1) draws from the softmax of `log_probs` (normalised or not)."""
+    return _classes(log_probs, drawn[..., None]).squeeze(-1)
 
 
 def _classes(log_probs: Float[Tensor, "*L V"], drawn: Float[Tensor, "*L n"]) -> Int[Tensor, "*L n"]:

@@ -34,3 +34,10 @@ def packed(where: Bool[Tensor, "B L"], *tensors: Tensor) -> tuple[Tensor, ...]:
         return where.flatten(), *(tensor.flatten(0, 1) for tensor in tensors)
     index = where.flatten().nonzero().squeeze(1)
     return torch.ones_like(index, dtype=torch.bool), *(tensor.flatten(0, 1)[index] for tensor in tensors)
+
+
+def unpacked(where: Bool[Tensor, "B L"], values: Tensor, otherwise: Tensor) -> Tensor:
+    """(B, L): `values` of the rows that `packed` gave at the positions `where`, `otherwise` (B, L) at the others."""
+    if len(values) == where.numel():
+        return values.view_as(where).where(where, otherwise)
+    return otherwise.masked_scatter(where, values)

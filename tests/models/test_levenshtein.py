@@ -143,14 +143,14 @@ def test_from_nothing_insertion_starts_from_nothing(monkeypatch: pytest.MonkeyPa
 def test_the_model_fills_the_experts_placeholders(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = levenshtein(roll_in=choice, drafts=1.0)
     asked: list[tuple[Tensor, Tensor]] = []
-    original = model.heads.tokens
+    original = model.heads.token_states
 
     def spy(net: Any, tokens: Tensor, valid: Tensor, memory: Memory) -> Tensor:
-        found = original(net, tokens, valid, memory)
-        asked.append((tokens, found))
-        return found
+        states = original(net, tokens, valid, memory)
+        asked.append((tokens, net.head(memory).full(states)))
+        return states
 
-    monkeypatch.setattr(model.heads, "tokens", spy)
+    monkeypatch.setattr(model.heads, "token_states", spy)
     seen = states_of(model, monkeypatch)
     ((tokens, log_probs),) = asked
     ready, inserted = seen["ready"], seen["inserted"]
@@ -209,7 +209,7 @@ def log_probs_by_hand(model: Levenshtein, head: str, tokens: list[int], memory: 
     if head == "placeholder":
         both = torch.stack([torch.cat((h[i], h[i + 1])) for i in range(len(h) - 1)])
         return (both @ model.heads.count.weight.T + model.heads.count.bias).log_softmax(-1)
-    return model.net.logits(h[None, 1:-1])[0].log_softmax(-1)
+    return model.net.head_for(None).scores(h[None, 1:-1])[0].log_softmax(-1)
 
 
 def smoothed(log_probs: Tensor, label: int, smoothing: float) -> float:

@@ -57,22 +57,23 @@ def test_the_number_of_masks_is_uniform_and_they_are_anywhere() -> None:
 def test_masked_positions_alone_are_hidden_and_receive_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     model = mask_predict(label_smoothing=0.1)
     seen: list[tuple[Tensor, Tensor]] = []
-    original = model.log_probs
+    original = model.states
 
     def spy(tokens: Tensor, valid: Tensor, memory: Memory) -> Tensor:
-        found = original(tokens, valid, memory)
-        found.retain_grad()
-        seen.append((tokens, found))
-        return found
+        states = original(tokens, valid, memory)
+        states.retain_grad()
+        seen.append((tokens, states))
+        return states
 
-    monkeypatch.setattr(model, "log_probs", spy)
+    monkeypatch.setattr(model, "states", spy)
     terms, hidden = model.loss(BATCH, update=2), model.hidden(BATCH, 2)
-    ((tokens, log_probs),) = seen
+    ((tokens, states),) = seen
+    log_probs = model.net.head_for(None).full(states)
     assert torch.equal(tokens, BATCH.target.tokens.masked_fill(hidden, MASK))
     assert terms["cross_entropy"].count == hidden.sum()
     terms["cross_entropy"].total.backward()
-    assert log_probs.grad is not None
-    assert torch.equal((log_probs.grad != 0).any(dim=2), hidden)
+    assert states.grad is not None
+    assert torch.equal((states.grad != 0).any(dim=2), hidden)
     assert 0 < hidden.sum() < BATCH.num_target_tokens
     nll = -log_probs.gather(2, BATCH.target.tokens[:, :, None]).squeeze(2)[hidden].sum()
     assert terms["nll"].total.item() == pytest.approx(nll.item())

@@ -136,15 +136,16 @@ def passes_of(
 ) -> tuple[dict[str, Any], list[Tensor], list[Tensor]]:
     """The loss terms, and what each training pass read and said."""
     read, said = [], []
-    original = model.log_probs
+    original = model.states
 
     def spy(inputs: Tensor, valid: Tensor, memory: Memory) -> Tensor:
+        states = original(inputs, valid, memory)
         read.append(inputs)
-        said.append(original(inputs, valid, memory))
-        return said[-1]
+        said.append(model.net.head(memory).full(states))
+        return states
 
     with monkeypatch.context() as patched:
-        patched.setattr(model, "log_probs", spy)
+        patched.setattr(model, "states", spy)
         return model.loss(batch, update=update), read, said
 
 
