@@ -92,6 +92,17 @@ def to_plain(value: Any) -> Any:
     return value
 
 
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`, mappings within mappings too."""
+    merged = dict(base)
+    for key, value in changes.items():
+        before = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            value = merge(before, value)
+        merged[key] = value
+    return merged
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """' Did you mean X?' or the list of what is known."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from nat.bench.memory import MEGABYTE, peak_bytes
 from nat.composition import compose, config_directory
-from nat.config import Component, nearest, option, parse
+from nat.config import Component, merge, nearest, option, parse
 from nat.errors import ConfigError
-from nat.evaluation.inputs import merge
 from nat.evaluation.speed import synchronize
 from nat.nn.attention.base import Attention, attention_stack
 from nat.progress import Progress

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -10,8 +11,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from nat.config import option, parse
+from nat.config import merge, option, parse
+from nat.data.corpus import DataConfig
 from nat.decoding.translator import Translator, check_batch_size
+from nat.errors import DataError
 from nat.models.options import DecodingOptions
 from nat.runs.outputs import Output, check_outputs, json_object
 
@@ -79,3 +82,11 @@ def decoding_options(translator: Translator, options: Mapping[str, Any]) -> tupl
     batch_size = parse(int, methods_own.pop("batch_size", 64), "decoding.batch_size")
     check_batch_size(batch_size, option="decoding.batch_size")
     return translator.decoding(methods_own), batch_size
+
+
+def data_options(translator: Translator, changes: Mapping[str, Any]) -> DataConfig:
+    """Those of the run's own corpus, with `changes`, read as a whole. Raises ConfigError or DataError."""
+    stored = translator.config.get("data")
+    if not isinstance(stored, Mapping):
+        raise DataError(f"{translator.folder}/config.yaml: has no data options; give source=FILE")
+    return dataclasses.replace(parse(DataConfig, merge(stored, changes), "data"), streaming=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nat.config import option
+from nat.config import merge, option
 from nat.data.corpus import SPLITS
 from nat.data.tokenized import TokenizedCorpus
 from nat.decoding.translator import Translator
@@ -18,7 +18,7 @@ from nat.doctor.facts import DecodeFacts, Facts, Overlap, RunFacts, TrainingText
 from nat.doctor.finding import Check, Finding, Severity
 from nat.doctor.reading import Places, read_origin, read_overlap, read_training_text
 from nat.errors import ConfigError, DataError
-from nat.evaluation.inputs import Split, Text, merge, read_corpus
+from nat.evaluation.inputs import Split, Text, read_corpus
 from nat.evaluation.opening import Runs, SystemConfig, open_system
 from nat.evaluation.speed import spread_indices
 from nat.evaluation.system import System

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from nat.config import parse
-from nat.data.corpus import DataConfig
 from nat.data.lines import read_lines
 from nat.data.references import Reference
 from nat.data.tokenized import TokenizedCorpus, prepare
+from nat.decoding.options import data_options
 from nat.decoding.requests import Request, Sentence
 from nat.decoding.translator import Translator
 from nat.errors import ConfigError, DataError
@@ -110,22 +109,3 @@ def read_corpus(translator: Translator, split: Split, changes: Mapping[str, Any]
     corpus = prepare(data, split.value, translator.tokenizers, filtered=split is Split.TRAIN)
     assert isinstance(corpus, TokenizedCorpus)
     return corpus
-
-
-def data_options(translator: Translator, changes: Mapping[str, Any]) -> DataConfig:
-    """Those of the run's own corpus, with `changes`, read as a whole. Raises ConfigError or DataError."""
-    stored = translator.config.get("data")
-    if not isinstance(stored, Mapping):
-        raise DataError(f"{translator.folder}/config.yaml: has no data options; give source=FILE")
-    return dataclasses.replace(parse(DataConfig, merge(stored, changes), "data"), streaming=False)
-
-
-def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes`, mappings within mappings too."""
-    merged = dict(base)
-    for key, value in changes.items():
-        before = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(before, Mapping):
-            value = merge(before, value)
-        merged[key] = value
-    return merged

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from nat.config import load_yaml, option, parse
+from nat.config import load_yaml, merge, option, parse
 from nat.data.batch import Target
 from nat.data.corpus import DataConfig
 from nat.data.lines import read_lines
@@ -27,7 +27,6 @@ from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol
 from nat.decoding.options import CommandConfig
 from nat.errors import ConfigError, DataError
-from nat.evaluation.inputs import merge
 from nat.runs.outputs import Output
 from nat.search.arpa import HEADER, ZERO, Ngram, write_arpa
 from nat.search.language_model import open_language_model

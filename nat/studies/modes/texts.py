@@ -14,9 +14,10 @@ import numpy as np
 from nat.data.corpus import read_corpus as read_pairs
 from nat.data.readers import JOIN
 from nat.data.references import all_references
+from nat.decoding.options import data_options
 from nat.decoding.translator import Translator
 from nat.errors import ConfigError, DataError
-from nat.evaluation.inputs import Split, Text, data_options, read_corpus, read_split
+from nat.evaluation.inputs import Split, Text, read_corpus, read_split
 from nat.evaluation.system import System
 from nat.studies.modes.complexity import Counts, aligned_words, complexity, faithfulness
 from nat.studies.modes.languages import Languages
