@@ -25,7 +25,7 @@ from nat.data.filters import is_blank
 from nat.data.points import PointTokenizer, tokenizer_of
 from nat.data.vocabulary import NUM_SYMBOLS, SYMBOL_TEXT, Symbol, Tokenizer, Vocabularies
 from nat.errors import ConfigError, DataError
-from nat.files import read_json, write_atomically, write_json
+from nat.files import read_object, write_atomically, write_json
 
 FORMAT = 1
 NUM_THREADS = 4  # fixed: the sums of training, and so its result, depend on it
@@ -161,7 +161,7 @@ class Tokenizers:
     @classmethod
     def load(cls, folder: Path) -> Tokenizers:
         """What `save` wrote. Raises DataError if it is missing, of another format, or damaged."""
-        about = _load_json(folder / "tokenizer.json")
+        about = read_object(folder / "tokenizer.json")
         if about.get("format") != FORMAT:
             raise DataError(f"{folder}/tokenizer.json: format {about.get('format')}, this version reads {FORMAT}")
         source = load_model(folder / "source.model")
@@ -192,13 +192,6 @@ def load_model(path: Path) -> Tokenizer:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-
-
-def _load_json(path: Path) -> dict[str, Any]:
-    about = read_json(path)
-    if not isinstance(about, dict):
-        raise DataError(f"{path}: damaged, it is not a JSON object")
-    return about
 
 
 def _train(texts: Iterable[str], config: TokenizerConfig) -> PieceTokenizer:

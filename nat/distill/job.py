@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -11,17 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from nat.config import option, parse, to_plain
+from nat.config import option, to_plain
 from nat.data.batching import Pair, collate
-from nat.data.corpus import DataConfig
+from nat.data.corpus import SPLITS, DataConfig
 from nat.data.lines import file_digest
 from nat.data.tokenized import TokenizedCorpus, prepare
-from nat.decoding.options import decoding_options
+from nat.decoding.options import MOST_THREADS, Device, data_options, decoding_options
 from nat.decoding.translator import Translator, load
 from nat.distill.fertilities import AlignmentFile, FertilitySource, WordAligner
 from nat.errors import ConfigError, DataError
-from nat.files import read_json, write_json
+from nat.files import read_object, write_json
 from nat.models.options import DecodingOptions
+from nat.runs.folder import run_summary
 from nat.runs.weights import WEIGHTS
 from nat.training.distributed import Ranks
 from nat.training.run import keep_learnable
@@ -59,11 +59,13 @@ class DistillConfig:
         default_factory=dict, metadata={"help": "batch_size, and the decoding options of the teacher's method"}
     )
     shard_size: int = option(1024, "pairs in a shard: what a kill can cost each rank", minimum=1)
-    device: str = option("auto", "auto (a GPU if there is one), cpu or cuda")
-    num_threads: int | None = option(None, "CPU threads of torch; null: torch's choice", minimum=1)
+    device: Device = option(Device.AUTO, "auto (a GPU if there is one), cpu or cuda")
+    num_threads: int | None = option(
+        None, "CPU threads of torch; null: torch's choice", minimum=1, maximum=MOST_THREADS
+    )
 
     def __post_init__(self) -> None:
-        errors = [f"split={self.split}: allowed are train, valid, test"] if self.split not in SPLITS else []
+        errors = [f"split={self.split}: allowed are {', '.join(SPLITS)}"] if self.split not in SPLITS else []
         if self.attention_layer is not None and self.fertilities is not FertilitySource.ATTENTION:
             errors.append(f"attention_layer={self.attention_layer}: has no effect without fertilities=attention")
         if self.alignments is not None and self.fertilities is not FertilitySource.ALIGNMENTS:
@@ -78,9 +80,6 @@ class DistillConfig:
             errors += [f"decoding.{key}: has no effect with targets=corpus, which decodes nothing" for key in idle]
         if errors:
             raise ConfigError("\n".join(errors))
-
-
-SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,8 @@ class Job:
 
 def prepare_job(config: DistillConfig, ranks: Ranks) -> Job:
     """Load the teacher and the corpus; make sure that `output` is new or holds this same work."""
-    teacher = load(config.teacher, device=config.device)
+    teacher = load(config.teacher, device=config.device.value)
+    run_summary(teacher.folder)  # damaged? better known now than when the manifest is written
     decoding, batch_size = decoding_options(teacher, config.decoding)
     check_abilities(config, teacher)
     data, corpus = prepare_corpus(config, teacher)
@@ -160,13 +160,12 @@ def prepare_corpus(config: DistillConfig, teacher: Translator) -> tuple[DataConf
         raise ConfigError(
             f"data.fertilities={config.data['fertilities']}: nat-distill makes fertilities, it reads none"
         )
-    data = parse(DataConfig, {**teacher.config["data"], **config.data, "fertilities": None}, "data")
+    data = data_options(teacher, {**config.data, "fertilities": None}).absolute()
     for key in ("source", "target"):
         if getattr(data, key) in COLUMNS:
             raise ConfigError(f"data.{key}={getattr(data, key)}: this name is that of a column which nat-distill adds")
     if getattr(data, config.split) is None:
         raise ConfigError(f"data.{config.split}: a location is needed, for example a .tsv file")
-    data = dataclasses.replace(data.absolute(), streaming=False)
     corpus = prepare(data, config.split, teacher.tokenizers, filtered=config.split == "train")
     if config.targets is Targets.CORPUS:  # a pair too long for the teacher has no score
         corpus = keep_learnable(teacher.model, corpus)
@@ -217,11 +216,3 @@ def check_corpus(folder: Path) -> None:
             f"{folder}/{CORPUS}: was changed or cut short since it was made (its hash is not that of {MANIFEST}); "
             "delete it to have it made anew"
         )
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises DataError if the file is missing, damaged or holds something else."""
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: damaged, it is not a JSON object")
-    return value

@@ -35,12 +35,13 @@ from nat.data.filters import is_blank
 from nat.data.lines import file_digest
 from nat.data.references import reference_streams
 from nat.distill.fertilities import FertilitySource
-from nat.distill.job import CORPUS, MANIFEST, DistillConfig, Job, Targets, prepare_job, read_object
+from nat.distill.job import CORPUS, MANIFEST, DistillConfig, Job, Targets, prepare_job
 from nat.distill.lines import UNKNOWN, aligned_lines, as_text, kept_lines, read_shard, shard_lines
 from nat.errors import DataError
-from nat.files import read_json, write_atomically, write_json, write_text
+from nat.files import read_object, write_atomically, write_json, write_text
 from nat.progress import Progress
 from nat.runs.device import choose_device
+from nat.runs.folder import run_summary
 from nat.training.distributed import Ranks
 
 
@@ -51,7 +52,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     """
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
-    ranks = Ranks.from_environment(choose_device(config.device))
+    ranks = Ranks.from_environment(choose_device(config.device.value))
     try:
         job = ranks.main_first(lambda: prepare_job(config, ranks))
         if (job.folder / MANIFEST).is_file():
@@ -122,7 +123,7 @@ def describe(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:
     outputs = {line["line"]: line[job.data.target] for line in best}  # the same for all pairs of a source
     return {
         "teacher": str(job.teacher.folder),
-        "teacher_run": read_json(job.teacher.folder / "run.json"),
+        "teacher_run": run_summary(job.teacher.folder),
         "targets": job.config.targets.value,
         **job.identity,
         "fertilities": describe_fertilities(job, best),

@@ -26,6 +26,7 @@ from nat.cli.distill import main
 from nat.data.lines import file_digest
 from nat.data.vocabulary import Symbol
 from nat.decoding.batched import Decoded
+from nat.distill.job import DistillConfig, prepare_corpus
 
 FAST = ["decoding.batch_size=16", "shard_size=25", "data.limit=150"]
 
@@ -294,3 +295,11 @@ def test_truncated_teacher_is_refused(
     assert distil(f"teacher={broken}", f"output={tmp_path / 'out'}", *FAST) == 2
     assert f"{weights}: damaged or truncated" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_options_of_the_corpus_that_are_not_given_are_the_teachers(tiny_runs: dict[str, Path]) -> None:
+    teacher = nat.load(tiny_runs["autoregressive"])
+    teacher.config["data"]["filters"]["max_tokens"] = 77
+    config = DistillConfig(teacher="", output="", data={"filters": {"max_ratio": 5.0}})
+    data, _ = prepare_corpus(config, teacher)
+    assert (data.filters.max_tokens, data.filters.max_ratio) == (77, 5.0)
