@@ -6,22 +6,18 @@ of Vinyals et al. 2015, https://arxiv.org/abs/1506.03134, section 3; the truth i
 
 from __future__ import annotations
 
-import dataclasses
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from urllib.parse import parse_qsl
 
 import numpy as np
 from scipy.spatial import ConvexHull, Delaunay, QhullError
 
-from nat.config import nearest
 from nat.data.cache import digest
+from nat.data.counts import Range, check_count, read_counts
 from nat.data.points import FINEST, point_text
-from nat.errors import ConfigError
 
 VERSION = "1"  # part of the cache key: raise it when the rows change
-MOST_POINTS = 10_000
+FEWEST_POINTS, MOST_POINTS = 3, 10_000
 
 
 def convex_hull(points: np.ndarray) -> list[int]:
@@ -48,36 +44,23 @@ TASKS: dict[str, Callable[[np.ndarray], list[int]]] = {"convex_hull": convex_hul
 
 @dataclass(frozen=True)
 class Task:
-    """Pairs of a task. fewest, most: number of points, drawn evenly; all points of a row differ."""
+    """Pairs of a task. points: how many a source has, drawn evenly; all points of a row differ."""
 
     name: str
-    fewest: int = 5
-    most: int = 20
+    points: Range = Range(5, 20)
     pairs: int = 1000
     seed: int = 1
 
+    def __post_init__(self) -> None:
+        check_count("points", self.points, FEWEST_POINTS, MOST_POINTS)
+        check_count("pairs", self.pairs, 1)
+
     @classmethod
     def parse(cls, text: str) -> Task:
-        """What stands after "task:". Raises ConfigError (without the key's name)."""
-        name, _, query = text.partition("?")
-        if name not in TASKS:
-            raise ConfigError(f"there is no task '{name}', {nearest(name, list(TASKS))}")
-        found: dict[str, int] = {}
-        for key, value in parse_qsl(query, keep_blank_values=True):
-            if key not in ("points", "pairs", "seed"):
-                raise ConfigError(f"task:{name} has no '{key}', it has points, pairs, seed")
-            numbers = re.fullmatch(r"(\d+)-(\d+)" if key == "points" and "-" in value else r"(\d+)", value, re.ASCII)
-            if numbers is None:
-                example = "5-20 or 50" if key == "points" else "1000"
-                raise ConfigError(f"{key}={value}: a whole number is needed, for example {key}={example}")
-            low, high = int(numbers[1]), int(numbers[numbers.lastindex or 1])
-            found |= {"fewest": low, "most": high} if key == "points" else {key: low}
-        task = cls(name, **found)
-        if not 3 <= task.fewest <= task.most <= MOST_POINTS:
-            raise ConfigError(f"points={task.fewest}-{task.most}: must rise, from 3 or more to at most {MOST_POINTS}")
-        if task.pairs < 1:
-            raise ConfigError("pairs=0: must be at least 1")
-        return task
+        """TASK?OPTIONS. Raises ConfigError."""
+        options = read_counts(text, ("points", "pairs", "seed"), ("points",))
+        name = text.partition("?")[0]
+        return cls(name, **{key: value if key == "points" else value.low for key, value in options.items()})  # type: ignore[arg-type]
 
     def rows(self) -> Iterator[dict[str, str | int]]:
         """Rows {source, target, line}, see `nat.data.readers`."""
@@ -88,11 +71,12 @@ class Task:
 
     def fingerprint(self) -> str:
         """A key of all that the rows depend on."""
-        return digest("task", VERSION, *map(str, dataclasses.astuple(self)))
+        numbers = (self.points.low, self.points.high, self.pairs, self.seed)
+        return digest("task", VERSION, self.name, *map(str, numbers))
 
     def _pair(self, random: np.random.Generator) -> tuple[np.ndarray, list[int]]:
         """Quantised points, for which the truth holds as a model sees them, and the answer."""
-        count = int(random.integers(self.fewest, self.most + 1))
+        count = int(random.integers(self.points.low, self.points.high + 1))
         while True:
             points = random.integers(0, FINEST + 1, size=(count, 2))
             if len(np.unique(points, axis=0)) == count:

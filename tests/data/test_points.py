@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from nat.config import parse
 from nat.data.corpus import DataConfig, read_corpus
+from nat.data.counts import Range
 from nat.data.points import BITS, FINEST, BadText, IndexTokenizer, PointTokenizer, point_text, tokenizer_of
 from nat.data.tasks import Task, convex_hull, delaunay
 from nat.data.tokenized import prepare
@@ -143,7 +144,7 @@ def test_a_row_depends_on_the_seed_and_its_number_alone() -> None:
     assert few == many[:3]
     assert all(a["source"] != b["source"] for a, b in zip(few, other, strict=True))
     assert [row["line"] for row in many] == [1, 2, 3, 4, 5]
-    keys = {Task("convex_hull", 5, 9, pairs, seed).fingerprint() for pairs in (1, 2) for seed in (1, 2)}
+    keys = {Task("convex_hull", Range(5, 9), pairs, seed).fingerprint() for pairs in (1, 2) for seed in (1, 2)}
     assert len(keys) == 4
 
 
@@ -152,11 +153,14 @@ def test_a_row_depends_on_the_seed_and_its_number_alone() -> None:
     [
         ("task:convex_hul", "there is no task 'convex_hul', did you mean 'convex_hull'?"),
         ("task:convex_hull?point=5", "task:convex_hull has no 'point', it has points, pairs, seed"),
-        ("task:convex_hull?points=x", "points=x: a whole number is needed, for example points=5-20 or 50"),
+        (
+            "task:convex_hull?points=x",
+            "points=x: a whole number is needed, such as points=5 or of a rising range, 5-20",
+        ),
         ("task:convex_hull?pairs=1-2", "pairs=1-2: a whole number is needed"),
-        ("task:convex_hull?points=2-5", "points=2-5: must rise, from 3 or more"),
-        ("task:convex_hull?points=9-5", "points=9-5: must rise"),
-        ("task:convex_hull?points=5-10001", "points=5-10001: must rise, from 3 or more to at most 10000"),
+        ("task:convex_hull?points=2-5", "points=2-5: must be at least 3 and at most 10000"),
+        ("task:convex_hull?points=9-5", "points=9-5: a whole number is needed"),
+        ("task:convex_hull?points=5-10001", "points=5-10001: must be at least 3 and at most 10000"),
         ("task:convex_hull?pairs=0", "pairs=0: must be at least 1"),
     ],
 )
@@ -167,7 +171,7 @@ def test_a_task_that_cannot_be_made_is_refused(location: str, reason: str) -> No
 
 
 def test_the_fewest_and_the_most_points() -> None:
-    assert Task.parse("convex_hull?points=3-10000") == Task("convex_hull", 3, 10_000)
+    assert Task.parse("convex_hull?points=3-10000") == Task("convex_hull", Range(3, 10_000))
 
 
 # --- corpora ----------------------------------------------------------------------------------------
