@@ -113,10 +113,10 @@ class DataConfig:
             return [f"target={self.target}: several columns are joined so: de+fr, each of them once"]
         if self.columns is None:
             return []
-        wanted = [("source", self.source)] + [("target", name) for name in target_columns(self.target, self.columns)]
+        used = [("source", self.source)] + [("target", name) for name in target_columns(self.target, self.columns)]
         return [
             f"{key}={name}: data.columns has no such column, {nearest(name, self.columns)}"
-            for key, name in wanted
+            for key, name in used
             if name not in self.columns
         ]
 
@@ -217,11 +217,11 @@ def _quiet() -> None:
 
 def accepts(config: DataConfig) -> Callable[[str, str], bool]:
     """Whether a pair of texts belongs to the corpus at all: neither side empty, within data.max_words."""
-    most = config.max_words
+    max_words = config.max_words
 
     def accept(source: str, target: str) -> bool:
         if is_blank(source) or is_blank(target):
             return False
-        return most is None or max(len(source.split()), len(target.split())) <= most
+        return max_words is None or max(len(source.split()), len(target.split())) <= max_words
 
     return accept

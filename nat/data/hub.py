@@ -42,9 +42,9 @@ class HubReader:
 
     def fingerprint(self) -> str:
         """The library's own key knows the version of a hub dataset, but not the content of a local folder."""
-        how = (self.split, self.source, self.target)
+        key = (self.split, self.source, self.target)
         with self._explained():
-            return digest("hub", *how, self._content, self._load(streaming=False)._fingerprint)
+            return digest("hub", *key, self._content, self._load(streaming=False)._fingerprint)
 
     @cached_property
     def _content(self) -> str:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from nat.data.cache import digest
-from nat.data.counts import Range, check_count, read_counts
+from nat.data.counts import MOST_WORDS, Range, check_count, read_counts
 
+DEEPEST = 100  # operations within each other
 FEWEST = 4  # words of an operation: itself, two arguments, its end
 VERSION = "1"  # part of the cache key: raise it when the rows change
 OPERATIONS = ("[MIN", "[MAX", "[MED", "[SM")
@@ -50,15 +51,15 @@ class ListOps:
 
     def __post_init__(self) -> None:
         check_count("arguments", self.arguments, FEWEST)
-        check_count("depth", self.depth, 1)
+        check_count("depth", self.depth, 1, DEEPEST)
         check_count("pairs", self.pairs, 1)
-        check_count("length", self.length, FEWEST, self._most(self.depth))
+        check_count("length", self.length, FEWEST, min(MOST_WORDS, self._longest(self.depth)))
 
     @classmethod
     def parse(cls, text: str) -> ListOps:
         """TASK?OPTIONS. Raises ConfigError."""
-        found = read_counts(text, ("length", "arguments", "depth", "pairs", "seed"), ("length",))
-        return cls(**{key: value if key == "length" else value.low for key, value in found.items()})  # type: ignore[arg-type]
+        options = read_counts(text, ("length", "arguments", "depth", "pairs", "seed"), ("length",))
+        return cls(**{key: value if key == "length" else value.low for key, value in options.items()})  # type: ignore[arg-type]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         for number in range(self.pairs):
@@ -69,9 +70,9 @@ class ListOps:
     def fingerprint(self) -> str:
         return digest("listops", VERSION, *map(str, astuple(self)))
 
-    def _most(self, depth: int) -> int:
+    def _longest(self, depth: int) -> int:
         """Words of the longest expression of this depth."""
-        return 1 if depth == 0 else 2 + self.arguments * self._most(depth - 1)
+        return 1 if depth == 0 else 2 + self.arguments * self._longest(depth - 1)
 
     def _tree(self, length: int, depth: int, random: np.random.Generator) -> tuple[list[str], int]:
         """An expression of `length` words, 1 or at least 4, and its value."""
@@ -85,19 +86,19 @@ class ListOps:
 
     def _shares(self, total: int, depth: int, random: np.random.Generator) -> list[int]:
         """Words of each argument, `total` together, each 1 or from 4 to the most that the depth allows."""
-        most, extra = self._most(depth), FEWEST - 1
+        longest, extra = self._longest(depth), FEWEST - 1
         counts = [  # either all arguments are digits, or what is left for the others is enough for one
             count
-            for count in range(max(2, -(-total // most)), min(self.arguments, total) + 1)
+            for count in range(max(2, -(-total // longest)), min(self.arguments, total) + 1)
             if total == count or total - count >= extra
         ]
         count = counts[random.integers(len(counts))]
         left = total - count
-        least = -(-left // (most - 1)) if left else 0
-        longer = int(random.integers(least, min(count, left // extra) + 1)) if left else 0
+        fewest = -(-left // (longest - 1)) if left else 0
+        longer = int(random.integers(fewest, min(count, left // extra) + 1)) if left else 0
         shares = [1] * (count - longer)
         for others in reversed(range(longer)):
-            low, high = max(extra, left - others * (most - 1)), min(most - 1, left - others * extra)
+            low, high = max(extra, left - others * (longest - 1)), min(longest - 1, left - others * extra)
             share = int(random.integers(low, high + 1))
             shares.append(1 + share)
             left -= share

@@ -98,10 +98,10 @@ def _path_of(value: str) -> str:
     return value if name == value else str(embedded_directory() / name)
 
 
-def target_columns(target: str, there: Collection[str]) -> list[str]:
+def target_columns(target: str, columns: Collection[str]) -> list[str]:
     """Of the columns that are there, those that a row's targets stand in: the one of this very name, such as
     nat-distill writes, else those whose names it joins: de+fr+es."""
-    return [target] if target in there else target.split(JOIN)
+    return [target] if target in columns else target.split(JOIN)
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,10 @@ class Reader:
         """A key of the files' content and of how they are read; names and dates do not enter."""
         blake = partial(hashlib.blake2b, digest_size=16)
         contents = [file_digest(path, blake) for path in self.location.paths]
-        how = (VERSION, self.location.format.value, self.source, self.target, repr(self.columns))
-        also = () if self.fertilities is None else ("fertilities", self.fertilities)
-        return digest(*how, *also, *contents)
+        options = [VERSION, self.location.format.value, self.source, self.target, repr(self.columns)]
+        if self.fertilities is not None:
+            options += ["fertilities", self.fertilities]
+        return digest(*options, *contents)
 
     def _pairs(self, *paths: str) -> Iterator[Row]:
         match self.location.format:
@@ -182,12 +183,12 @@ class Reader:
             with opening(path), pq.ParquetFile(path) as file:
                 names = file.schema_arrow.names
                 columns = (self.source, *target_columns(self.target, names), "translation")
-                wanted = [name for name in columns if name in names]
-                if not wanted:
+                present = [name for name in columns if name in names]
+                if not present:
                     raise DataError(f"{path}: no column '{self.source}' (columns: {', '.join(names)})")
                 if self.fertilities is not None and self.fertilities in names:
-                    wanted.append(self.fertilities)
-                for batch in file.iter_batches(columns=wanted):
+                    present.append(self.fertilities)
+                for batch in file.iter_batches(columns=present):
                     for item in batch.to_pylist():
                         number += 1
                         where = f"{path} row {number}"
@@ -241,8 +242,8 @@ def pick(
 
 def _whole_numbers(item: Any, name: str, where: str) -> list[int]:
     if not isinstance(item, dict) or name not in item:
-        there = ", ".join(map(str, item)) if isinstance(item, dict) else ""
-        raise DataError(f"{where}: no '{name}' (there is: {there or 'nothing'})")
+        names = ", ".join(map(str, item)) if isinstance(item, dict) else ""
+        raise DataError(f"{where}: no '{name}' (there is: {names or 'nothing'})")
     value = item[name]
     if not isinstance(value, list) or not all(type(n) is int and 0 <= n < LARGEST for n in value):
         raise DataError(f"{where}: '{name}' is {str(value)[:40]}, a list of whole numbers from 0 is needed")

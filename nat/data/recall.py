@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from nat.data.cache import digest
-from nat.data.counts import Range, check_count, read_counts
+from nat.data.counts import MOST_WORDS, Range, check_count, read_counts
 from nat.errors import ConfigError
 
 VERSION = "1"  # part of the cache key: raise it when the rows change
@@ -48,17 +48,18 @@ class Recall:
         check_count("clues", self.clues, self.questions.high, self.letters)
         check_count("distance", self.distance, 1)
         check_count("pairs", self.pairs, 1)
-        least = self.questions.high + self.distance - 1 + self.clues.high
-        if self.length.low < least:
-            raise ConfigError(f"length={self.length}: questions, distance and clues together need {least}")
+        check_count("length", self.length, 1, MOST_WORDS)
+        shortest = self.questions.high + self.distance - 1 + self.clues.high
+        if self.length.low < shortest:
+            raise ConfigError(f"length={self.length}: questions, distance and clues together need {shortest}")
 
     @classmethod
     def parse(cls, text: str) -> Recall:
         """TASK?OPTIONS. Raises ConfigError."""
         ranges = ("length", "questions", "clues")
         names = (*ranges, "distance", "letters", "values", "pairs", "seed")
-        found = read_counts(text, names, ranges)
-        return cls(**{key: value if key in ranges else value.low for key, value in found.items()})  # type: ignore[arg-type]
+        options = read_counts(text, names, ranges)
+        return cls(**{key: value if key in ranges else value.low for key, value in options.items()})  # type: ignore[arg-type]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         for number in range(self.pairs):

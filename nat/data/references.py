@@ -15,9 +15,9 @@ class Reference(str):
     others: tuple[str, ...]
 
     def __new__(cls, first: str, *others: str) -> Reference:
-        found = super().__new__(cls, first)
-        found.others = others
-        return found
+        reference = super().__new__(cls, first)
+        reference.others = others
+        return reference
 
 
 def all_references(reference: str) -> tuple[str, ...]:
@@ -28,6 +28,6 @@ def all_references(reference: str) -> tuple[str, ...]:
 def reference_streams(references: Sequence[str]) -> list[list[Any]]:
     """The first references of all sentences, the second, ... as sacreBLEU takes them: None (of which its own types do
     not know) where a sentence has no more. At least one stream."""
-    every = [all_references(reference) for reference in references]
-    most = max([1, *(len(some) for some in every)])
-    return [[some[n] if n < len(some) else None for some in every] for n in range(most)]
+    rows = [all_references(reference) for reference in references]
+    num_streams = max([1, *map(len, rows)])
+    return [[row[n] if n < len(row) else None for row in rows] for n in range(num_streams)]

@@ -30,7 +30,7 @@ TOKEN_FEATURES = Features(
 READ_AT_ONCE = 1000  # rows of a stream that are tokenised together
 POOL_UPDATES = 8  # a stream's shuffling pool holds this many updates at least, so that they come out even
 
-Wanted = Callable[[Sequence[Pair]], np.ndarray]  # pairs -> (N,) bool
+PairFilter = Callable[[Sequence[Pair]], np.ndarray]  # pairs -> (N,) bool, True where they are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +63,12 @@ class TokenizedCorpus:
 
     def pairs(self, indices: Sequence[int] | np.ndarray) -> list[Pair]:
         """Token ids of the pairs at `indices`, in that order."""
-        chosen = self.tokens_table[self.rows[np.asarray(indices, dtype=np.int64)]]
-        return _pairs(chosen)
+        return _pairs(self.tokens_table[self.rows[np.asarray(indices, dtype=np.int64)]])
 
     def texts(self, indices: Sequence[int] | np.ndarray) -> tuple[list[str], list[str]]:
         """Source and target texts of the pairs at `indices`, in that order."""
-        chosen = self.texts_table[self.rows[np.asarray(indices, dtype=np.int64)]]
-        return list(chosen["source"]), list(chosen["target"])
+        columns = self.texts_table[self.rows[np.asarray(indices, dtype=np.int64)]]
+        return list(columns["source"]), list(columns["target"])
 
     @property
     def sentences(self) -> list[np.ndarray]:
@@ -82,7 +81,9 @@ class TokenizedCorpus:
         sources, targets = self.texts(np.concatenate([np.empty(0, np.int64), *sentences]))
         starts = np.cumsum([0, *(len(sentence) for sentence in sentences)])
         groups = [targets[start:end] for start, end in pairwise(starts)]
-        return [sources[i] for i in starts[:-1]], [Reference(*some) if len(some) > 1 else some[0] for some in groups]
+        return [sources[i] for i in starts[:-1]], [
+            Reference(*group) if len(group) > 1 else group[0] for group in groups
+        ]
 
     def select(self, keep: np.ndarray, reason: str) -> TokenizedCorpus:
         """The pairs where `keep`, (N,) bool, holds; the others are counted under `reason`. Raises DataError if
@@ -96,10 +97,10 @@ class TokenizedCorpus:
             report=self.report.drop(reason, self.lines[~keep]),
         )
 
-    def only(self, wanted: Wanted, reason: str) -> TokenizedCorpus:
-        """The pairs that a model wants; the others are counted under `reason`. Raises DataError if none is left."""
+    def only(self, accepts: PairFilter, reason: str) -> TokenizedCorpus:
+        """The pairs that a model accepts; the others are counted under `reason`. Raises DataError if none is left."""
         chunks = np.array_split(np.arange(len(self)), -(-len(self) // READ_AT_ONCE))
-        keep = np.concatenate([wanted(self.pairs(chunk)) for chunk in chunks])
+        keep = np.concatenate([accepts(self.pairs(chunk)) for chunk in chunks])
         return self if keep.all() else self.select(keep, reason)
 
     def updates(
@@ -122,7 +123,7 @@ class TokenizedCorpus:
 class StreamingCorpus:
     """Training pairs that are read and tokenised anew each epoch.
 
-    report: what the epoch in progress (or the last one) has dropped so far. wanted: which pairs the model can
+    report: what the epoch in progress (or the last one) has dropped so far. accepts: which pairs the model can
     learn from; the others are dropped under `reason`.
     """
 
@@ -131,12 +132,12 @@ class StreamingCorpus:
     config: DataConfig
     filters: FilterConfig | None
     report: DropReport
-    wanted: Wanted | None = None
+    accepts: PairFilter | None = None
     reason: str = ""
 
-    def only(self, wanted: Wanted, reason: str) -> StreamingCorpus:
+    def only(self, accepts: PairFilter, reason: str) -> StreamingCorpus:
         """See `TokenizedCorpus.only`; the pairs are looked at as they are read."""
-        return replace(self, wanted=wanted, reason=reason)
+        return replace(self, accepts=accepts, reason=reason)
 
     def updates(
         self,
@@ -177,14 +178,14 @@ class StreamingCorpus:
                 rows = rows[: limit - passed]
             passed += len(rows)
             pairs = _pairs(tokens)
-            yield from self._wanted([pairs[i] for i in rows], lines[rows])
+            yield from self._accepted([pairs[i] for i in rows], lines[rows])
             if limit is not None and passed >= limit:
                 return
 
-    def _wanted(self, pairs: list[Pair], lines: np.ndarray) -> list[Pair]:
-        if self.wanted is None or not pairs:
+    def _accepted(self, pairs: list[Pair], lines: np.ndarray) -> list[Pair]:
+        if self.accepts is None or not pairs:
             return pairs
-        keep = self.wanted(pairs)
+        keep = self.accepts(pairs)
         self.report = self.report.drop(self.reason, lines[~keep])
         return [pair for pair, kept in zip(pairs, keep, strict=True) if kept]
 

@@ -149,25 +149,25 @@ class Tokenizers:
         write_atomically(folder / "source.model", lambda part: part.write_bytes(self.source.model))
         if not self.shared:
             write_atomically(folder / "target.model", lambda part: part.write_bytes(self.target.model))
-        about = {
+        description = {
             "format": FORMAT,
             "fingerprint": self.fingerprint,
             "shared": self.shared,
             "source_size": self.source.size,
             "target_size": self.target.size,
         }
-        write_json(folder / "tokenizer.json", about)
+        write_json(folder / "tokenizer.json", description)
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizers:
         """What `save` wrote. Raises DataError if it is missing, of another format, or damaged."""
-        about = read_object(folder / "tokenizer.json")
-        if about.get("format") != FORMAT:
-            raise DataError(f"{folder}/tokenizer.json: format {about.get('format')}, this version reads {FORMAT}")
+        description = read_object(folder / "tokenizer.json")
+        if description.get("format") != FORMAT:
+            raise DataError(f"{folder}/tokenizer.json: format {description.get('format')}, this version reads {FORMAT}")
         source = load_model(folder / "source.model")
-        target = source if about.get("shared") else load_model(folder / "target.model")
-        loaded = cls(source, target, bool(about.get("shared")))
-        if loaded.fingerprint != about.get("fingerprint"):
+        target = source if description.get("shared") else load_model(folder / "target.model")
+        loaded = cls(source, target, bool(description.get("shared")))
+        if loaded.fingerprint != description.get("fingerprint"):
             raise DataError(f"{folder}: the models are not those that tokenizer.json describes")
         return loaded
 
@@ -178,8 +178,8 @@ class Tokenizers:
         Raises DataError if they are too few, or too many different characters, for the vocabulary size.
         """
         if config.joint:
-            both = _train([*sources, *targets], config)
-            return cls(both, both, True)
+            joint = _train([*sources, *targets], config)
+            return cls(joint, joint, True)
         return cls(_train(sources, config), _train(targets, config), False)
 
 
@@ -222,11 +222,11 @@ def _train(texts: Iterable[str], config: TokenizerConfig) -> PieceTokenizer:
 
 def _training_failure(text: str, config: TokenizerConfig) -> str:
     key = f"data.tokenizer.vocabulary_size={config.vocabulary_size}"
-    most = re.search(r"value <= (\d+)", text)
-    if most:
-        return f"{key}: the training text is too small for it, at most {int(most[1]) + NUM_SYMBOLS - 1} is possible"
-    least = re.search(r"required_chars\D*(\d+) vs (\d+)", text)
-    if least:
-        needed = int(least[2]) + NUM_SYMBOLS - 1
+    largest = re.search(r"value <= (\d+)", text)
+    if largest:
+        return f"{key}: the training text is too small for it, at most {int(largest[1]) + NUM_SYMBOLS - 1} is possible"
+    smallest = re.search(r"required_chars\D*(\d+) vs (\d+)", text)
+    if smallest:
+        needed = int(smallest[2]) + NUM_SYMBOLS - 1
         return f"{key}: the training text has more characters than that, at least {needed} is needed"
     return f"{key}: a tokenizer cannot be trained on so little text ({' '.join(text.split())})"

@@ -41,12 +41,13 @@ def _training_texts(config: DataConfig, corpus: Dataset | IterableDataset) -> tu
     """Both sides of the pairs that belong to the corpus; a sample spread evenly over it if it is large (of a
     stream, whose end is unknown, the beginning)."""
     accept = accepts(config)
-    most = config.tokenizer.num_sentences
-    if isinstance(corpus, Dataset) and config.limit is None and len(corpus) > most:
-        corpus = corpus.select(np.linspace(0, len(corpus) - 1, most, dtype=np.int64))
-    pairs = ((row["source"], row["target"]) for row in corpus)
-    chosen = list(islice((pair for pair in pairs if accept(*pair)), min(most, config.limit or most)))
-    if not chosen:
+    num_pairs = config.tokenizer.num_sentences
+    if isinstance(corpus, Dataset) and config.limit is None and len(corpus) > num_pairs:
+        corpus = corpus.select(np.linspace(0, len(corpus) - 1, num_pairs, dtype=np.int64))
+    texts = ((row["source"], row["target"]) for row in corpus)
+    accepted = (pair for pair in texts if accept(*pair))
+    pairs = list(islice(accepted, min(num_pairs, config.limit or num_pairs)))
+    if not pairs:
         raise DataError("data.train: no pair is left to train a tokenizer on (all are empty or too long)")
-    sources, targets = zip(*chosen, strict=True)
+    sources, targets = zip(*pairs, strict=True)
     return list(sources), list(targets)

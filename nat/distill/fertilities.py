@@ -54,9 +54,9 @@ def attention_fertilities(
         numbers = from_links(source.new_zeros(len(batch), target.size(1), source.size(1)), target, source)
         if not len(fits):
             return numbers
-        some = batch.select(fits)
-        weights = model.cross_attention(some, layer=layer)
-        return numbers.index_copy(0, fits, from_attention(weights, some.target.valid, some.source.valid))
+        fitting = batch.select(fits)
+        weights = model.cross_attention(fitting, layer=layer)
+        return numbers.index_copy(0, fits, from_attention(weights, fitting.target.valid, fitting.source.valid))
 
     return _in_batches(pairs, count, batch_size=batch_size, device=device)
 
@@ -64,10 +64,10 @@ def attention_fertilities(
 def link_fertilities(pairs: Sequence[Pair], links: Sequence[Links]) -> list[list[int]]:
     """Fertilities of aligned pairs; see `ops.fertility.from_links` for tokens without a link."""
 
-    def count(batch: Batch, chosen: np.ndarray) -> Tensor:
+    def count(batch: Batch, indices: np.ndarray) -> Tensor:
         matrix = torch.zeros(len(batch), batch.target.tokens.size(1), batch.source.tokens.size(1), dtype=torch.bool)
-        rows = np.repeat(np.arange(len(chosen)), [len(links[i]) for i in chosen])
-        flat = torch.from_numpy(np.concatenate([links[i] for i in chosen]).astype(np.int64))
+        rows = np.repeat(np.arange(len(indices)), [len(links[i]) for i in indices])
+        flat = torch.from_numpy(np.concatenate([links[i] for i in indices]).astype(np.int64))
         matrix[torch.from_numpy(rows), flat[:, 1], flat[:, 0]] = True
         return from_links(matrix, batch.target.valid, batch.source.valid)
 
@@ -78,13 +78,13 @@ def _in_batches(
     pairs: Sequence[Pair], count: Callable[[Batch, np.ndarray], Tensor], *, batch_size: int, device: torch.device
 ) -> list[list[int]]:
     """count: (batch, indices of its pairs) -> (B, S) fertilities. The fertilities of all pairs, in their order."""
-    found: list[list[int]] = [[] for _ in pairs]
+    fertilities: list[list[int]] = [[] for _ in pairs]
     lengths = [len(pair.source) + len(pair.target) for pair in pairs]
-    for chosen in length_sorted_batches(lengths, batch_size=batch_size):
-        numbers = count(collate([pairs[i] for i in chosen]).to(device), chosen).tolist()
-        for index, row in zip(chosen, numbers, strict=True):
-            found[index] = row[: len(pairs[index].source)]
-    return found
+    for indices in length_sorted_batches(lengths, batch_size=batch_size):
+        rows = count(collate([pairs[i] for i in indices]).to(device), indices).tolist()
+        for index, row in zip(indices, rows, strict=True):
+            fertilities[index] = row[: len(pairs[index].source)]
+    return fertilities
 
 
 class WordAligner:
@@ -119,12 +119,12 @@ class WordAligner:
     def links(self, pairs: Sequence[Pair]) -> list[Links]:
         """The most probable links of each pair."""
         sources, targets = [_words(pair.source) for pair in pairs], [_words(pair.target) for pair in pairs]
-        found = []
+        links = []
         for _, matrix in self.model.get_best_alignments(sources, targets):
             source = np.array(matrix.to_list(), dtype=np.int64)  # for each target token: from 1, and 0 for none
             target = source.nonzero()[0]
-            found.append(np.stack((source[target] - 1, target), axis=1))
-        return found
+            links.append(np.stack((source[target] - 1, target), axis=1))
+        return links
 
 
 def _words(ids: Sequence[int]) -> list[str]:

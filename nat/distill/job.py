@@ -142,12 +142,12 @@ def prepare_job(config: DistillConfig, ranks: Ranks) -> Job:
 @torch.inference_mode()
 def check_abilities(config: DistillConfig, teacher: Translator) -> None:
     """Raises ConfigError where the teacher cannot do what is asked of it, or the aligner is not installed."""
-    one = collate([Pair([7], [7])]).to(teacher.device)
+    pair = collate([Pair([7], [7])]).to(teacher.device)
     if config.targets is Targets.CORPUS:
-        teacher.model.score(one)
+        teacher.model.score(pair)
     if config.fertilities is FertilitySource.ATTENTION:
         try:
-            teacher.model.cross_attention(one, layer=config.attention_layer)
+            teacher.model.cross_attention(pair, layer=config.attention_layer)
         except ConfigError as error:
             raise ConfigError(f"fertilities=attention: {error}") from None
     if config.fertilities is FertilitySource.ALIGNER:

@@ -26,24 +26,23 @@ Line = dict[str, Any]
 
 def shard_lines(job: Job, indices: np.ndarray, progress: Progress) -> list[Line]:
     """A shard's lines, in corpus order."""
-    make = given_targets if job.config.targets is Targets.CORPUS else translations
-    results = make(job, indices, progress)
-    lines = [line for result in results for line in result]
+    make = corpus_targets if job.config.targets is Targets.CORPUS else translations
+    lines = make(job, indices, progress)
     if job.config.fertilities is FertilitySource.ATTENTION:
-        found = attention_fertilities(
+        fertilities = attention_fertilities(
             job.teacher.model,
             read_pairs(job, lines),
             layer=job.config.attention_layer,
             batch_size=job.batch_size,
             device=job.teacher.device,
         )
-        add(lines, found)
+        add(lines, fertilities)
     elif job.alignments is not None:
         add(lines, link_fertilities(read_pairs(job, lines), job.alignments.links(job.corpus.rows[indices])))
     return lines
 
 
-def translations(job: Job, indices: np.ndarray, progress: Progress) -> list[list[Line]]:
+def translations(job: Job, indices: np.ndarray, progress: Progress) -> list[Line]:
     """The teacher's translations of each source, the best first; a source that occurs again is decoded once."""
     teacher = job.teacher
     sources, _ = job.corpus.texts(indices)
@@ -52,14 +51,14 @@ def translations(job: Job, indices: np.ndarray, progress: Progress) -> list[list
     for i, pair in enumerate(job.corpus.pairs(indices)):
         places.setdefault(tuple(pair.source), []).append(i)
     rows, copies = list(places), list(places.values())
-    for chosen, found in decode_in_batches(
+    for row_indices, decoded_rows in decode_in_batches(
         teacher.model, rows, decoding=job.decoding, batch_size=job.batch_size, device=teacher.device
     ):
-        for number, decoded in zip(chosen, found, strict=True):
+        for number, decoded in zip(row_indices, decoded_rows, strict=True):
             for i in copies[number]:
                 results[i] = translated(job, sources[i], int(job.corpus.lines[indices[i]]), decoded)
             progress.advance(len(copies[number]))
-    return results
+    return [line for lines in results for line in lines]
 
 
 def translated(job: Job, source: str, number: int, decoded: Decoded) -> list[Line]:
@@ -75,14 +74,14 @@ def translated(job: Job, source: str, number: int, decoded: Decoded) -> list[Lin
     return lines
 
 
-def given_targets(job: Job, indices: np.ndarray, progress: Progress) -> list[list[Line]]:
+def corpus_targets(job: Job, indices: np.ndarray, progress: Progress) -> list[Line]:
     """The corpus's own targets, with the teacher's scores of them."""
     sources, targets = job.corpus.texts(indices)
     scores = job.teacher.score(sources, targets, batch_size=job.batch_size)
     progress.advance(len(indices))
     names = (job.data.source, job.data.target, "score", "line", "rank")
     rows = zip(sources, targets, scores, job.corpus.lines[indices], strict=True)
-    return [[dict(zip(names, (s, t, round(x, 4), int(n), 0), strict=True))] for s, t, x, n in rows]
+    return [dict(zip(names, (s, t, round(x, 4), int(n), 0), strict=True)) for s, t, x, n in rows]
 
 
 def read_pairs(job: Job, lines: Sequence[Line]) -> list[Pair]:

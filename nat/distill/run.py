@@ -169,6 +169,6 @@ def compare(job: Job, outputs: dict[int, str]) -> dict[str, Any]:
 
 
 def versions(job: Job) -> dict[str, str]:
-    found = {"nat": nat.__version__, "torch": torch.__version__}
+    packages = {"nat": nat.__version__, "torch": torch.__version__}
     aligned = job.config.fertilities is FertilitySource.ALIGNER
-    return found | ({"sil-thot": version("sil-thot")} if aligned else {})
+    return packages | ({"sil-thot": version("sil-thot")} if aligned else {})
