@@ -108,3 +108,11 @@ def file_digest(path: str | Path, algorithm: str | Callable[[], Any] = "sha256")
     file: IO[bytes]
     with opening(path), open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()  # type: ignore[arg-type]
+
+
+def outline(path: Path, size: int = 1 << 20) -> tuple[str, bytes, bytes]:
+    """A file's size, its first and its last `size` bytes."""
+    with opening(path), open(path, "rb") as file:
+        length, beginning = path.stat().st_size, file.read(size)
+        file.seek(max(0, length - size))
+        return str(length), beginning, file.read(size)

@@ -15,7 +15,9 @@ from nat.data.batching import CanvasLength, Pair, plan_updates
 from nat.data.cache import cache_directory, cached, digest
 from nat.data.corpus import DataConfig, read_corpus
 from nat.data.filters import DropReport, FilterConfig, Lengths, apply_rules, drop_rules
+from nat.data.lines import outline
 from nat.data.points import BadText, no_such_point
+from nat.data.readers import parse_location
 from nat.data.references import Reference
 from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import NUM_SYMBOLS, Tokenizer
@@ -134,6 +136,12 @@ class StreamingCorpus:
     report: DropReport
     accepts: PairFilter | None = None
     reason: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """A key of the tokenizer and of each file's size, beginning and end: a stream is not read to the end for it."""
+        files = filter(Path.is_file, map(Path, parse_location(self.config.train or []).paths))
+        return digest(self.tokenizers.fingerprint, *(part for path in files for part in outline(path)))
 
     def only(self, accepts: PairFilter, reason: str) -> StreamingCorpus:
         """See `TokenizedCorpus.only`; the pairs are looked at as they are read."""

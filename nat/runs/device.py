@@ -18,4 +18,12 @@ def choose_device(name: str, *, option: str = "device") -> torch.device:
         raise ConfigError(f"{option}=cuda: torch sees no GPU here; use cpu or auto")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cuda", environment_number("LOCAL_RANK", 0))
+
+
+def environment_number(name: str, default: int) -> int:
+    """A variable that torchrun sets. Raises ConfigError where it is no whole number, or below 0."""
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise ConfigError(f"{name}={text}: this variable is the number of a rank, or of ranks")
+    return int(text)

@@ -57,10 +57,9 @@ def check_tokenizer(path: Path, fingerprint: str) -> None:
         raise DataError(f"{path}: was trained with another tokenizer than the one in the folder tokenizer beside it")
 
 
-def load_weights(model: torch.nn.Module, path: Path, device: torch.device | str = "cpu") -> None:
-    """Raises DataError naming the first tensor that does not fit."""
+def load_fitting(path: Path, expected: Mapping[str, Tensor], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Tensors of the names and shapes of `expected`. Raises DataError naming the first one that does not fit."""
     weights = load_tensors(path, device)
-    expected = model.state_dict()
     for name in sorted(expected.keys() | weights.keys()):
         if name not in weights or name not in expected:
             where = "this file" if name not in weights else "the model"
@@ -70,7 +69,12 @@ def load_weights(model: torch.nn.Module, path: Path, device: torch.device | str 
                 f"{path}: does not fit this model: {name} is {tuple(weights[name].shape)}, "
                 f"the model needs {tuple(expected[name].shape)}"
             )
-    model.load_state_dict(weights)
+    return weights
+
+
+def load_weights(model: torch.nn.Module, path: Path, device: torch.device | str = "cpu") -> None:
+    """Raises DataError naming the first tensor that does not fit."""
+    model.load_state_dict(load_fitting(path, model.state_dict(), device))
 
 
 def on_cpu(tensor: Tensor) -> Tensor:

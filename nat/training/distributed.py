@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nat.errors import ConfigError
+from nat.runs.device import environment_number
 
 T = TypeVar("T")
 
@@ -33,15 +34,28 @@ class Ranks:
 
     @classmethod
     def from_environment(cls, device: torch.device) -> Ranks:
-        """Join the process group that torchrun describes; a lone process needs none. device: this rank's."""
+        """Join the process group that torchrun describes; a lone process needs none. device: this rank's. Raises
+        ConfigError where the description is not whole, or the others cannot be reached."""
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        num_ranks = environment_number("WORLD_SIZE", 1)
         if num_ranks == 1:
             return cls()
+        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+        if missing:
+            raise ConfigError(
+                f"WORLD_SIZE={num_ranks}: {', '.join(missing)} is not set; start several ranks by torchrun, or unset "
+                "WORLD_SIZE"
+            )
+        rank = environment_number("RANK", 0)
+        if not 0 <= rank < num_ranks:
+            raise ConfigError(f"RANK={rank}: WORLD_SIZE={num_ranks} ranks are 0 to {num_ranks - 1}")
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        return cls(dist.get_rank(), num_ranks, int(os.environ.get("LOCAL_RANK", "0")))
+            try:
+                dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            except (ValueError, RuntimeError) as error:  # its reason is the first line, then a trace
+                raise ConfigError(f"WORLD_SIZE={num_ranks}: no process group ({str(error).splitlines()[0]})") from None
+        return cls(rank, num_ranks, environment_number("LOCAL_RANK", 0))
 
     def barrier(self) -> None:
         if self.num_ranks > 1:

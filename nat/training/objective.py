@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import torch
@@ -44,3 +45,22 @@ class Totals:
 
     def counts(self) -> dict[str, tuple[float, float]]:
         return {name: (both[0].item(), both[1].item()) for name, both in self._sums.items()}
+
+
+class Window:
+    """Losses and tokens since it was made: of a line of the training curves."""
+
+    def __init__(self) -> None:
+        self.totals, self.tokens, self.began = Totals(), 0, time.monotonic()
+
+    def add(self, totals: Totals, tokens: int) -> None:
+        self.totals.update(totals)
+        self.tokens += tokens
+
+    def leave_out(self, seconds: float) -> None:
+        """The last `seconds` went into other work."""
+        self.began += seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / max(1e-9, time.monotonic() - self.began)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from nat.runs.metrics import METRICS, read_metrics
 
 class RunRecord:
     """The curves of one run folder, opened to go on after `update`: what a killed run recorded beyond it is
-    dropped, since those updates are made again. Raises DataError if metrics.jsonl is damaged."""
+    dropped, since it is done again. Raises DataError if metrics.jsonl is damaged."""
 
-    def __init__(self, folder: Path, *, update: int) -> None:
-        self.folder = folder
-        self.metrics = folder / METRICS
-        self._forget_after(update)
+    def __init__(self, folder: Path, *, update: int, again: Collection[str] = ()) -> None:
+        """again: kinds of lines that are dropped at `update` itself, too."""
+        self.folder, self.metrics = folder, folder / METRICS
+        ends = {kind: update - 1 for kind in again}
+        kept = [point for point in read_metrics(folder) if point["update"] <= ends.get(point["kind"], update)]
+        write_text(self.metrics, "".join(to_json(point) + "\n" for point in kept))
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=update + 1)
 
     def write(self, kind: str, where: Mapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -56,7 +58,11 @@ class RunRecord:
         """A run's options, as plain nested data, and its final scores, as hyper-parameters in TensorBoard, where runs
         can be set side by side. They stand in the run's own folder (`SummaryWriter.add_hparams` would make a run within
         the run)."""
-        numbers = {f"final/{name}": float(value) for name, value in scores.items() if is_number(value)}
+        numbers = {
+            f"final/{name}": float(value)
+            for name, value in scores.items()
+            if is_number(value) and name not in ("update", "epoch", "seconds")
+        }
         writer = self.board.file_writer
         assert writer is not None
         for summary in hparams(dict(flattened(options)), numbers):
@@ -64,17 +70,13 @@ class RunRecord:
         for name, value in numbers.items():
             self.board.add_scalar(name, value, update)
 
-    def values(self, kind: str, *, update: int) -> dict[str, Any]:
-        """The last line of this kind at an update; {} if there is none."""
-        points = [point for point in read_metrics(self.folder) if (point["kind"], point["update"]) == (kind, update)]
+    def validation(self, update: int) -> dict[str, Any]:
+        """What was written of the validation of an update; {} if it was not."""
+        points = [p for p in read_metrics(self.folder) if p["kind"] == "valid" and p["update"] == update]
         return points[-1] if points else {}
 
     def close(self) -> None:
         self.board.close()
-
-    def _forget_after(self, update: int) -> None:
-        kept = [point for point in read_metrics(self.folder) if point["update"] <= update]
-        write_text(self.metrics, "".join(to_json(point) + "\n" for point in kept))
 
 
 def is_number(value: object) -> bool:

@@ -21,9 +21,11 @@ from nat.data.tokenizer_training import build_tokenizers
 from nat.errors import ConfigError, DataError
 from nat.files import write_atomically
 from nat.models.contract import TranslationModel
+from nat.models.options import DecodingOptions
 from nat.nn.rng import set_seed
 from nat.runs.device import choose_device
 from nat.runs.folder import latest_checkpoint
+from nat.runs.lock import FolderLock
 from nat.runs.weights import WEIGHTS, load_tensors
 from nat.training.distributed import Ranks
 from nat.training.stages.base import Stage
@@ -50,6 +52,10 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
+    def __post_init__(self) -> None:
+        if not self.run_dir.strip():
+            raise ConfigError("run_dir=: the name of a folder is needed (is a variable empty?)")
+
 
 # May differ when a run is resumed: they do not change what the finished part of the run was.
 FREE_ON_RESUME = (
@@ -62,13 +68,12 @@ FREE_ON_RESUME = (
 def train(config: RunConfig) -> dict[str, Any]:
     """Train, or continue, the run in `config.run_dir`. Returns the run's summary.
 
-    Raises ConfigError or DataError before any work where an option or a file is unusable.
+    Raises ConfigError or DataError before any work where an option or a file is unusable, or where another process
+    writes into the folder.
     """
     if config.trainer.num_threads:
         torch.set_num_threads(config.trainer.num_threads)
     config = replace(config, data=config.data.absolute())  # so that the run's commands find its text from any folder
-    folder = Path(config.run_dir)
-    check_folder(folder, config)
     device = choose_device(config.trainer.device, option="trainer.device")
     decoding = parse(
         config.model.target.Decoding,  # type: ignore[attr-defined]
@@ -77,70 +82,68 @@ def train(config: RunConfig) -> dict[str, Any]:
     )
     if config.stage is not None:
         config.stage.target.check(config.stage.config, model=config.model)  # type: ignore[attr-defined]
+    check_options(Path(config.run_dir), config)
     ranks = Ranks.from_environment(device)
+    lock = FolderLock(Path(config.run_dir), f"run_dir={config.run_dir}")
     try:
-        fresh = ranks.is_main and latest_checkpoint(folder) is None
-        tokenizers, train_corpus, valid_corpus = ranks.main_first(lambda: prepare_data(config, folder, fresh=fresh))
-        decoding.check_files(vocabularies=tokenizers.vocabularies, tokenizer=tokenizers.fingerprint)
-        set_seed(config.seed, "weights")
-        model: TranslationModel = config.model.build(vocabularies=tokenizers.vocabularies)
-        stage: Stage | None = None
-        if config.stage is not None:
-            stage = config.stage.build(model=model, tokenizers=tokenizers, device=device)
-        check_points(model, valid_corpus)
-        for reader in (model, *(stage.readers if stage else ())):
-            train_corpus = keep_learnable(reader, train_corpus)
-        if ranks.is_main:
-            for corpus in (train_corpus, valid_corpus):
-                if isinstance(corpus, TokenizedCorpus):
-                    report(corpus)
-        if config.init_from and latest_checkpoint(folder) is None:
-            told = initialise_from(model, tokenizers, Path(config.init_from))
-            if ranks.is_main:
-                print(told, file=sys.stderr, flush=True)
-        model.to(device)
-        if ranks.is_main:
-            write_atomically(folder / "config.yaml", lambda part: save_yaml(config, part))
-        validator = Validator(
-            config.validation, corpus=valid_corpus, tokenizers=tokenizers, decoding=decoding, device=device
-        )
-        trainer = Trainer(
-            config.trainer,
-            model=model,
-            corpus=train_corpus,
-            validator=validator,
-            optimizer=config.optimizer.build(parameters=model.parameters()),
-            learning_rate=config.schedule.build(max_updates=config.trainer.max_updates),
-            folder=folder,
-            ranks=ranks,
-            device=device,
-            seed=config.seed,
-            loss=stage.loss if stage else None,
-            options=to_plain(config),
-        )
+        ranks.main_first(lambda: lock.acquire() if ranks.is_main else None)
+        trainer = prepare_trainer(config, decoding, ranks, device, lock)
         summary = trainer.fit()
-        if isinstance(train_corpus, StreamingCorpus) and ranks.is_main:  # only now it is known
-            report(train_corpus)
+        if isinstance(trainer.corpus, StreamingCorpus) and ranks.is_main:  # only now it is known
+            print(*trainer.corpus.report.lines(), sep="\n", file=sys.stderr, flush=True)
         return summary
     finally:
+        lock.release()
         ranks.close()
 
 
-def report(corpus: TokenizedCorpus | StreamingCorpus) -> None:
-    """Tell what was kept of a corpus, and what was dropped and why."""
-    for line in corpus.report.lines():
-        print(line, file=sys.stderr, flush=True)
+def prepare_trainer(
+    config: RunConfig, decoding: DecodingOptions, ranks: Ranks, device: torch.device, lock: FolderLock
+) -> Trainer:
+    """Text, model and validation of a run, and its config.yaml."""
+    folder = Path(config.run_dir)
+    is_new = latest_checkpoint(folder) is None
+    tokenizers, train_corpus, valid_corpus = ranks.main_first(
+        lambda: prepare_data(config, folder, fresh=is_new and ranks.is_main)
+    )
+    decoding.check_files(vocabularies=tokenizers.vocabularies, tokenizer=tokenizers.fingerprint)
+    set_seed(config.seed, "weights")
+    model: TranslationModel = config.model.build(vocabularies=tokenizers.vocabularies)
+    stage: Stage | None = None
+    if config.stage is not None:
+        stage = config.stage.build(model=model, tokenizers=tokenizers, device=device)
+    check_points(model, valid_corpus)
+    for reader in (model, *(stage.readers if stage else ())):
+        train_corpus = keep_learnable(reader, train_corpus)
+    corpora = (corpus for corpus in (train_corpus, valid_corpus) if isinstance(corpus, TokenizedCorpus))
+    told = [line for corpus in corpora for line in corpus.report.lines()]
+    if config.init_from and is_new:
+        told.append(initialise_from(model, tokenizers, Path(config.init_from)))
+    if ranks.is_main:
+        print(*told, sep="\n", file=sys.stderr, flush=True)
+        write_atomically(folder / "config.yaml", lambda part: save_yaml(config, part))
+    model.to(device)
+    return Trainer(
+        config.trainer,
+        model=model,
+        corpus=train_corpus,
+        validator=Validator(
+            config.validation, corpus=valid_corpus, tokenizers=tokenizers, decoding=decoding, device=device
+        ),
+        optimizer=config.optimizer.build(parameters=model.parameters()),
+        learning_rate=config.schedule.build(max_updates=config.trainer.max_updates),
+        folder=folder,
+        ranks=ranks,
+        device=device,
+        seed=config.seed,
+        loss=stage.loss if stage else None,
+        options=to_plain(config),
+        may_write=lock.check,
+    )
 
 
-def check_folder(folder: Path, config: RunConfig) -> None:
-    """The run folder can be written to, and holds no other run. Raises DataError or ConfigError."""
-    probe = folder / ".writable"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"run_dir={folder}: cannot be written to ({error.strerror})") from None
+def check_options(folder: Path, config: RunConfig) -> None:
+    """The run folder holds no run with other options. Raises ConfigError."""
     if (folder / "config.yaml").is_file() and latest_checkpoint(folder) is not None:
         differing = differences(saved_options(folder / "config.yaml"), to_plain(config))
         if differing:

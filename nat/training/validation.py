@@ -12,6 +12,7 @@ import torch
 
 from nat.config import option
 from nat.data.batching import collate, length_sorted_batches
+from nat.data.cache import digest
 from nat.data.tokenized import TokenizedCorpus
 from nat.data.tokenizer import Tokenizer, Tokenizers
 from nat.decoding.batched import Decoded, decode_in_batches
@@ -21,10 +22,12 @@ from nat.models.options import DecodingOptions
 from nat.nn.rng import set_seed
 from nat.scoring.polygons import score_points
 from nat.scoring.scores import score_corpus
-from nat.training.objective import Totals
+from nat.training.objective import Totals, objective
 
 # What a pass did to a position, beside what it kept or wrote: predicted, and to be predicted again; new; taken out.
 MARKS = {"masked": "[{}]", "inserted": "{{{}}}", "deleted": "~{}~"}
+
+NOISE = 0  # the update of which every validation has the noise; none of training's
 
 
 class Metric(Enum):
@@ -57,6 +60,13 @@ class Validated:
     values: dict[str, float | str]
     samples: list[dict[str, Any]]
 
+    @property
+    def scores(self) -> str:
+        """The main ones, for people."""
+        if "accuracy" in self.values:
+            return f"accuracy {self.values['accuracy']:.2f}"
+        return f"BLEU {self.values['bleu']:.2f}, chrF {self.values['chrf']:.2f}"
+
 
 class Validator:
     """Decodes a split and scores it, on the main rank. A source with several targets is decoded once and scored against
@@ -74,15 +84,14 @@ class Validator:
         self.config, self.tokenizers, self.decoding, self.device = config, tokenizers, decoding, device
         if config.metric is Metric.ACCURACY and not tokenizers.vocabularies.points:
             raise ConfigError("validation.metric=accuracy: is of points (data.tokenizer.kind=points); bleu, chrf, loss")
+        text = (corpus.fingerprint, str(config.max_sentences))
+        self.measure = digest(config.metric.value, *text, repr(decoding))  # key of what a score is of
         sentences = corpus.sentences[: config.max_sentences]
         pairs = corpus.pairs(np.concatenate(sentences))
         self.pairs = [pairs[sentence[0] : sentence[-1] + 1] for sentence in sentences]  # of each source, decoded once
         self.sources, self.references = corpus.references(sentences)
 
-    def better(self, value: float, than: float) -> bool:
-        return value < than if self.config.metric is Metric.LOSS else value > than
-
-    def __call__(self, model: TranslationModel, *, update: int, limit: int | None = None) -> Validated:
+    def __call__(self, model: TranslationModel, *, limit: int | None = None) -> Validated:
         """Decode and score; `limit` looks at the first sentences only."""
         count = len(self.pairs) if limit is None else min(limit, len(self.pairs))
         found: list[Decoded | None] = [None] * count
@@ -105,7 +114,7 @@ class Validator:
         if self.tokenizers.vocabularies.points:
             found_points = score_points(self.sources[:count], outputs, self.references[:count])
             values |= {name: value for name, value in found_points.items() if isinstance(value, float)}
-        values |= self._losses(model, count, update)
+        values |= self._losses(model, count)
         return Validated(values, self._samples(model, outputs[: self.config.num_samples]))
 
     def _samples(self, model: TranslationModel, outputs: Sequence[str]) -> list[dict[str, Any]]:
@@ -127,20 +136,20 @@ class Validator:
         return samples
 
     @torch.inference_mode()
-    def _losses(self, model: TranslationModel, count: int, update: int) -> dict[str, float]:
-        """Means of the loss terms, and their weighted sum `loss`, without dropout; nothing where the model has no loss
-        on these pairs. Raises ConfigError where the best checkpoint is chosen by it."""
+    def _losses(self, model: TranslationModel, count: int) -> dict[str, float]:
+        """Means of the loss terms, and training's objective as `loss`, without dropout and with the same noise at every
+        validation; nothing where the model has no loss on these pairs. Raises ConfigError where the best checkpoint is
+        chosen by it."""
         usable = [pair for pairs in self.pairs[:count] for pair in pairs if pair.source and pair.target]
         lengths = [len(pair.source) + len(pair.target) for pair in usable]
-        training, totals = model.training, Totals()
-        weights: dict[str, float] = {}
+        num_tokens = sum(len(pair.target) for pair in usable)
+        training, totals, loss = model.training, Totals(), 0.0
         model.eval()
         for number, chosen in enumerate(length_sorted_batches(lengths, batch_size=self.config.batch_size)):
-            batch = collate([usable[i] for i in chosen])
             set_seed("validation", number)
-            terms = model.loss(batch.to(self.device), update=update)
+            terms = model.loss(collate([usable[i] for i in chosen]).to(self.device), update=NOISE)
             totals.add(terms)
-            weights |= {name: term.weight for name, term in terms.items()}
+            loss += objective(terms, num_tokens).item() if terms else 0.0
         model.train(training)
         means = totals.means()
         if usable and not means:
@@ -150,7 +159,7 @@ class Validator:
                     "fertilities; allowed are bleu, chrf"
                 )
             return {}
-        return means | {"loss": sum(weights[name] * mean for name, mean in means.items())}
+        return means | {"loss": loss}
 
 
 def marked(one_pass: Mapping[str, Sequence[Any]], tokenizer: Tokenizer) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,33 @@ from nat.files import read_json, write_json, write_text
 from nat.runs import weights as written
 from nat.runs.folder import latest_checkpoint
 from nat.runs.weights import check_tokenizer, load_tensors, load_weights, save_tensors
-from nat.training.checkpoint import flatten_optimizer, save_training_state, unflatten_optimizer
+from nat.training.averaging import MovingAverage, SwappedWeights, average_weights
 from nat.training.optimizer import Adam
 from nat.training.record import RunRecord
-from nat.training.selection import BestCheckpoints, SwappedWeights, average_weights
+from nat.training.resume import (
+    Checkpoint,
+    TrainingState,
+    flatten_optimizer,
+    load_optimizer,
+    read_training_state,
+    unflatten_optimizer,
+)
+from nat.training.selection import BestCheckpoints
 
 
 def weights(value: float) -> dict[str, Tensor]:
     return {"a": torch.full((2, 3), value), "b": torch.tensor([value, -value])}
+
+
+def save(
+    folder: Path, update: int, model: nn.Module, optimizer: Adam, average: dict[str, Tensor] | None = None
+) -> None:
+    """The training state of an update."""
+    moving = MovingAverage(0.5)
+    moving.weights = average
+    keys = {"tokenizer": "t", "corpus": "c", "measure": "m"}
+    checkpoint = Checkpoint(folder, model, optimizer, torch.amp.GradScaler("cpu", enabled=False), moving, keys)
+    checkpoint.save(replace(TrainingState.at_start(), update=update), [])
 
 
 def full_disk(*_: Any, **__: Any) -> None:
@@ -91,15 +112,15 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_is_really_full(tiny_disk: Path) -> None:
     model = nn.Linear(100, 100)
     optimizer = Adam(Adam.Config(), parameters=model.parameters())
-    save_training_state(tiny_disk, 1, model, optimizer, {"update": 1}, None)
+    save(tiny_disk, 1, model, optimizer)
     big = nn.Linear(300, 300)
     with pytest.raises(DataError, match=r"update-00000002: cannot be written .*No space left on device"):
-        save_training_state(tiny_disk, 2, big, Adam(Adam.Config(), parameters=big.parameters()), {"update": 2}, None)
+        save(tiny_disk, 2, big, Adam(Adam.Config(), parameters=big.parameters()))
     path = latest_checkpoint(tiny_disk)
     assert path is not None
     assert path.name == "update-00000001"
     load_weights(model, path / "model.safetensors")
-    assert read_json(path / "state.json")["update"] == 1
+    assert read_json(path / "state.json")["state"]["update"] == 1
 
 
 # --- damaged files ----------------------------------------------------------------------------------
@@ -189,17 +210,86 @@ def test_the_state_before_the_first_update_can_be_read(tmp_path: Path) -> None:
     """An optimiser that has not stepped has no tensors: a file of nothing must still be a file."""
     model = nn.Linear(2, 2)
     optimizer = Adam(Adam.Config(), parameters=model.parameters())
-    save_training_state(tmp_path, 0, model, optimizer, {"update": 0}, None)
+    save(tmp_path, 0, model, optimizer)
     path = latest_checkpoint(tmp_path)
     assert path is not None
     assert load_tensors(path / "optimizer.safetensors") == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"state": {}}, "state.update: a value is needed"),
+        ({"state": {"update": "x"}}, "state.update=x: a whole number is needed"),
+        ({"state": {"position": -1}}, "state.position=-1: must be at least 0"),
+        ({"best": [{"update": 4}]}, "value: a value is needed"),
+        ({"best": 5}, "best=5: a list is needed"),
+        ({"corpus": None}, "corpus="),
+        ({"more": 1}, "more: no such option"),
+    ],
+)
+def test_a_damaged_state_is_one_line(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    model, optimizer = trained()
+    save(tmp_path, 1, model, optimizer)
+    path = tmp_path / "checkpoints" / "update-00000001"
+    saved = read_json(path / "state.json")
+    assert read_training_state(path).state.update == 1
+    whole = saved["state"] if changes.get("state") else {}
+    write_json(path / "state.json", saved | changes | ({"state": whole | changes["state"]} if whole else {}))
+    with pytest.raises(DataError) as error:
+        read_training_state(path)
+    assert str(error.value).startswith(f"{path}/state.json: damaged, or of another version of nat (")
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "{}", "null"])
+def test_a_state_that_is_no_object(tmp_path: Path, content: str) -> None:
+    (tmp_path / "state.json").write_text(content)
+    with pytest.raises(DataError, match=r"state\.json: damaged"):
+        read_training_state(tmp_path)
+
+
+def refused(folder: Path, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> str:
+    """Why the optimiser of `trained` does not take a state."""
+    _, optimizer = trained()
+    before = {name: value.clone() for name, value in flatten_optimizer(optimizer.state_dict())[0].items()}
+    save_tensors(tensors, folder / "optimizer.safetensors")
+    with pytest.raises(DataError) as error:
+        load_optimizer(optimizer, folder, numbers)
+    after = flatten_optimizer(optimizer.state_dict())[0]
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    told = str(error.value)
+    assert told.startswith(f"{folder}/optimizer.safetensors: does not fit this model's optimiser (")
+    return told.partition("(")[2].removesuffix(")")
+
+
+def test_an_optimiser_state_of_another_model_is_refused_by_its_shape(tmp_path: Path) -> None:
+    """torch itself ends in a segmentation fault."""
+    tensors, numbers = flatten_optimizer(trained()[1].state_dict())
+    groups = numbers["param_groups"]
+    assert refused(tmp_path, tensors | {"0.exp_avg": torch.zeros(5, 4)}, numbers) == (
+        "0.exp_avg is (5, 4), the parameter (3, 4)"
+    )
+    other = {name.replace("1.", "7."): value for name, value in tensors.items()}
+    assert refused(tmp_path, other, numbers).startswith("parameter 7 has ")
+    less = {name: value for name, value in tensors.items() if name != "1.exp_avg_sq"}
+    assert refused(tmp_path, less, numbers).startswith("parameter 1 has ")
+    assert refused(tmp_path, tensors, numbers | {"param_groups": groups[:1]}) == "1 parameters in 1 groups"
+    changed = [groups[0] | {"betas": ["x", 0.9]}, groups[1]]
+    assert refused(tmp_path, tensors, numbers | {"param_groups": changed}) == "betas=['x', 0.9]"
+
+
+@pytest.mark.parametrize("numbers", [{}, {"state": 5, "param_groups": []}, {"state": {}, "param_groups": [5]}])
+def test_a_damaged_optimiser_state_is_refused(tmp_path: Path, numbers: dict[str, Any]) -> None:
+    assert refused(tmp_path, flatten_optimizer(trained()[1].state_dict())[0], numbers).startswith("damaged: ")
 
 
 def test_only_the_newest_training_state_is_kept(tmp_path: Path) -> None:
     model, optimizer = trained()
     assert latest_checkpoint(tmp_path) is None
     for update in (2, 9, 10, 100):
-        save_training_state(tmp_path, update, model, optimizer, {"update": update}, None)
+        save(tmp_path, update, model, optimizer)
         assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [f"update-{update:08d}"]
     path = latest_checkpoint(tmp_path)
     assert path is not None
@@ -208,14 +298,14 @@ def test_only_the_newest_training_state_is_kept(tmp_path: Path) -> None:
 
 def test_what_a_kill_leaves_half_written_is_not_a_checkpoint_and_is_cleared_away(tmp_path: Path) -> None:
     model, optimizer = trained()
-    save_training_state(tmp_path, 1, model, optimizer, {"update": 1}, None)
+    save(tmp_path, 1, model, optimizer)
     half = tmp_path / "checkpoints" / ".update-00000002.part"
     half.mkdir()
     (half / "model.safetensors").write_text("half")
     path = latest_checkpoint(tmp_path)
     assert path is not None
     assert path.name == "update-00000001"
-    save_training_state(tmp_path, 3, model, optimizer, {"update": 3}, weights(1.0))
+    save(tmp_path, 3, model, optimizer, weights(1.0))
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["update-00000003"]
 
 
@@ -234,7 +324,8 @@ def test_the_best_are_kept_and_offered(tmp_path: Path, smaller: bool, kept: list
     best = BestCheckpoints(tmp_path, keep=2, smaller_is_better=smaller)
     values = {10: 3.0, 20: 1.0, 30: 5.0, 40: 2.0}
     is_best = [best.offer(update, value, weights(value)) for update, value in values.items()]
-    assert [int(entry["update"]) for entry in best.entries] == kept
+    best.settle()
+    assert [entry.update for entry in best.entries] == kept
     assert sorted(p.name for p in (tmp_path / "best").iterdir()) == [f"update-{u:08d}" for u in sorted(kept)]
     assert torch.equal(load_tensors(tmp_path / "model.safetensors")["a"], weights(values[kept[0]])["a"])
     assert is_best == ([True, True, False, False] if smaller else [True, False, True, False])
@@ -242,16 +333,31 @@ def test_the_best_are_kept_and_offered(tmp_path: Path, smaller: bool, kept: list
     assert torch.allclose(best.average(torch.device("cpu"))["a"], torch.full((2, 3), expected))
 
 
+@pytest.mark.parametrize(
+    "values", [(math.nan, 3.0, 2.0), (3.0, math.nan, 2.0), (3.0, 2.0, math.inf), (3, -math.inf, 2)]
+)
+@pytest.mark.parametrize("smaller", [False, True])
+def test_a_value_that_is_not_finite_is_never_the_best(tmp_path: Path, values: tuple[float, ...], smaller: bool) -> None:
+    best = BestCheckpoints(tmp_path, keep=2, smaller_is_better=smaller)
+    for update, value in enumerate(values, start=1):
+        is_better = best.is_better(value)
+        assert best.offer(update, value, weights(value)) == is_better
+    finite = sorted((value for value in values if math.isfinite(value)), reverse=not smaller)
+    assert [entry.value for entry in best.entries] == finite
+    assert best.best is not None
+    assert torch.equal(load_tensors(tmp_path / "model.safetensors")["a"], weights(finite[0])["a"])
+
+
 def test_a_resumed_run_forgets_what_was_kept_after_its_checkpoint(tmp_path: Path) -> None:
     best = BestCheckpoints(tmp_path, keep=2, smaller_is_better=False)
     best.offer(1, 1.0, weights(1.0))
     best.offer(2, 2.0, weights(2.0))
     saved = list(best.entries)
-    best.offer(3, 3.0, weights(3.0))  # drops update 1; then the run is killed
+    best.offer(3, 3.0, weights(3.0))  # instead of update 1; then the run is killed
     again = BestCheckpoints(tmp_path, keep=2, smaller_is_better=False)
     again.resume(saved)
-    assert [entry["update"] for entry in again.entries] == [2]
-    assert [p.name for p in (tmp_path / "best").iterdir()] == ["update-00000002"]
+    assert [entry.update for entry in again.entries] == [2, 1]
+    assert sorted(p.name for p in (tmp_path / "best").iterdir()) == ["update-00000001", "update-00000002"]
     assert torch.equal(load_tensors(tmp_path / "model.safetensors")["a"], weights(2.0)["a"])
 
 

@@ -1,0 +1,189 @@
+"""The training state of a run, to resume from: written whole or not at all, and checked when it is read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nat.config import option, parse, to_plain
+from nat.errors import ConfigError, DataError
+from nat.files import read_json, to_json, write_atomically, write_json
+from nat.runs.weights import WEIGHTS, load_fitting, load_tensors, load_weights, on_cpu, write_tensors
+from nat.training.averaging import MovingAverage
+from nat.training.selection import Kept
+
+STATE, OPTIMIZER, AVERAGE = "state.json", "optimizer.safetensors", "average.safetensors"
+
+
+@dataclass
+class TrainingState:
+    """How far a run is."""
+
+    update: int = option(help="updates done", minimum=0)
+    epoch: int = option(help="epochs done", minimum=0)
+    position: int = option(help="updates done in the epoch", minimum=0)
+    tokens: int = option(help="target tokens seen", minimum=0)
+    seconds: float = option(help="time spent", minimum=0)
+    skipped: int = option(help="updates skipped since their gradient was not finite", minimum=0)
+    skipped_in_row: int = option(help="those of them since the last good one", minimum=0)
+    memory_splits: int = option(help="how often micro-batches were halved for want of memory", minimum=0)
+    validated: int = option(help="update of the last validation", minimum=0)
+    validations_since_best: int = option(help="validations since the best one", minimum=0)
+    finished: bool = option(help="the budget was used, or patience ran out")
+
+    @classmethod
+    def at_start(cls) -> TrainingState:
+        return cls(0, 0, 0, 0, 0.0, 0, 0, 0, 0, 0, False)
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """What, beside the tensors, a run must know to continue. tokenizer, corpus: keys of what it learns from. measure:
+    key of what the values of `best` are of. scaler: of `torch.amp.GradScaler`. optimizer: plain part of its state."""
+
+    state: TrainingState = option()
+    best: list[Kept] = option()
+    tokenizer: str = option()
+    corpus: str = option()
+    measure: str = option()
+    scaler: dict[str, Any] = option()
+    optimizer: dict[str, Any] = option()
+
+
+class Checkpoint:
+    """All that a run saves to go on from: `checkpoints/update-N` of a run folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        average: MovingAverage,
+        keys: Mapping[str, str],
+    ) -> None:
+        """keys: tokenizer, corpus and measure, see `SavedState`."""
+        self.folder, self.keys = folder, keys
+        self.model, self.optimizer, self.scaler, self.average = model, optimizer, scaler, average
+
+    def save(self, state: TrainingState, best: list[Kept]) -> None:
+        """Complete or not at all; older ones are removed once it stands. The tensors of an update are what they are:
+        saving it again renews only its plain data."""
+        tensors, numbers = flatten_optimizer(self.optimizer.state_dict())
+        plain = to_plain(SavedState(state, best, **self.keys, scaler=self.scaler.state_dict(), optimizer=numbers))
+        path = self.folder / "checkpoints" / f"update-{state.update:08d}"
+        if path.is_dir():
+            write_json(path / STATE, plain)
+            return
+        parts = {WEIGHTS: self.model.state_dict(), OPTIMIZER: tensors, AVERAGE: self.average.weights}
+
+        def write(part: Path) -> None:
+            part.mkdir()
+            for name, values in parts.items():
+                if values is not None:
+                    write_tensors({key: on_cpu(value) for key, value in values.items()}, part / name)
+            (part / STATE).write_text(to_json(plain, indent=1), encoding="utf-8")
+
+        write_atomically(path, write)
+        for old in (*path.parent.glob("update-*"), *path.parent.glob(".update-*.part")):
+            if old != path:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def restore(self, path: Path, device: torch.device) -> SavedState:
+        """Fill model, optimiser, scaler and average from `path`. Raises DataError where it is damaged, or of another
+        tokenizer, text or model."""
+        saved = read_training_state(path)
+        if saved.tokenizer != self.keys["tokenizer"]:
+            raise DataError(f"{path}: was trained with another tokenizer than {self.folder / 'tokenizer'}")
+        if saved.corpus != self.keys["corpus"]:
+            raise DataError(
+                f"{path}: was trained on other pairs than data.train now gives (the text has changed, or what is kept "
+                "of it); restore it, or choose another run_dir"
+            )
+        load_weights(self.model, path / WEIGHTS, device)
+        load_optimizer(self.optimizer, path, saved.optimizer, device)
+        if (path / AVERAGE).is_file():
+            self.average.weights = load_fitting(path / AVERAGE, self.model.state_dict(), device)
+        own = self.scaler.state_dict()
+        if kinds(saved.scaler) != kinds(own):
+            raise DataError(f"{path / STATE}: damaged, or of another version of nat (scaler)")
+        if own:
+            self.scaler.load_state_dict(saved.scaler)
+        return saved
+
+
+def read_training_state(path: Path) -> SavedState:
+    """The plain data of `checkpoints/update-N`. Raises DataError where it is damaged or lacks something."""
+    try:
+        return parse(SavedState, read_json(path / STATE))
+    except ConfigError as error:
+        reasons = "; ".join(str(error).splitlines()[:3])
+        raise DataError(f"{path / STATE}: damaged, or of another version of nat ({reasons})") from None
+
+
+# --- the optimiser ----------------------------------------------------------------------------------
+
+
+def flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state_dict as named tensors and plain data."""
+    slots = {f"{index}.{name}": value for index, own in state["state"].items() for name, value in own.items()}
+    tensors = {name: value for name, value in slots.items() if isinstance(value, Tensor)}
+    numbers = {name: value for name, value in slots.items() if name not in tensors}
+    groups = [{k: list(v) if isinstance(v, tuple) else v for k, v in g.items()} for g in state["param_groups"]]
+    return tensors, {"state": numbers, "param_groups": groups}
+
+
+def unflatten_optimizer(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in {**tensors, **numbers["state"]}.items():
+        index, _, slot = name.partition(".")
+        state.setdefault(int(index), {})[slot] = value
+    return {"state": state, "param_groups": numbers["param_groups"]}
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, path: Path, numbers: Mapping[str, Any], device: torch.device | str = "cpu"
+) -> None:
+    """The optimiser's state of `checkpoints/update-N`. Raises DataError where it is damaged or another model's."""
+    tensors = load_tensors(path / OPTIMIZER, device)
+    try:
+        state = unflatten_optimizer(tensors, numbers)
+        reason = misfit(optimizer, state)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"damaged: {error!r}"
+    if reason:
+        raise DataError(f"{path / OPTIMIZER}: does not fit this model's optimiser ({reason})")
+    optimizer.load_state_dict(state)
+
+
+def misfit(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> str:
+    """Why a state is not one of these parameters; "" if it is. torch itself would read beyond the end of a tensor."""
+    own, groups = flatten_optimizer(optimizer.state_dict())[1]["param_groups"], state["param_groups"]
+    if [group["params"] for group in groups] != [group["params"] for group in own]:
+        return f"{sum(len(group['params']) for group in groups)} parameters in {len(groups)} groups"
+    for group, there in zip(own, groups, strict=True):
+        wrong = [key for key in group.keys() & there.keys() if kinds(group[key]) != kinds(there[key])]
+        if wrong:
+            return f"{wrong[0]}={there[wrong[0]]}"
+    parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
+    for index, slots in state["state"].items():
+        if index not in parameters or slots.keys() != next(iter(state["state"].values())).keys():
+            return f"parameter {index} has {', '.join(slots)}"
+        for name, value in slots.items():
+            shape = tuple(parameters[index].shape)
+            if isinstance(value, Tensor) and value.dim() and tuple(value.shape) != shape:
+                return f"{index}.{name} is {tuple(value.shape)}, the parameter {shape}"
+    return ""
+
+
+def kinds(value: Any) -> Any:
+    """The types within plain data."""
+    if isinstance(value, dict):
+        return {key: kinds(item) for key, item in value.items()}
+    return [kinds(item) for item in value] if isinstance(value, list) else type(value)

@@ -1,0 +1,54 @@
+"""The loss of a validation: the same weights have the same, and it is training's objective."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from builders import make_model
+
+from nat.composition import compose
+from nat.config import parse
+from nat.data.batching import collate
+from nat.data.corpus import DataConfig, read_corpus
+from nat.data.tokenized import TokenizedCorpus, prepare
+from nat.data.tokenizer import Tokenizers
+from nat.data.tokenizer_training import build_tokenizers
+from nat.models.contract import TranslationModel
+from nat.training.objective import objective
+from nat.training.validation import NOISE, ValidationConfig, Validator
+
+
+@pytest.fixture(scope="module")
+def text(small: list[str]) -> tuple[TokenizedCorpus, Tokenizers]:
+    config = parse(DataConfig, compose("train", [*small, "run_dir=x"])["data"], "data")
+    tokenizers = build_tokenizers(config, read_corpus(config, "train"))
+    return prepare(config, "valid", tokenizers, filtered=False), tokenizers
+
+
+def validator(text: tuple[TokenizedCorpus, Tokenizers], model: TranslationModel, **options: object) -> Validator:
+    config = ValidationConfig(max_sentences=20, **options)  # type: ignore[arg-type]
+    return Validator(config, corpus=text[0], tokenizers=text[1], decoding=model.Decoding(), device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["mask_predict", "insertion", "levenshtein", "refinement"])
+def test_the_same_weights_have_the_same_loss(text: tuple[TokenizedCorpus, Tokenizers], name: str) -> None:
+    """Whatever was drawn before, and however the sentences are cut into batches."""
+    model = make_model(name, vocabularies=text[1].vocabularies).train()
+    judge = validator(text, model)
+    first = judge._losses(model, 20)
+    torch.manual_seed(5)
+    assert judge._losses(model, 20) == first
+    again = validator(text, model, batch_size=3)._losses(model, 20)
+    assert again == pytest.approx(first, rel=1e-4)
+    assert model.training
+
+
+def test_the_loss_is_the_objective_of_training(text: tuple[TokenizedCorpus, Tokenizers]) -> None:
+    """A term that counts sentences, not tokens, weighs what it weighs in an update."""
+    model = make_model("mask_predict", vocabularies=text[1].vocabularies, length={"weight": 0.7})
+    judge = validator(text, model)
+    pairs = [pair for sentence in judge.pairs for pair in sentence]
+    terms = model.loss(collate(pairs), update=NOISE)
+    assert int(terms["length"].count) == len(pairs)
+    expected = objective(terms, sum(len(pair.target) for pair in pairs)).item()
+    assert judge._losses(model, 20)["loss"] == pytest.approx(expected, rel=1e-4)
