@@ -52,10 +52,6 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
-    def __post_init__(self) -> None:
-        if not self.run_dir.strip():
-            raise ConfigError("run_dir=: the name of a folder is needed (is a variable empty?)")
-
 
 # May differ when a run is resumed: they do not change what the finished part of the run was.
 FREE_ON_RESUME = (

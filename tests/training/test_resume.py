@@ -227,9 +227,3 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(
     (tmp_path / "run" / "lock").unlink()
     resume()
     assert not (tmp_path / "run" / "lock").exists()
-
-
-@pytest.mark.parametrize("run_dir", ["", " "])
-def test_a_run_needs_the_name_of_a_folder(small: list[str], run_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(*small, f"run_dir='{run_dir}'") == 2
-    assert "run_dir=: the name of a folder is needed" in capsys.readouterr().err
