@@ -95,9 +95,9 @@ class SentenceHistory:
         for candidate in plain["candidates"]:
             for each in candidate["passes"]:
                 each["fate"] = [fate.name.lower() for fate in each["fate"]]
-                each["confidence"] = [rounded(value) for value in each["confidence"]]
+                each["confidence"] = [finite(value) for value in each["confidence"]]
             for name in ("score", "mean_score", "teacher_score", "utility"):
-                candidate[name] = rounded(candidate[name])
+                candidate[name] = finite(candidate[name])
         if self.line is None:
             del plain["line"]
         return plain
@@ -118,8 +118,8 @@ class SentenceHistory:
         return found
 
 
-def rounded(value: float | None) -> float | None:
-    """JSON has no infinity."""
+def finite(value: float | None) -> float | None:
+    """With a few digits; JSON has no infinity."""
     return None if value is None or not math.isfinite(value) else round(value, DIGITS)
 
 

@@ -51,7 +51,7 @@ class Chart:
     @property
     def families(self) -> dict[str, list[Series]]:
         """The systems of each family, in order."""
-        found: dict[str, list[Series]] = {}
+        families: dict[str, list[Series]] = {}
         for series in self.series:
-            found.setdefault(series.family, []).append(series)
-        return found
+            families.setdefault(series.family, []).append(series)
+        return families

@@ -1,4 +1,4 @@
-"""Draws what a model of points answers: the polygons that it found, beside the true ones."""
+"""Draws what a model of points answers: its polygons, beside the true ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_polygons(sources: Sequence[str], outputs: Sequence[str], references: S
 
 
 def draw_polygon(axes: Axes, source: str, output: str, reference: str) -> None:
-    """The points, the true polygon filled, the one found as a line; what is not right is marked by colour and word."""
+    """The points, the true polygon filled, the answer as a line; what is not right is marked by colour and word."""
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     points = [[float(part) for part in word.split(",")] for word in source.split()]
     answer, truth = ([int(word) for word in line.split()] for line in (output, reference))

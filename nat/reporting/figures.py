@@ -18,22 +18,18 @@ def series_of(number: int, row: Row, points: list[tuple[float, float]], notes: l
 
 def charts(rows: Sequence[Row], curves: Curves) -> list[Chart]:
     """All that have something to show."""
-    found = [alone(rows), together(rows), by_source_length(rows), passes_by_length(rows), *training(rows, curves)]
-    return [chart for chart in found if chart.series]
+    every = [alone(rows), together(rows), by_source_length(rows), passes_by_length(rows), *training(rows, curves)]
+    return [chart for chart in every if chart.series]
 
 
 def pareto_front(points: Mapping[int, tuple[float, float]]) -> tuple[int, ...]:
     """Of (cost, quality) by number, those that no other beats in one without losing in the other, cheapest first."""
-    return tuple(
-        sorted(
-            (
-                number
-                for number, (cost, quality) in points.items()
-                if not any(c <= cost and q >= quality and (c, q) != (cost, quality) for c, q in points.values())
-            ),
-            key=lambda number: points[number],
-        )
-    )
+    best = [
+        number
+        for number, (cost, quality) in points.items()
+        if not any(c <= cost and q >= quality and (c, q) != (cost, quality) for c, q in points.values())
+    ]
+    return tuple(sorted(best, key=lambda number: points[number]))
 
 
 def front_of(points: Mapping[int, tuple[float, float]], *, more_is_better: bool = False) -> Guide:
@@ -50,6 +46,7 @@ def numbered(rows: Sequence[Row], *names: str) -> list[tuple[int, Row]]:
 
 def alone(rows: Sequence[Row]) -> Chart:
     known = numbered(rows, "bleu", "ms_per_sentence_p50", "ms_per_sentence_p95")
+    speeds = ("ms_per_sentence_p50", "ms_per_sentence_p95")
     return Chart(
         name="quality_against_latency",
         title="Quality against latency",
@@ -58,12 +55,7 @@ def alone(rows: Sequence[Row]) -> Chart:
         x="ms per sentence, batch 1 (log)",
         y="BLEU",
         series=[
-            series_of(
-                i,
-                row,
-                [(row["ms_per_sentence_p50"], row["bleu"]), (row["ms_per_sentence_p95"], row["bleu"])],
-                ["median", "95th percentile"],
-            )
+            series_of(i, row, [(row[name], row["bleu"]) for name in speeds], ["median", "95th percentile"])
             for i, row in known
         ],
         x_base=10,
@@ -106,16 +98,12 @@ def by_source_length(rows: Sequence[Row]) -> Chart:
 
 
 def passes_by_length(rows: Sequence[Row]) -> Chart:
-    series = [
-        series_of(
-            i,
-            row,
-            [(group["length"], group["passes"]) for group in row["passes_by_length"]],
-            [f"{group['sentences']} sentences" for group in row["passes_by_length"]],
-        )
-        for i, row in numbered(rows, "passes_by_length")
-        if row["passes_by_length"]
-    ]
+    series = []
+    for i, row in numbered(rows, "passes_by_length"):
+        groups = row["passes_by_length"]
+        points = [(group["length"], group["passes"]) for group in groups]
+        notes = [f"{group['sentences']} sentences" for group in groups]
+        series += [series_of(i, row, points, notes)] if points else []
     longest = max((int(x) for each in series for x, _ in each.points), default=1)
     return Chart(
         name="passes_by_length",

@@ -4,14 +4,14 @@ and histories/ beside it; templates, style and the viewer's script are in page_p
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from nat.decoding.history import CandidateHistory, Pass, SentenceHistory
+from nat.decoding.history import CandidateHistory, Pass, SentenceHistory, finite
 from nat.drawing.chart import Chart
 from nat.files import to_json
 from nat.reporting.figures import pareto_front
@@ -36,7 +36,9 @@ COLUMNS = (  # heading, what it is, field of a row, digits, factor
     ("minutes", "of training", "training_minutes", 0, 1.0),
     ("seed", "of training", "training_seed", 0, 1.0),
 )
-MACHINE = ("machine", "device", "num_threads", "batch_size")
+MACHINE = ("machine", "device", "num_threads", "batch_size")  # what timed a system
+SENTENCE = ("index", "source", "reference", "chosen", "num_passes", "truncated")
+SCORES = ("score", "mean_score", "teacher_score", "utility")
 
 
 def render(
@@ -62,10 +64,10 @@ def render(
         signatures=[
             (score, signature)
             for score, name in (("BLEU", "bleu_signature"), ("chrF", "chrf_signature"))
-            for signature in distinct(rows, name)
+            for signature in distinct(row[name] for row in rows)
         ],
-        machines=machines(rows),
-        versions=distinct(rows, "versions"),
+        machines=distinct({name: row[name] for name in MACHINE} for row in rows),
+        versions=distinct(row["versions"] for row in rows),
         charts=charts,
         drawn=None if drawn is None else {name: Markup(svg) for name, svg in drawn.items()},
         viewer=viewer,
@@ -105,23 +107,13 @@ def table_row(number: int, row: Row, best: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def distinct(rows: Sequence[Row], name: str) -> list[Any]:
-    """The values of a field, each once, in order."""
-    found: list[Any] = []
-    for row in rows:
-        if row[name] is not None and row[name] not in found:
-            found.append(row[name])
-    return found
-
-
-def machines(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """What timed the systems, each once."""
-    found: list[dict[str, Any]] = []
-    for row in rows:
-        machine = {name: row[name] for name in MACHINE}
-        if machine not in found:
-            found.append(machine)
-    return found
+def distinct(values: Iterable[Any]) -> list[Any]:
+    """Each once, in order; no None."""
+    kept: list[Any] = []
+    for value in values:
+        if value is not None and value not in kept:
+            kept.append(value)
+    return kept
 
 
 # --- the viewer ------------------------------------------------------------------------------------
@@ -149,33 +141,17 @@ def viewer_data(
 def viewed(sentence: SentenceHistory) -> dict[str, Any]:
     order = [sentence.chosen, *(k for k in range(len(sentence.candidates)) if k != sentence.chosen)]
     shown = set(order[:CANVASES])
-    return {
-        "index": sentence.index,
-        "source": sentence.source,
-        "reference": sentence.reference,
-        "chosen": sentence.chosen,
-        "calls": sentence.num_passes,
-        "truncated": sentence.truncated,
-        "candidates": [viewed_candidate(item, k in shown) for k, item in enumerate(sentence.candidates)],
-    }
+    candidates = [viewed_candidate(item, k in shown) for k, item in enumerate(sentence.candidates)]
+    return {name: getattr(sentence, name) for name in SENTENCE} | {"candidates": candidates}
 
 
 def viewed_candidate(item: CandidateHistory, with_passes: bool) -> dict[str, Any]:
     """passes are left out where there are none to see. collapsed: the tokens, where the last canvas is not yet them."""
-    plain = {
-        name: None if value is None or not math.isfinite(value) else round(value, 3)
-        for name, value in (
-            ("score", item.score),
-            ("mean", item.mean_score),
-            ("teacher", item.teacher_score),
-            ("utility", item.utility),
-        )
-    }
     passes = item.passes if with_passes else []
     is_canvas = bool(passes) and passes[-1].left != item.tokens
     return {
         "text": item.text,
-        **plain,
+        **{name: finite(getattr(item, name)) for name in SCORES},
         "passes": [viewed_pass(each) for each in passes],
         "collapsed": item.tokens if is_canvas else None,
     }

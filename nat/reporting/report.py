@@ -43,6 +43,9 @@ from nat.scoring.claims import describe_claims, examine, parse_claim
 FILES = (
     "results.json", "table.md", "samples.txt", "index.html", "figures.json", "figures/", "histories/", "outputs/",
 )  # fmt: skip
+TRAINING = {  # fields of run.json
+    "updates": "update", "tokens": "tokens", "device": "device", "seed": "seed", "precision": "precision",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +92,10 @@ def report(config: ReportConfig, *, command: str = "nat-report") -> tuple[list[d
         write_lines(folder / "outputs" / f"{name}.txt", lines)
     rows = [row | {"output": f"outputs/{files[row['name']]}.txt"} for row in rows]
     histories = write_histories(folder / "histories", systems, files, text, config.samples)
-    found = charts(rows, curves)
-    write_json(folder / "figures.json", [asdict(chart) for chart in found])
-    drawn = draw_all(found, rows, folder / "figures") if config.plots is not False and has_plots() else None
-    write_text(folder / "index.html", render(rows, found, drawn, histories, text=text.name, command=command))
+    figures = charts(rows, curves)
+    write_json(folder / "figures.json", [asdict(chart) for chart in figures])
+    drawn = draw_all(figures, rows, folder / "figures") if config.plots is not False and has_plots() else None
+    write_text(folder / "index.html", render(rows, figures, drawn, histories, text=text.name, command=command))
     write_json(folder / "results.json", rows)
     return rows, table, samples
 
@@ -141,22 +144,16 @@ def evaluate(
 
 
 def evaluate_one(system: System, text: Text, alone: Sequence[float]) -> tuple[dict[str, Any], list[str]]:
-    found = translate(system, text.sources, name=system.name)
-    row = {"name": system.name} | results(system, text, found, alone=alone)
-    return row | training_report(run_summary(system.translator.folder)), found.best
+    translations = translate(system, text.sources, name=system.name)
+    row = {"name": system.name} | results(system, text, translations, alone=alone)
+    return row | training_report(run_summary(system.translator.folder)), translations.best
 
 
 def training_report(summary: Mapping[str, Any]) -> dict[str, Any]:
     """What the training took, from run.json; null where that is missing."""
     seconds = summary.get("seconds")
-    return {
-        "training_updates": summary.get("update"),
-        "training_tokens": summary.get("tokens"),
-        "training_minutes": None if seconds is None else seconds / 60,
-        "training_device": summary.get("device"),
-        "training_seed": summary.get("seed"),
-        "training_precision": summary.get("precision"),
-    }
+    report = {f"training_{name}": summary.get(field) for name, field in TRAINING.items()}
+    return report | {"training_minutes": None if seconds is None else seconds / 60}
 
 
 def describe_samples(text: Text, outputs: Mapping[str, Sequence[str]], count: int) -> str:

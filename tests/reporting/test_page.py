@@ -128,7 +128,7 @@ def test_the_viewer_has_the_histories(folder: Path) -> None:
             assert item["candidates"][item["chosen"]]["text"] == history.translation.text == lines[item["index"]]
             for shown, candidate in zip(item["candidates"], history.candidates, strict=True):
                 assert [each["t"] for each in shown["passes"]] == [each.tokens for each in candidate.passes]
-                assert (shown["teacher"] is None) == (system["name"] != "CTC")
+                assert (shown["teacher_score"] is None) == (system["name"] != "CTC")
     assert any(item["collapsed"] for item in (c for s in data[1]["sentences"] for c in s["candidates"]))
     assert len(data[0]["sentences"][0]["candidates"]) == 3
 

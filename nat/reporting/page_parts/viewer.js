@@ -76,7 +76,7 @@
     const columns = passes.length ? widths(passes) : [];
     const rows = passes.map((pass, number) =>
       rowNode(
-        passes.length > 1 ? `pass ${number + 1}` : sentence().calls > 1 ? "what the search ended with" : "one pass",
+        passes.length > 1 ? `pass ${number + 1}` : sentence().num_passes > 1 ? "what the search ended with" : "one pass",
         counts(pass),
         pass.t.map((token, i) => tokenNode(token, pass.p[i], pass.f[i], columns[i])),
       ),
@@ -132,7 +132,7 @@
   function showCandidates() {
     const { candidates, chosen } = sentence();
     const table = by("candidates");
-    const optional = [["teacher", "teacher's score", 2], ["utility", "utility", 2]].filter(([name]) =>
+    const optional = [["teacher_score", "teacher's score", 2], ["utility", "utility", 2]].filter(([name]) =>
       candidates.some((each) => each[name] !== null),
     );
     const head = make("tr");
@@ -147,7 +147,7 @@
       const first = make("td", each.passes.length ? null : rank, "rank");
       if (each.passes.length) first.append(showButton(rank, k));
       row.append(first, make("td", each.text || "(nothing)", "text"));
-      row.append(make("td", number(each.score, 2)), make("td", number(each.mean, 3)));
+      row.append(make("td", number(each.score, 2)), make("td", number(each.mean_score, 3)));
       for (const [name, , digits] of optional) row.append(make("td", number(each[name], digits)));
       return row;
     });
@@ -158,7 +158,7 @@
     table.replaceChildren(top, rest);
     by("candidates-note").textContent =
       "✓ is the translation; a number shows above how that candidate was made. Scores are log-probabilities" +
-      (optional.some(([name]) => name === "teacher") ? ", the teacher's of the whole sentence." : ".");
+      (optional.some(([name]) => name === "teacher_score") ? ", the teacher's of the whole sentence." : ".");
   }
 
   function showEveryone() {
@@ -177,7 +177,7 @@
     state.candidate = item.chosen;
     by("source").textContent = item.source;
     by("reference").textContent = item.reference === null ? "(none)" : item.reference;
-    const calls = `${item.calls} decoder ${item.calls === 1 ? "call" : "calls"}`;
+    const calls = `${item.num_passes} decoder ${item.num_passes === 1 ? "call" : "calls"}`;
     by("translation").replaceChildren(
       make("span", item.candidates[item.chosen].text || "(nothing)"),
       make("div", `${systems[state.system].model}, ${calls}${item.truncated ? ", cut at the length limit" : ""}`, "note"),
