@@ -87,9 +87,9 @@ def doctor(config: DoctorConfig) -> tuple[Diagnosis, dict[str, Any]]:
 
 def examine_facts(facts: Facts) -> dict[str, Finding]:
     """What every check finds, the worst first."""
-    found = {check.__name__: finding for check in CHECKS if (finding := check(facts)) is not None}
+    findings = {check.__name__: finding for check in CHECKS if (finding := check(facts)) is not None}
     order = list(Severity)
-    return dict(sorted(found.items(), key=lambda item: order.index(item[1].severity)))
+    return dict(sorted(findings.items(), key=lambda item: order.index(item[1].severity)))
 
 
 def read_facts(config: DoctorConfig, system: System) -> Facts:
@@ -124,17 +124,17 @@ def read_facts(config: DoctorConfig, system: System) -> Facts:
 
 def read_held_out(translator: Translator, changes: dict[str, Any], notes: list[str]) -> dict[Split, TokenizedCorpus]:
     """The held-out splits that can be read."""
-    found = {}
+    corpora = {}
     for split in (Split.VALID, Split.TEST):
         if merge(translator.config.get("data") or {}, changes).get(split.value) is None:
             continue
         try:
-            found[split] = read_corpus(translator, split, changes)
+            corpora[split] = read_corpus(translator, split, changes)
         except DataError as error:
             notes.append(
                 f"split {split.value} cannot be read, so that its overlap with the training text is not known: {error}"
             )
-    return found
+    return corpora
 
 
 def read_training(
@@ -201,17 +201,9 @@ def to_plain(diagnosis: Diagnosis, translator: Translator) -> dict[str, Any]:
         "model": type(translator.model).__name__,
         "weights": translator.weights or facts.run.summary.get("weights"),
         "findings": [
-            {
-                "check": name,
-                "severity": found.severity.value,
-                "what": found.what,
-                "figure": found.figure,
-                "threshold": found.threshold.value,
-                "reason": found.threshold.reason,
-                "advice": found.advice,
-                "override": found.override,
-            }
-            for name, found in diagnosis.findings.items()
+            {"check": name, **vars(finding), "severity": finding.severity.value}
+            | {"threshold": finding.threshold.value, "reason": finding.threshold.reason}
+            for name, finding in diagnosis.findings.items()
         ],
         "num_checks": len(CHECKS),
         "notes": list(facts.notes),
@@ -231,12 +223,12 @@ def describe(plain: dict[str, Any]) -> str:
         lines.append(f"{decode['text']}: {bleu}, {decode['passes']:.1f} passes a sentence")
     findings = plain["findings"]
     lines += [] if findings else ["Nothing wrong was found."]
-    for number, found in enumerate(findings, start=1):
+    for number, finding in enumerate(findings, start=1):
         lines += [
             "",
-            f"{number}. [{found['severity']}] {found['what']}",
-            f"   {found['advice']} Try: {found['override']}",
-            f"   Limit {found['threshold']:g}: {found['reason']}.",
+            f"{number}. [{finding['severity']}] {finding['what']}",
+            f"   {finding['advice']} Try: {finding['override']}",
+            f"   Limit {finding['threshold']:g}: {finding['reason']}.",
         ]
     if origin["distilled"] is None:
         lines += ["", f"Whether the training text is distilled cannot be known: {origin['told']}."]

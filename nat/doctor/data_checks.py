@@ -30,6 +30,7 @@ RARE = Threshold(
     "uses of the median piece: Gowda & May 2020 (arxiv.org/abs/2004.02334) advise the largest vocabulary of which "
     "95 % of the pieces occur 100 times; where half of them have not a tenth of that, it is too large by far",
 )
+LIMITS = {"max_offset": "model.length.max_offset", "model.max_fertility": "model.max_fertility"}  # by a part of why
 BROKEN_LINES = Threshold(
     0.02, "of the embedded corpus 0.1 % of the teacher's translations are empty or cut at the limit"
 )
@@ -83,15 +84,15 @@ def broken_distillation(facts: Facts) -> Finding | None:
 
 def overlap(facts: Facts) -> Finding | None:
     """Sentences that are tested were learnt by heart."""
-    found = [
+    shared = [
         part
         for part in facts.overlaps
         if part.num_shared >= LEAST_SHARED and part.num_shared > SHARED.value * part.num_sentences
     ]
-    if not found:
+    if not shared:
         return None
-    worst = max(found, key=lambda part: part.num_shared / part.num_sentences)
-    told = ", ".join(f"{part.num_shared} of the {part.num_sentences} of split {part.split}" for part in found)
+    worst = max(shared, key=lambda part: part.num_shared / part.num_sentences)
+    told = ", ".join(f"{part.num_shared} of the {part.num_sentences} of split {part.split}" for part in shared)
     what = f"Training and held-out text overlap: {told} are training sources, too, so that the scores are too high."
     share = worst.num_shared / worst.num_sentences
     advice = "Take these sentences out of the training text, or hold out others."
@@ -125,11 +126,7 @@ def unlearnable(facts: Facts) -> Finding | None:
     if share <= UNLEARNABLE.value:
         return None
     what = f"{percent(share)} of the training pairs cannot be learnt by this method: {text.why_unlearnable}."
-    named = [name for name in ("model.max_fertility", "positions.max_length") if name in text.why_unlearnable]
-    limit = (
-        "model.length.max_offset" if "max_offset" in text.why_unlearnable else (named or ["positions.max_length"])[0]
-    )
-    limit = f"model.{limit}" if limit.startswith("positions") else limit
+    limit = next((name for part, name in LIMITS.items() if part in text.why_unlearnable), "model.positions.max_length")
     now = facts.run.option(limit)
     override = f"nat-train {limit}={2 * now if isinstance(now, int) else 'N'}"
     return Finding(Severity.COSTLY, what, share, UNLEARNABLE, "Raise the limit.", override)

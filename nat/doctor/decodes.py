@@ -31,23 +31,24 @@ NEEDED = {"run_dir": str, "model": str, "text": str, "passes_by_length": list, "
     NUMBERS, float
 )
 SCORES = dict.fromkeys(("bleu", "chrf", "length_ratio"), float)  # null without references
+SHOWN = ("text", "num_sentences", *SCORES, "repetition_rate", "unknown_rate", "passes", "decoding")
 GROUP = dict.fromkeys(("length", "sentences", "passes"), float)
 
 
 def decode_now(system: System, text: Text) -> DecodeFacts:
     """Translate, score, and do so again with twice and with half the passes where the method has a limit of them."""
     assert text.references is not None
-    found = translate(system, text.sentences)
+    translations = translate(system, text.sentences)
     filled = [reference for source, reference in zip(text.sources, text.references, strict=True) if source]
     tokenizers = system.translator.tokenizers
     return DecodeFacts(
-        report=results(system, text, found, alone=[]),
-        common_output=commonest([item.best for item in found.filled]),
+        report=results(system, text, translations, alone=[]),
+        common_output=commonest([item.best for item in translations.filled]),
         common_reference=commonest(filled),
         reference_repetition=repetition_rate(text.references),
         source_unknown=unknown_rate(tokenizers.source.encode(text.sources)),
         reference_unknown=unknown_rate(tokenizers.target.encode(text.references)),
-        trials=trials(system, text, found),
+        trials=trials(system, text, translations),
         calls_per_pass=system.decoding.calls_per_pass,
     )
 
@@ -57,10 +58,10 @@ def commonest(lines: Sequence[str]) -> float:
     return max(Counter(lines).values()) / len(lines) if lines else 0.0
 
 
-def trials(system: System, text: Text, found: Translations) -> list[Trial]:
+def trials(system: System, text: Text, before: Translations) -> list[Trial]:
     """With half of what the slowest sentence took, and with twice, if it was the limit that ended its work."""
     fields = {field.name for field in dataclasses.fields(system.decoding)}
-    calls = max((item.passes for item in found.filled), default=0)
+    calls = max((item.passes for item in before.filled), default=0)
     if "max_passes" not in fields or not calls:
         return []
     allowed = getattr(system.decoding, "max_passes", None)
@@ -71,7 +72,7 @@ def trials(system: System, text: Text, found: Translations) -> list[Trial]:
         except ConfigError:  # another option sets the passes
             return []
         again = translate(dataclasses.replace(system, decoding=other), text.sentences, name=f"in {limit} passes")
-        tried.append(trial_of(limit, text, found, again))
+        tried.append(trial_of(limit, text, before, again))
     return tried
 
 
@@ -81,11 +82,10 @@ def other_limits(calls: int, allowed: int | None, *, calls_per_pass: int) -> lis
     return ([most // 2] if most > 1 else []) + ([2 * most] if allowed is None or most >= allowed else [])
 
 
-def trial_of(limit: int, text: Text, found: Translations, again: Translations) -> Trial:
+def trial_of(limit: int, text: Text, before: Translations, again: Translations) -> Trial:
     assert text.references is not None
-    outcome = examine(Claim("again", "found"), {"found": found.best, "again": again.best}, text.references)
-    passes = sum(item.passes for item in again.filled) / max(1, len(again.filled))
-    return Trial(limit, passes, outcome.better, outcome.p_value)
+    outcome = examine(Claim("again", "before"), {"before": before.best, "again": again.best}, text.references)
+    return Trial(limit, again.mean_passes, outcome.better, outcome.p_value)
 
 
 def read_decode(path: Path, *, folder: Path, calls_per_pass: int) -> DecodeFacts:
@@ -109,16 +109,5 @@ def read_decode(path: Path, *, folder: Path, calls_per_pass: int) -> DecodeFacts
 
 def describe_decode(facts: DecodeFacts) -> dict[str, Any]:
     """What a reader of the findings wants to know of it."""
-    names = (
-        "text",
-        "num_sentences",
-        "bleu",
-        "chrf",
-        "length_ratio",
-        "repetition_rate",
-        "unknown_rate",
-        "passes",
-        "decoding",
-    )
-    plain = {name: facts.report.get(name) for name in names}
+    plain = {name: facts.report.get(name) for name in SHOWN}
     return plain | {"tokens_per_pass": facts.tokens_per_pass, "trials": [dataclasses.asdict(t) for t in facts.trials]}

@@ -108,14 +108,14 @@ def unknown_tokens(facts: Facts) -> Finding | None:
         "the sources": decode.source_unknown,
         "the references": decode.reference_unknown,
     }
-    found = {name: rate for name, rate in rates.items() if rate is not None and rate > UNKNOWN.value}
-    if not found:
+    high = {name: rate for name, rate in rates.items() if rate is not None and rate > UNKNOWN.value}
+    if not high:
         return None
-    told = ", ".join(f"{percent(rate)} of the tokens of {name}" for name, rate in found.items())
+    told = ", ".join(f"{percent(rate)} of the tokens of {name}" for name, rate in high.items())
     what = f"Unknown tokens, <unk>, which the vocabulary cannot spell: {told}."
     advice = "Cover all characters of the text, or spell unknown ones in bytes; and check that all splits are alike."
     override = "nat-train data.tokenizer.character_coverage=1.0 data.tokenizer.byte_fallback=true"
-    return Finding(Severity.COSTLY, what, max(found.values()), UNKNOWN, advice, override)
+    return Finding(Severity.COSTLY, what, max(high.values()), UNKNOWN, advice, override)
 
 
 def empty_translations(facts: Facts) -> Finding | None:
@@ -156,13 +156,13 @@ def cut_short(facts: Facts) -> Finding | None:
         return None
     number = decode.report["num_truncated"]
     what = f"{number} of {decode.num_sentences} translations ({percent(share)}) were cut at a limit."
-    given = decode.report["decoding"]
-    most = (given.get("max_passes") or 0) * decode.calls_per_pass
+    options = decode.report["decoding"]
+    most = (options.get("max_passes") or 0) * decode.calls_per_pass
     if most and decode.report["passes"] > FASTER * most:
-        advice, override = "Allow more passes.", f"nat-decode decoding.max_passes={2 * given['max_passes']}"
+        advice, override = "Allow more passes.", f"nat-decode decoding.max_passes={2 * options['max_passes']}"
     else:
         advice = "Where sentences repeat without end, train longer; else allow longer ones."
-        override = f"nat-decode decoding.max_length_factor={2 * given.get('max_length_factor', 2):g}"
+        override = f"nat-decode decoding.max_length_factor={2 * options.get('max_length_factor', 2):g}"
     return Finding(Severity.COSTLY, what, share, CUT, advice, override)
 
 

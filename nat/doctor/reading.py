@@ -33,9 +33,9 @@ class Places:
 
     def __init__(self, folder: Path, run_dir: str) -> None:
         self.bases = [Path()]
-        parts, given = folder.resolve().parts, Path(run_dir).parts
-        if given and not Path(run_dir).is_absolute() and parts[-len(given) :] == given:
-            self.bases.append(Path(*parts[: -len(given)]))
+        parts, typed = folder.resolve().parts, Path(run_dir).parts
+        if typed and not Path(run_dir).is_absolute() and parts[-len(typed) :] == typed:
+            self.bases.append(Path(*parts[: -len(typed)]))
 
     def find(self, location: str) -> str:
         """The path of what exists under that name, else the name."""
@@ -46,14 +46,12 @@ class Places:
 
     def changes(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Data options of the splits whose files lie elsewhere than they say."""
-        found: dict[str, Any] = {}
-        for split in SPLITS:
-            value = data.get(split)
-            if isinstance(value, str):
-                found[split] = self.find(value)
-            elif isinstance(value, list):
-                found[split] = [self.find(item) for item in value]
-        return {split: value for split, value in found.items() if value != data.get(split)}
+        stored = {split: data[split] for split in SPLITS if isinstance(data.get(split), (str, list))}
+        places = {
+            split: self.find(value) if isinstance(value, str) else [self.find(item) for item in value]
+            for split, value in stored.items()
+        }
+        return {split: value for split, value in places.items() if value != stored[split]}
 
 
 def read_origin(data: Mapping[str, Any], places: Places) -> Origin:
@@ -148,8 +146,8 @@ def repeated_sources(corpus: TokenizedCorpus, indices: np.ndarray) -> tuple[int,
     targets: defaultdict[str, list[str]] = defaultdict(list)
     for source, target in zip(*corpus.texts(indices), strict=True):
         targets[source].append(target)
-    several = [found for found in targets.values() if len(found) > 1]
-    return len(several), sum(len(set(found)) > 1 for found in several)
+    several = [lines for lines in targets.values() if len(lines) > 1]
+    return len(several), sum(len(set(lines)) > 1 for lines in several)
 
 
 def read_overlap(split: str, held_out: TokenizedCorpus, training_sources: set[str]) -> Overlap:

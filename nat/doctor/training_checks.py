@@ -93,11 +93,11 @@ def no_warm_up(facts: Facts) -> Finding | None:
 
 def still_improving(facts: Facts) -> Finding | None:
     """The end of the budget came while the score was climbing."""
-    found = facts.run.validations
-    if not facts.run.ended or not found:
+    validations = facts.run.validations
+    if not facts.run.ended or not validations:
         return None
-    last = found[-1]
-    before = [line for line in found if 0 < line["update"] <= last["update"] * 2 / 3]
+    last = validations[-1]
+    before = [line for line in validations if 0 < line["update"] <= last["update"] * 2 / 3]
     if not before or last["bleu"] <= 0:
         return None
     gain = last["bleu"] - before[-1]["bleu"]
@@ -114,10 +114,10 @@ def still_improving(facts: Facts) -> Finding | None:
 
 def fell_after_best(facts: Facts) -> Finding | None:
     """Overfitting, or divergence."""
-    found = facts.run.validations
-    if len(found) < 2:
+    validations = facts.run.validations
+    if len(validations) < 2:
         return None
-    best, last = max(found, key=lambda line: float(line["bleu"])), found[-1]
+    best, last = max(validations, key=lambda line: float(line["bleu"])), validations[-1]
     fall = best["bleu"] - last["bleu"]
     if fall < LEAST_FALL or fall < FALL.value * best["bleu"]:
         return None
@@ -179,13 +179,13 @@ def chosen_by_loss(facts: Facts) -> Finding | None:
     """The best checkpoint is not that of the best translations."""
     if facts.run.option("validation.metric") != "loss":
         return None
-    found = facts.run.validations
+    validations = facts.run.validations
     what = "The checkpoint was chosen by validation loss, not by BLEU."
     lost = 0.0
-    losses = [line for line in found if line.get("loss") is not None]
+    losses = [line for line in validations if line.get("loss") is not None]
     if losses:
         chosen = min(losses, key=lambda line: float(line["loss"]))
-        lost = max(float(line["bleu"]) for line in found) - chosen["bleu"]
+        lost = max(float(line["bleu"]) for line in validations) - chosen["bleu"]
         what = what[:-1] + f": its BLEU is {chosen['bleu']:.1f}, {lost:.1f} below the best validation."
     threshold = Threshold(
         0,

@@ -49,6 +49,11 @@ class Translations:
         """Of sentences that are not empty."""
         return [item for item in self.candidates if item.filled]
 
+    @property
+    def mean_passes(self) -> float:
+        """Decoder calls of a sentence that is not empty."""
+        return sum(item.passes for item in self.filled) / max(1, len(self.filled))
+
 
 def translate(system: System, sentences: Sequence[Sentence], *, name: str = "") -> Translations:
     """All sentences, timed; with a teacher's scores, even where it had no say (that is not timed)."""
@@ -91,7 +96,7 @@ def quality(text: Text, found: Translations, *, ter: bool = False) -> dict[str, 
         "copied_rate": copied_rate(best, text.sources),
         "repetition_rate": repetition_rate(best),
         "unknown_rate": unknown_rate([item.tokens[item.chosen] for item in found.candidates]),
-        "passes": sum(item.passes for item in filled) / max(1, len(filled)),
+        "passes": found.mean_passes,
         "passes_by_length": passes_by_length(filled),
         "num_empty": len(best) - len(filled),
         "num_empty_translations": sum(not item.best for item in filled),

@@ -70,13 +70,13 @@ def whole(figures: Figures) -> str:
 
 def paired(rows: Sequence[Figures]) -> dict[str, dict[str, Figures]]:
     """By the system's name without its text, the rows of both texts; a row without a text is of the raw one."""
-    found: dict[str, dict[str, Figures]] = {}
+    pairs: dict[str, dict[str, Figures]] = {}
     for row in rows:
         name, _, text = row["name"].rpartition(" ")
         if text not in ("raw", "distilled"):
             name, text = row["name"], "raw"
-        found.setdefault(name, {})[text] = row
-    return found
+        pairs.setdefault(name, {})[text] = row
+    return pairs
 
 
 def gain(pairs: Mapping[str, Mapping[str, Figures]], better: str, worse: str, text: str = "distilled") -> str:
@@ -90,7 +90,7 @@ def systems(figures: Figures) -> str:
     gains = [pairs[name]["distilled"]["bleu"] - pairs[name]["raw"]["bleu"] for name in single]
     minutes = span([row["training_minutes"] for row in rows if row["training_updates"] == 1500], 0)
     made = source(rows, "bash scripts/compare_systems.sh; bash scripts/results_page.sh")
-    found = paragraph(
+    told = paragraph(
         f"**Every system with one budget** ({made}): sentences of at most 12 words, 1500 updates of 512 target tokens",
         f"each ({minutes} minutes), from the teacher's weights; the teacher learnt from the whole corpus. Distilled",
         f"over raw text: {min(gains):+.1f} to {max(gains):+.1f} BLEU for single-pass systems; NPD with 10 candidates",
@@ -101,7 +101,7 @@ def systems(figures: Figures) -> str:
     )
     headings = ["system", "BLEU raw", "BLEU distilled", "chrF", "passes", "ms alone p50", "sentences/s"]
     rest = paragraph(measured(rows), "chrF, passes and speed: of the distilled run where there is one.")
-    return "\n".join([found, "", markdown_table(headings, [pair_cells(*pair) for pair in pairs.items()]), "", rest])
+    return "\n".join([told, "", markdown_table(headings, [pair_cells(*pair) for pair in pairs.items()]), "", rest])
 
 
 def pair_cells(name: str, texts: Mapping[str, Figures]) -> list[str]:
@@ -172,7 +172,7 @@ def modes(figures: Figures) -> str:
 
 
 def judged(claims: Sequence[Figures]) -> str:
-    """What is said in the literature of who mixes more, and what was found."""
+    """What is said in the literature of who mixes more, and what was measured."""
     kept = [claim for claim in claims if claim["holds"] and claim["p_value"] < 0.05]
     others = [
         f"{claim['claim']} ({' and '.join(rounded(value, 1, 100) for value in claim['excess'])} %)"

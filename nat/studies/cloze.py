@@ -7,10 +7,9 @@ into that gap alone. Beside it stands the baseline that answers every gap with t
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,9 @@ from nat.decoding.translator import Translator
 from nat.errors import ConfigError, DataError
 from nat.evaluation.inputs import Split, read_corpus
 from nat.evaluation.opening import Runs, SystemConfig, open_system
+from nat.evaluation.results import translate
 from nat.evaluation.speed import spread_indices
+from nat.evaluation.system import System
 from nat.files import write_json
 from nat.models.kermit import Direction, Kermit, gapped
 from nat.nn.joint import Side
@@ -95,8 +96,8 @@ class Words:
     def of(self, ids: Sequence[int]) -> list[Word]:
         """The words of a sentence of these tokens, from left to right."""
         starts = [i for i, token in enumerate(ids) if i == 0 or self.begins[token]]
-        found = [self._trimmed(ids, start, end) for start, end in pairwise([*starts, len(ids)])]
-        return [word for word in found if is_word(word.text)]
+        words = [self._trimmed(ids, start, end) for start, end in pairwise([*starts, len(ids)])]
+        return [word for word in words if is_word(word.text)]
 
     def _trimmed(self, ids: Sequence[int], start: int, end: int) -> Word:
         while start < end and not self.is_text[ids[start]]:
@@ -149,7 +150,7 @@ def answers(
 ) -> list[list[int]]:
     """What the model inserts into each gap, one token at least: a word is missing there. pairs: tokens of source and
     target."""
-    found: list[list[int]] = [[] for _ in gaps]
+    answered: list[list[int]] = [[] for _ in gaps]
     lengths = [sum(map(len, pairs[gap.pair])) for gap in gaps]
     for chosen in length_sorted_batches(lengths, batch_size=batch_size):
         drafts = [draft_of([gaps[i] for i in chosen], pairs, side).to(device) for side in Side]
@@ -158,9 +159,9 @@ def answers(
             gap, text = gaps[i], filled[gaps[i].side]
             ids = text.tokens[row, 0][text.valid[row, 0]].tolist()
             right = len(pairs[gap.pair][gap.side]) - gap.word.end
-            found[i] = ids[gap.word.start : len(ids) - right]
+            answered[i] = ids[gap.word.start : len(ids) - right]
         advance(len(chosen))
-    return found
+    return answered
 
 
 def draft_of(gaps: Sequence[Gap], pairs: Sequence[tuple[Sequence[int], Sequence[int]]], side: Side) -> Draft:
@@ -189,14 +190,12 @@ def cloze(config: ClozeConfig) -> dict[str, Any]:
             "KERMIT (nat-train model=kermit)"
         )
     system = open_system(config.system, runs)
-    decoding, batch_size = system.decoding, system.batch_size
-    assert isinstance(decoding, Kermit.Decoding)
     held_out = read_pairs(translator, config.split, config.data).first(config.max_sentences)
     held_out.check_lengths(translator)
     baselines = baseline_words(read_pairs(translator, Split.TRAIN, config.data), translator)
-    report = heading(config, translator, held_out, decoding)
-    report |= {"translation": translate_both(translator, held_out, decoding, batch_size)}
-    report |= {"cloze": fill_gaps(translator, held_out, baselines, decoding, batch_size, seed=config.seed)}
+    report = heading(config, system, held_out)
+    report |= {"translation": translate_both(system, held_out)}
+    report |= {"cloze": fill_gaps(system, held_out, baselines, seed=config.seed)}
     if config.output is not None:
         write_json(Path(config.output), report)
     return report
@@ -259,42 +258,29 @@ def baseline_words(training: Pairs, translator: Translator) -> list[str]:
     return [most_frequent(training.rows[side], Words(tokenizer_of(translator, side))) for side in Side]
 
 
-def translate_both(
-    translator: Translator, pairs: Pairs, decoding: Kermit.Decoding, batch_size: int
-) -> list[dict[str, Any]]:
+def translate_both(system: System, pairs: Pairs) -> list[dict[str, Any]]:
     """Scores of both directions."""
-    found = []
-    names = languages(translator)
-    for direction, given in ((Direction.FORWARD, Side.SOURCE), (Direction.BACKWARD, Side.TARGET)):
-        written = Side(1 - given)
-        name = f"{names[given]}-{names[written]}"
-        with Progress(f"translate {name}", total=len(pairs.lines), unit="sentences") as progress:
-            candidates = translator.choose_among(
-                pairs.texts[given],
-                decoding=dataclasses.replace(decoding, direction=direction),
-                batch_size=batch_size,
-                advance=progress.advance,
-            )
-        outputs, passes = [item.best for item in candidates], [item.passes for item in candidates]
-        scores = score_corpus(outputs, pairs.texts[written])
-        row = {"direction": direction.value, "languages": name, "passes": sum(passes) / len(passes)}
-        row |= {"num_truncated": sum(item.truncated for item in candidates), "num_empty": outputs.count("")}
-        found.append(row | {k: v for k, v in dataclasses.asdict(scores).items() if not k.startswith("ter")})
-    return found
+    rows = []
+    names = languages(system.translator)
+    for direction, read in ((Direction.FORWARD, Side.SOURCE), (Direction.BACKWARD, Side.TARGET)):
+        written = Side(1 - read)
+        name = f"{names[read]}-{names[written]}"
+        decoding = replace(system.decoding, direction=direction)  # type: ignore[call-arg]
+        translations = translate(replace(system, decoding=decoding), pairs.texts[read], name=name)
+        outputs = translations.best
+        row = {"direction": direction.value, "languages": name, "passes": translations.mean_passes}
+        row |= {"num_truncated": sum(item.truncated for item in translations.candidates)}
+        row |= {"num_empty": outputs.count("")} | asdict(score_corpus(outputs, pairs.texts[written]))
+        rows.append({key: value for key, value in row.items() if not key.startswith("ter")})
+    return rows
 
 
-def fill_gaps(
-    translator: Translator,
-    pairs: Pairs,
-    baselines: Sequence[str],
-    decoding: Kermit.Decoding,
-    batch_size: int,
-    *,
-    seed: int,
-) -> list[dict[str, Any]]:
+def fill_gaps(system: System, pairs: Pairs, baselines: Sequence[str], *, seed: int) -> list[dict[str, Any]]:
     """Accuracies of both sides, and every gap. baselines: the word that the baseline always says, of each side."""
+    translator = system.translator
     assert isinstance(translator.model, Kermit)
-    found = []
+    assert isinstance(system.decoding, Kermit.Decoding)
+    rows = []
     for side in reversed(Side):
         tokenizer, name = tokenizer_of(translator, side), languages(translator)[side]
         gaps = choose_gaps(pairs.rows[side], side, Words(tokenizer), seed=seed)
@@ -305,15 +291,15 @@ def fill_gaps(
                 translator.model,
                 list(zip(*pairs.rows, strict=True)),
                 gaps,
-                decoding=decoding,
-                batch_size=batch_size,
+                decoding=system.decoding,
+                batch_size=system.batch_size,
                 device=translator.device,
                 advance=progress.advance,
             )
         said = [one_line(text).strip() for text in tokenizer.decode(answered)]
         right = [gap.word.text == text for gap, text in zip(gaps, said, strict=True)]
         by_chance = [gap.word.text == baselines[side] for gap in gaps]
-        found.append(
+        rows.append(
             {
                 "side": side.name.lower(),
                 "language": name,
@@ -327,24 +313,25 @@ def fill_gaps(
                 "gaps": [gap_row(gap, pairs, tokenizer, text) for gap, text in zip(gaps, said, strict=True)],
             }
         )
-    return found
+    return rows
 
 
 def gap_row(gap: Gap, pairs: Pairs, tokenizer: Tokenizer, answer: str) -> dict[str, Any]:
     """A gap for people and for results: the sentence with ___ for the word, its other side, word and answer."""
     ids = pairs.rows[gap.side][gap.pair]
     left, right = tokenizer.decode([ids[: gap.word.start], ids[gap.word.end :]])
-    given = pairs.texts[Side(1 - gap.side)][gap.pair]
-    row = {"line": pairs.lines[gap.pair], "given": given, "sentence": one_line(f"{left} ___ {right}".strip())}
+    other = pairs.texts[Side(1 - gap.side)][gap.pair]
+    row = {"line": pairs.lines[gap.pair], "given": other, "sentence": one_line(f"{left} ___ {right}".strip())}
     return row | {"word": gap.word.text, "answer": answer, "correct": gap.word.text == answer}
 
 
-def heading(config: ClozeConfig, translator: Translator, pairs: Pairs, decoding: Kermit.Decoding) -> dict[str, Any]:
+def heading(config: ClozeConfig, system: System, pairs: Pairs) -> dict[str, Any]:
     """What was asked of what."""
-    options = {name: value for name, value in to_plain(decoding).items() if name != "direction"}
+    folder = system.translator.folder
+    options = {name: value for name, value in to_plain(system.decoding).items() if name != "direction"}
     return {
-        "run_dir": str(translator.folder),
-        "weights": config.weights or run_summary(translator.folder).get("weights"),
+        "run_dir": str(folder),
+        "weights": config.weights or run_summary(folder).get("weights"),
         "text": pairs.name,
         "num_sentences": len(pairs.lines),
         "num_dropped": pairs.num_dropped,

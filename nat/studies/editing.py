@@ -54,9 +54,10 @@ def edit_study(config: EditStudyConfig) -> dict[str, Any]:
         i for i, (source, line) in enumerate(zip(text.sources, text.references or [], strict=True)) if source and line
     ]
     text = replace(text, sources=[text.sources[i] for i in kept], references=[(text.references or [])[i] for i in kept])
-    abilities, found = system.translator.model.edits, {"run_dir": config.run_dir, "teacher": config.teacher}
+    abilities = system.translator.model.edits
     plain = translate(system, text.sources, name="unaided").best
-    figures: dict[str, Any] = found | {"num_sentences": len(kept), "bleu": bleu(plain, text)}
+    figures: dict[str, Any] = {"run_dir": config.run_dir, "teacher": config.teacher}
+    figures |= {"num_sentences": len(kept), "bleu": bleu(plain, text)}
     if DRAFT in abilities:
         figures |= study_drafts(config, system, teacher, text)
     if CONSTRAINTS in abilities:
@@ -91,12 +92,11 @@ def study_drafts(config: EditStudyConfig, system: System, teacher: System, text:
     drafts = spoil(taught, share=config.noise, seed=config.seed)
     requests = [Request(source, draft=draft) for source, draft in zip(text.sources, drafts, strict=True)]
     edited = translate(system, requests, name="drafts")
-    filled = [item.passes for item in edited.filled]
     return {
         "teacher_bleu": bleu(taught, text),
         "draft_bleu": bleu(drafts, text),
         "edited_bleu": bleu(edited.best, text),
-        "edited_passes": sum(filled) / max(1, len(filled)),
+        "edited_passes": edited.mean_passes,
     }
 
 

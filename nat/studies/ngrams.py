@@ -95,8 +95,8 @@ def estimate(config: LMConfig) -> Summary:
     orders = [sorted(order, key=lambda ngram: ngram[1]) for order in ngrams(model)]
     write_arpa(Path(config.output), tokenizers.fingerprint, orders)
     valid = [] if data.valid is None else target_rows(data, "valid", tokenizers)
-    found = perplexity(config.output, valid, num_tokens=size) if valid else None
-    return Summary(len(rows), [len(order) for order in orders], found)
+    per_token = perplexity(config.output, valid, num_tokens=size) if valid else None
+    return Summary(len(rows), [len(order) for order in orders], per_token)
 
 
 def import_nltk() -> None:
@@ -147,16 +147,16 @@ def ngrams(model: LanguageModel) -> Iterator[list[Ngram]]:
     """Those that were seen, order by order, with interpolated probabilities."""
     weights: dict[tuple[str, ...], float] = {}  # of the shorter context in the mixture, by context
     shorter: dict[tuple[str, ...], float] = {(word,): model.unmasked_score(word) for word in model.counts.unigrams}
-    found = [shorter]
+    orders = [shorter]
     for order in range(2, model.order + 1):
         longer = {}
         for context, following in model.counts[order].items():
             for word in following:
                 alpha, weights[context] = model.estimator.alpha_gamma(word, context)
                 longer[*context, word] = alpha + weights[context] * shorter[*context[1:], word]
-        found.append(shorter := longer)
-    found[0][str(BOS),] = 0.0
-    for probabilities in found:
+        orders.append(shorter := longer)
+    orders[0][str(BOS),] = 0.0
+    for probabilities in orders:
         yield [(log10(p), tuple(map(int, ngram)), log10(weights.get(ngram, 1.0))) for ngram, p in probabilities.items()]
 
 

@@ -42,8 +42,8 @@ def aligned_words(sources: Sequence[str], targets: Sequence[str]) -> Counts:
     aligner.learn()
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for start in range(0, len(pairs), READ_AT_ONCE):
-        some = pairs[start : start + READ_AT_ONCE]
-        for pair, links in zip(some, aligner.links(some), strict=True):
+        part = pairs[start : start + READ_AT_ONCE]
+        for pair, links in zip(part, aligner.links(part), strict=True):
             for source, target in links:
                 counts[parts[pair.source[source]]][parts[pair.target[target]]] += 1
     return counts

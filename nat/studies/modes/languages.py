@@ -109,15 +109,15 @@ class Languages:
         1/L each for a piece without letters."""
         texts = [piece.replace(SPACE, " ") for piece in pieces]
         words = words_of("".join(texts))
-        found = np.full((len(pieces), len(self.names)), 1.0 / len(self.names))
+        posteriors = np.full((len(pieces), len(self.names)), 1.0 / len(self.names))
         start = 0
         for number, text in enumerate(texts):
             end = start + len(text)
             inside = [word for word in words if word.start < end and start < word.end]
             if inside:
-                found[number] = self.posterior(inside[0].text)
+                posteriors[number] = self.posterior(inside[0].text)
             start = end
-        return found
+        return posteriors
 
     def _left_over(self, word: str) -> Float[np.ndarray, " L"]:
         """b(w): what is said of a word without counts."""

@@ -52,6 +52,7 @@ from nat.studies.modes.texts import (
 
 FILES = ("study.json", "study.md", "simplex.png", "simplex.svg", "outputs/", "languages/")
 REFERENCES = "references"
+SCORES = ("bleu", "chrf", "bleu_signature", "chrf_signature", "length_ratio", "repetition_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,14 +99,14 @@ def study(config: ModesConfig) -> tuple[dict[str, Any], str]:
     rows, judged = [], []
     lines_of = {f"outputs/{name}.txt": part for name, part in originals.items()}  # by file, written when all is known
     for system, training in zip(systems, training_names(systems), strict=True):
-        found = translate(system, sentences.text.sources, name=system.name)
-        contents = Contents.of(found.best, languages)
+        translations = translate(system, sentences.text.sources, name=system.name)
+        contents = Contents.of(translations.best, languages)
         judged.append(Judged(system.name, contents, chosen(contents, references)))
         rows.append({"name": system.name, "training_text": training} | measured(judged[-1], names))
-        rows[-1] |= scored(found, judged[-1], sentences) | provenance(system)
+        rows[-1] |= scored(translations, judged[-1], sentences) | provenance(system)
         rows[-1]["output"] = f"outputs/{files[system.name]}.txt"
-        languages_of = language_lines(system, found, contents, sentences, languages)
-        lines_of[f"outputs/{files[system.name]}.txt"] = found.best
+        languages_of = language_lines(system, translations, contents, sentences, languages)
+        lines_of[f"outputs/{files[system.name]}.txt"] = translations.best
         lines_of[f"languages/{files[system.name]}.jsonl"] = list(map(to_json, languages_of))
     alike = {name: Judged(f"{REFERENCES} {name}", part, part) for name, part in zip(names, references, strict=True)}
     figures = {
@@ -155,22 +156,16 @@ def measured(text: Judged, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def scored(found: Translations, text: Judged, sentences: Sentences) -> dict[str, Any]:
+def scored(translations: Translations, text: Judged, sentences: Sentences) -> dict[str, Any]:
     """BLEU and chrF against the reference in the language that each translation chose, and against all references."""
     by_language = list(sentences.references.values())
     own = [by_language[number][i] for i, number in enumerate(text.contents.main)]
-    alone, every = score_corpus(found.best, own), score_corpus(found.best, sentences.text.references or [])
-    filled = found.filled
-    return {
-        "bleu": alone.bleu,
-        "chrf": alone.chrf,
-        "bleu_signature": alone.bleu_signature,
-        "chrf_signature": alone.chrf_signature,
+    alone = score_corpus(translations.best, own)
+    every = score_corpus(translations.best, sentences.text.references or [])
+    return {name: getattr(alone, name) for name in SCORES} | {
         "bleu_all_references": every.bleu,
         "bleu_all_references_signature": every.bleu_signature,
-        "length_ratio": alone.length_ratio,
-        "repetition_rate": alone.repetition_rate,
-        "passes": sum(item.passes for item in filled) / max(1, len(filled)),
+        "passes": translations.mean_passes,
     }
 
 
@@ -189,8 +184,8 @@ def examine(claim: Claim, texts: Mapping[str, Judged]) -> dict[str, Any]:
 def panel(text: Judged) -> Panel:
     """What the picture shows of a text."""
     contents = text.contents
-    found = excess(contents, text.floor, resamples(len(contents.masses)))
-    note = f"mixing {100 * found.mixing:.1f} %, floor {100 * found.floor:.1f} %"
+    mixed = excess(contents, text.floor, resamples(len(contents.masses)))
+    note = f"mixing {100 * mixed.mixing:.1f} %, floor {100 * mixed.floor:.1f} %"
     return Panel(text.name, note, contents.shares[contents.telling], contents.main[contents.telling])
 
 
@@ -202,19 +197,19 @@ def together(texts: Mapping[str, Judged]) -> Judged:
 
 
 def named_texts(sentences: Sentences) -> dict[str, list[str]]:
-    """What the systems were given, by the name of its file."""
+    """Sources and references, by the name of their file."""
     return {"source": sentences.text.sources} | {
         f"reference.{name}": lines for name, lines in sentences.references.items()
     }
 
 
 def language_lines(
-    system: System, found: Translations, contents: Contents, sentences: Sentences, languages: Languages
+    system: System, translations: Translations, contents: Contents, sentences: Sentences, languages: Languages
 ) -> Iterator[dict[str, Any]]:
     """line: in the split's file. language: the main one, null where no word tells. shares: of the languages, in their
     order. words, pieces: each with its language, null where it tells too little. posteriors: of the words."""
     tokenizer = system.translator.sides(system.decoding)[1]
-    for i, (item, line) in enumerate(zip(found.candidates, sentences.text.lines or [], strict=True)):
+    for i, (item, line) in enumerate(zip(translations.candidates, sentences.text.lines or [], strict=True)):
         words, pieces = words_of(item.best), tokenizer.pieces(item.tokens[item.chosen])
         posteriors = languages.posteriors(words)
         texts, parts = [word.text for word in words], languages.of_pieces(pieces)

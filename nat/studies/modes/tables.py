@@ -57,25 +57,25 @@ def claims_table(claims: Sequence[Row]) -> str:
     if not claims:
         return ""
     rows = []
-    for found in claims:
-        values = ", ".join(percent(value) for value in found["excess"])
-        verdict = "holds" if found["holds"] else "does not hold"
-        rows.append([found["claim"], verdict, values, rounded(found["p_value"], 3)])
+    for claim in claims:
+        values = ", ".join(percent(value) for value in claim["excess"])
+        verdict = "holds" if claim["holds"] else "does not hold"
+        rows.append([claim["claim"], verdict, values, rounded(claim["p_value"], 3)])
     note = f"mixes more: excess above the floor; p: paired bootstrap, {NUM_RESAMPLES} samples of the sentences."
     return "\n".join([markdown_table(["mixes more", "", "excess %", "p"], rows, text=(0, 1)), "", note, ""])
 
 
 def accuracy_table(figures: Row) -> str:
     """How well words, token pieces and sentences of the references are told, and the confusion of the pieces."""
-    names, found = figures["languages"], figures["accuracy"]
+    names, units = figures["languages"], figures["accuracy"]
     rows = []
-    for unit, part in found.items():
+    for unit, part in units.items():
         cells = [str(part["total"]), percent(part["telling"]), percent(part["accuracy"])]
         cells += [percent(part["accuracy_by_language"][name]) for name in names]
         rows.append([unit, *cells, percent(part["expected"])])
     headings = ["of the references", "number", "telling %", "right %", *(f"{name} right %" for name in names)]
     lines = [markdown_table([*headings, "expected right %"], rows)]
-    confusion = found["tokens"]["confusion"]
+    confusion = units["tokens"]["confusion"]
     columns = [*names, "untold"]
     counts = [[name, *(str(confusion[name][column]) for column in columns)] for name in names]
     lines += ["", markdown_table(["tokens of", *(f"told as {name}" for name in names), "untold"], counts)]

@@ -43,12 +43,12 @@ def read_sentences(translator: Translator, split: Split, changes: Mapping[str, A
     if len(names) < 2:
         raise ConfigError(f"data.target={target}: several languages are needed, joined so: de+fr+es")
     text = read_split(translator, split, changes)
-    found = [all_references(reference) for reference in text.references or []]
-    complete = [i for i, lines in enumerate(found) if len(lines) == len(names)]
+    references = [all_references(reference) for reference in text.references or []]
+    complete = [i for i, lines in enumerate(references) if len(lines) == len(names)]
     if not complete:
         raise DataError(f"split {split.value}: no sentence has a reference in each of {', '.join(names)}")
-    references = {name: [found[i][number] for i in complete] for number, name in enumerate(names)}
-    return Sentences(text.select(complete), references, len(found) - len(complete))
+    by_name = {name: [references[i][number] for i in complete] for number, name in enumerate(names)}
+    return Sentences(text.select(complete), by_name, len(references) - len(complete))
 
 
 def learn_languages(
