@@ -263,6 +263,9 @@ def _convert_dataclass(kind: Any, node: Any, path: str, errors: list[str]) -> An
 
 
 def _check_range(f: dataclasses.Field[Any], value: Any, path: str, errors: list[str]) -> None:
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            _check_range(f, item, f"{path}[{number}]", errors)
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return
     bounds = f.metadata

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -21,6 +22,11 @@ def guarded(name: str, action: Callable[[], int | None]) -> int:
     except BrokenPipeError:  # the reader of our output has gone
         discard_output()
         return 1
+    except (MemoryError, RuntimeError) as error:
+        text = str(error) or "out of memory"
+        if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", text):
+            raise
+        return tell(name, f"smaller sizes are needed: {text.splitlines()[0]}", UserError.exit_code)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return tell(name, f"{where}{error.strerror or error}", UserError.exit_code)

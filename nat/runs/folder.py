@@ -22,6 +22,7 @@ from nat.data.tokenizer import Tokenizers
 from nat.errors import ConfigError, DataError
 from nat.files import check_kinds, read_object
 from nat.models.contract import TranslationModel
+from nat.runs.memory import Allowance
 from nat.runs.weights import WEIGHTS, check_tokenizer, load_weights
 
 COUNTS = ("update", "tokens", "seconds", "skipped", "memory_splits")  # of run.json
@@ -48,11 +49,12 @@ def load_model(
     """
     component = read_component(folder)
     tokenizers = Tokenizers.load(folder / "tokenizer")
-    model: TranslationModel = component.build(vocabularies=tokenizers.vocabularies).to(device)
+    with Allowance(copies=1):
+        model: TranslationModel = component.build(vocabularies=tokenizers.vocabularies)
     path = weights or folder / WEIGHTS
     check_tokenizer(path, tokenizers.fingerprint)
     load_weights(model, path, device)
-    return model.eval(), tokenizers
+    return model.to(device).eval(), tokenizers
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

@@ -26,6 +26,7 @@ from nat.nn.rng import set_seed
 from nat.runs.device import choose_device
 from nat.runs.folder import latest_checkpoint
 from nat.runs.lock import FolderLock
+from nat.runs.memory import Allowance
 from nat.runs.weights import WEIGHTS, load_tensors
 from nat.training.distributed import Ranks
 from nat.training.stages.base import Stage
@@ -104,7 +105,8 @@ def prepare_trainer(
     )
     decoding.check_files(vocabularies=tokenizers.vocabularies, tokenizer=tokenizers.fingerprint)
     set_seed(config.seed, "weights")
-    model: TranslationModel = config.model.build(vocabularies=tokenizers.vocabularies)
+    with Allowance(copies=4):
+        model: TranslationModel = config.model.build(vocabularies=tokenizers.vocabularies)
     stage: Stage | None = None
     if config.stage is not None:
         stage = config.stage.build(model=model, tokenizers=tokenizers, device=device)
