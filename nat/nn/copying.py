@@ -27,7 +27,9 @@ class Copying:
     """Options of the head."""
 
     enabled: bool = option(False, "mix the vocabulary's distribution with copies of source tokens")
-    num_heads: int = option(1, "heads of the attention that points at what is copied, their mean", minimum=1)
+    num_heads: int = option(
+        1, "heads of the attention that points at what is copied, their mean", minimum=1, maximum=4096
+    )
     initial_share: float = option(0.5, "share of copies, 1 - p_gen, that training begins with", above=0, below=1)
 
     def __post_init__(self) -> None:

@@ -51,9 +51,11 @@ class Sharing(Enum):
 class Exits:
     """Early exit: the decoder layers that each head needs. A head with a decoder of its own has just these."""
 
-    deletion: int | None = option(None, "decoder layers of the deletion classifier; null: all", minimum=1)
-    placeholder: int | None = option(None, "decoder layers of the placeholder classifier; null: all", minimum=1)
-    token: int | None = option(None, "decoder layers of the token classifier; null: all", minimum=1)
+    deletion: int | None = option(None, "decoder layers of the deletion classifier; null: all", minimum=1, maximum=1024)
+    placeholder: int | None = option(
+        None, "decoder layers of the placeholder classifier; null: all", minimum=1, maximum=1024
+    )
+    token: int | None = option(None, "decoder layers of the token classifier; null: all", minimum=1, maximum=1024)
 
     def layers(self, head: Policy, *, all_layers: int) -> int:
         given: int | None = getattr(self, head.value)

@@ -27,7 +27,9 @@ class PositionKind(Enum):
 @dataclass(frozen=True)
 class PositionConfig:
     kind: PositionKind = option(PositionKind.SINUSOIDAL, "sinusoidal (no limit of length), learned, or none")
-    max_length: int = option(1024, "learned positions: longest sequence; longer ones are refused", minimum=1)
+    max_length: int = option(
+        1024, "learned positions: longest sequence; longer ones are refused", minimum=1, maximum=1_000_000
+    )
 
 
 class Positions(nn.Module):

@@ -27,7 +27,7 @@ class Glancing(Schedule):
         0.0, "share of the mistakes revealed at update 0; 0, with end=0: no glancing", minimum=0, maximum=1
     )
     end: float = option(0.0, "share of the mistakes revealed from `updates` on", minimum=0, maximum=1)
-    updates: int = option(300000, "updates from start to end", minimum=0)
+    updates: int = option(300000, "updates from start to end", minimum=0, maximum=1_000_000_000)
 
 
 def reveal(

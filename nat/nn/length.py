@@ -34,7 +34,9 @@ class LengthPredictor(nn.Module):
     @dataclass(frozen=True)
     class Config:
         summary: Summary = option(Summary.MEAN, "mean of the encoder's states, or the state of a [LENGTH] token")
-        max_offset: int = option(256, "largest difference between source and target length, in tokens", minimum=1)
+        max_offset: int = option(
+            256, "largest difference between source and target length, in tokens", minimum=1, maximum=100_000
+        )
         weight: float = option(0.1, "weight of its loss, a sum over sentences beside one over tokens", above=0)
 
     def __init__(self, config: Config, *, dim: int) -> None:

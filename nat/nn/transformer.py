@@ -33,9 +33,9 @@ class Initial(Enum):
 class Size:
     """The dimensions that the stacks of a model share; the model gives them to its parts."""
 
-    dim: int = option(512, "width D of the hidden states", minimum=2)
-    num_heads: int = option(8, "attention heads; must divide dim", minimum=1)
-    ffn_dim: int = option(2048, "width of the feed-forward layers", minimum=1)
+    dim: int = option(512, "width D of the hidden states", minimum=2, maximum=65536)
+    num_heads: int = option(8, "attention heads; must divide dim", minimum=1, maximum=4096)
+    ffn_dim: int = option(2048, "width of the feed-forward layers", minimum=1, maximum=2**20)
     dropout: float = option(0.1, "dropout after embeddings and sub-layers", minimum=0, below=1)
     norm: Norm = option(Norm.PRE, "layer normalisation: pre or post")
     initial: Initial = option(Initial.XAVIER, "initial weights: xavier (uniform) or normal (standard deviation 0.02)")
@@ -143,7 +143,7 @@ class Encoder(nn.Module):
     @dataclass(frozen=True)
     class Config:
         attention: Component = option(help="the self-attention kind, from the group `attention`")
-        num_layers: int = option(6, "layers", minimum=1)
+        num_layers: int = option(6, "layers", minimum=1, maximum=1024)
 
     def __init__(self, config: Config, *, size: Size) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class Encoder(nn.Module):
 class DecoderConfig:
     """A stack with cross-attention to the memory. `attention` is its self-attention where nothing is causal."""
 
-    num_layers: int = option(6, "layers", minimum=1)
+    num_layers: int = option(6, "layers", minimum=1, maximum=1024)
 
 
 class Decoder(nn.Module):

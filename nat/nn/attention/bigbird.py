@@ -33,11 +33,13 @@ class BigBirdAttention(AttentionOfLayer, SelfAttention):
 
     @dataclass(frozen=True)
     class Config:
-        block_size: int = option(64, "positions of a block", minimum=1)
-        num_window_blocks: int = option(3, "blocks of the window, its own in the middle: an odd number", minimum=1)
-        num_random_blocks: int = option(3, "random blocks that a block sees", minimum=1)
-        num_tokens: int = option(128, "the sequence's first tokens that are global", minimum=0)
-        num_extra: int = option(0, "extra, learned global tokens", minimum=0)
+        block_size: int = option(64, "positions of a block", minimum=1, maximum=1_000_000)
+        num_window_blocks: int = option(
+            3, "blocks of the window, its own in the middle: an odd number", minimum=1, maximum=1_000_000
+        )
+        num_random_blocks: int = option(3, "random blocks that a block sees", minimum=1, maximum=1_000_000)
+        num_tokens: int = option(128, "the sequence's first tokens that are global", minimum=0, maximum=1_000_000)
+        num_extra: int = option(0, "extra, learned global tokens", minimum=0, maximum=1_000_000)
         seed: int = option(1, "seed of the random blocks", minimum=0)
         dropout: float = option(0.0, "dropout on the attention weights", minimum=0, below=1)
 

@@ -43,10 +43,15 @@ class CompressedAttention(FullAttention):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(FullAttention.Config):
-        factor: int = option(3, "stride of the convolution: positions for each key", minimum=1)
-        kernel: int = option(3, "positions that the convolution reads for a key; at least factor", minimum=1)
+        factor: int = option(3, "stride of the convolution: positions for each key", minimum=1, maximum=1_000_000)
+        kernel: int = option(
+            3, "positions that the convolution reads for a key; at least factor", minimum=1, maximum=4096
+        )
         max_keys: int | None = option(
-            None, "the most keys of a sequence, by a factor that grows with its length; null: no limit", minimum=1
+            None,
+            "the most keys of a sequence, by a factor that grows with its length; null: no limit",
+            minimum=1,
+            maximum=1_000_000,
         )
 
         def __post_init__(self) -> None:

@@ -57,9 +57,11 @@ class GlobalAttention(SelfAttention):
 
     @dataclass(frozen=True)
     class Config:
-        num_tokens: int = option(1, "the sequence's first tokens that are global", minimum=0)
-        num_extra: int = option(0, "extra, learned global tokens", minimum=0)
-        window: int = option(64, "positions that are seen to each side, beside the global ones", minimum=0)
+        num_tokens: int = option(1, "the sequence's first tokens that are global", minimum=0, maximum=1_000_000)
+        num_extra: int = option(0, "extra, learned global tokens", minimum=0, maximum=1_000_000)
+        window: int = option(
+            64, "positions that are seen to each side, beside the global ones", minimum=0, maximum=1_000_000
+        )
         dropout: float = option(0.0, "dropout on the attention weights", minimum=0, below=1)
 
         def __post_init__(self) -> None:

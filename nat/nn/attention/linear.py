@@ -117,7 +117,9 @@ class RandomFeatureAttention(RandomAttention):
 
     @dataclass(frozen=True)
     class Config:
-        num_features: int = option(128, "random frequencies M of a head; each gives a sine and a cosine", minimum=1)
+        num_features: int = option(
+            128, "random frequencies M of a head; each gives a sine and a cosine", minimum=1, maximum=65536
+        )
         seed: int = option(1, "of the random frequencies", minimum=0)
 
     def __init__(
@@ -153,7 +155,7 @@ class PerformerAttention(RandomAttention):
     @dataclass(frozen=True)
     class Config:
         num_features: int | None = option(
-            None, "random features M of a head; null: E ln E for heads of width E (theorem 4)", minimum=1
+            None, "random features M of a head; null: E ln E for heads of width E (theorem 4)", minimum=1, maximum=65536
         )
         seed: int = option(1, "of the random features", minimum=0)
 

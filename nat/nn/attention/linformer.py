@@ -51,8 +51,8 @@ class LinformerAttention(FullAttention):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(FullAttention.Config):
-        max_length: int = option(1024, "longest sequence; longer ones are refused", minimum=1)
-        num_keys: int = option(128, "keys K that are left of a sequence", minimum=1)
+        max_length: int = option(1024, "longest sequence; longer ones are refused", minimum=1, maximum=1_000_000)
+        num_keys: int = option(128, "keys K that are left of a sequence", minimum=1, maximum=65536)
         sharing: Sharing = option(Sharing.HEADWISE, "of the projections: none, headwise, key_value or layerwise")
 
         def __post_init__(self) -> None:

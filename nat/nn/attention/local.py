@@ -21,7 +21,7 @@ class LocalAttention(SelfAttention):
 
     @dataclass(frozen=True)
     class Config:
-        window: int = option(64, "positions that are seen to each side", minimum=1)
+        window: int = option(64, "positions that are seen to each side", minimum=1, maximum=1_000_000)
         dropout: float = option(0.0, "dropout on the attention weights", minimum=0, below=1)
 
     def __init__(self, config: Config, *, dim: int, num_heads: int, head_dim: int | None = None) -> None:

@@ -28,10 +28,14 @@ class LongformerAttention(HeadAttention):
 
     @dataclass(frozen=True)
     class Config:
-        window: int = option(64, "positions that are seen to each side; in dilated heads, so many steps", minimum=1)
-        dilation: int = option(2, "step between the positions that a dilated head sees", minimum=2)
-        num_dilated_heads: int | None = option(None, "heads whose windows are dilated; null: half of them", minimum=1)
-        num_tokens: int = option(1, "the sequence's first tokens that are global", minimum=1)
+        window: int = option(
+            64, "positions that are seen to each side; in dilated heads, so many steps", minimum=1, maximum=1_000_000
+        )
+        dilation: int = option(2, "step between the positions that a dilated head sees", minimum=2, maximum=1_000_000)
+        num_dilated_heads: int | None = option(
+            None, "heads whose windows are dilated; null: half of them", minimum=1, maximum=4096
+        )
+        num_tokens: int = option(1, "the sequence's first tokens that are global", minimum=1, maximum=1_000_000)
         dropout: float = option(0.0, "dropout on the attention weights", minimum=0, below=1)
 
     def __init__(self, config: Config, *, dim: int, num_heads: int, head_dim: int | None = None) -> None:

@@ -17,7 +17,7 @@ class HeadGroup:
     """Heads of one kind."""
 
     attention: Component = option(help="the kind, from the group `attention`")
-    num_heads: int = option(help="heads of this kind", minimum=1)
+    num_heads: int = option(help="heads of this kind", minimum=1, maximum=4096)
 
 
 class MixedAttention(Attention):

@@ -31,8 +31,10 @@ class ReformerAttention(AttentionOfLayer, SelfAttention):
 
     @dataclass(frozen=True)
     class Config:
-        chunk_size: int = option(64, "positions of a chunk; on average twice as many as a bucket's", minimum=1)
-        num_rounds: int = option(2, "rounds of hashing; more come nearer to full attention", minimum=1)
+        chunk_size: int = option(
+            64, "positions of a chunk; on average twice as many as a bucket's", minimum=1, maximum=1_000_000
+        )
+        num_rounds: int = option(2, "rounds of hashing; more come nearer to full attention", minimum=1, maximum=1024)
         seed: int = option(0, "of the random rotations", minimum=0)
         dropout: float = option(0.0, "dropout on the attention weights", minimum=0, below=1)
 

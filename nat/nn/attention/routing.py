@@ -65,8 +65,10 @@ class RoutingAttention(AttentionOfLayer, SelfAttention):
 
     @dataclass(frozen=True)
     class Config:
-        num_clusters: int = option(128, "clusters of a row at most: centroids of each head", minimum=1)
-        cluster_size: int = option(32, "positions of a cluster at least; shorter rows are one cluster", minimum=1)
+        num_clusters: int = option(128, "clusters of a row at most: centroids of each head", minimum=1, maximum=65536)
+        cluster_size: int = option(
+            32, "positions of a cluster at least; shorter rows are one cluster", minimum=1, maximum=1_000_000
+        )
         decay: float = option(0.999, "of the centroids' running means, in an update", minimum=0, below=1)
         seed: int = option(0, "of the first centroids", minimum=0)
         dropout: float = option(0.0, "dropout on the attention weights", minimum=0, below=1)

@@ -33,12 +33,22 @@ class SinkhornAttention(HeadAttention):
 
     @dataclass(frozen=True)
     class Config:
-        num_blocks: int = option(128, "blocks of a row at most: places that the sorting network knows", minimum=1)
-        block_size: int = option(32, "positions of a block at least; shorter rows are one block", minimum=1)
-        iterations: int = option(8, "normalisations of columns and rows", minimum=1)
-        temperature: float = option(0.75, "of the sorting scores; lower is nearer to a permutation", above=0)
-        noise: float = option(0.0, "share of Gumbel noise in the sorting scores while training", minimum=0)
-        sortcut: int | None = option(None, "look at so many of the first sorted blocks alone; null: not", minimum=1)
+        num_blocks: int = option(
+            128, "blocks of a row at most: places that the sorting network knows", minimum=1, maximum=65536
+        )
+        block_size: int = option(
+            32, "positions of a block at least; shorter rows are one block", minimum=1, maximum=1_000_000
+        )
+        iterations: int = option(8, "normalisations of columns and rows", minimum=1, maximum=10_000)
+        temperature: float = option(
+            0.75, "of the sorting scores; lower is nearer to a permutation", above=0, maximum=1000
+        )
+        noise: float = option(
+            0.0, "share of Gumbel noise in the sorting scores while training", minimum=0, maximum=1000
+        )
+        sortcut: int | None = option(
+            None, "look at so many of the first sorted blocks alone; null: not", minimum=1, maximum=1_000_000
+        )
         causal: bool = option(False, "no position looks at later ones")
         dropout: float = option(0.0, "dropout on the attention weights", minimum=0, below=1)
 

@@ -30,9 +30,12 @@ class StridedAttention(SelfAttention):
             None,
             "distance of the positions that strided heads see; null: the square root of the row's length",
             minimum=1,
+            maximum=1_000_000,
         )
-        window: int = option(64, "positions that local heads see to each side", minimum=1)
-        num_local_heads: int | None = option(None, "heads that see a window; null: half of them", minimum=1)
+        window: int = option(64, "positions that local heads see to each side", minimum=1, maximum=1_000_000)
+        num_local_heads: int | None = option(
+            None, "heads that see a window; null: half of them", minimum=1, maximum=4096
+        )
         dropout: float = option(0.0, "dropout on the attention weights", minimum=0, below=1)
 
     def __init__(self, config: Config, *, dim: int, num_heads: int, head_dim: int | None = None) -> None:

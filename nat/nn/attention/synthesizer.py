@@ -24,7 +24,7 @@ class Synthesizer(HeadAttention):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        max_length: int = option(512, "longest sequence; longer ones are refused", minimum=1)
+        max_length: int = option(512, "longest sequence; longer ones are refused", minimum=1, maximum=65536)
         dropout: float = option(0.0, "dropout on the attention weights", minimum=0, below=1)
 
     max_length: int
@@ -107,7 +107,7 @@ class RandomSynthesizer(Synthesizer):
     @dataclass(frozen=True, kw_only=True)
     class Config(Synthesizer.Config):
         rank: int | None = option(
-            None, "scores are R1 R2^T with so many columns (section 3.3); null: one matrix", minimum=1
+            None, "scores are R1 R2^T with so many columns (section 3.3); null: one matrix", minimum=1, maximum=65536
         )
 
     def __init__(self, config: Config, *, dim: int, num_heads: int, head_dim: int | None = None) -> None:
