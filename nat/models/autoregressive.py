@@ -54,12 +54,14 @@ class Autoregressive(TranslationModel):
 
     @dataclass(frozen=True)
     class Decoding(BeamOptions):
-        beam_size: int = option(1, "hypotheses kept; 1 is greedy search", minimum=1)
+        beam_size: int = option(1, "hypotheses kept; 1 is greedy search", minimum=1, maximum=10_000)
         length_penalty: float | None = option(
-            None, "beam search: scores are divided by ((5 + length) / 6)^alpha; null is 0.6", minimum=0
+            None, "beam search: scores are divided by ((5 + length) / 6)^alpha; null is 0.6", minimum=0, maximum=100
         )
-        max_length_factor: float = option(2.0, "a translation ends after factor * S + offset tokens", minimum=0)
-        max_length_offset: int = option(20, "see max_length_factor", minimum=1)
+        max_length_factor: float = option(
+            2.0, "a translation ends after factor * S + offset tokens", minimum=0, maximum=100
+        )
+        max_length_offset: int = option(20, "see max_length_factor", minimum=1, maximum=100_000)
 
         def __post_init__(self) -> None:
             super().__post_init__()

@@ -49,7 +49,7 @@ class CTC(TranslationModel):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ParallelConfig):
-        upsampling: int = option(2, "slots s for each source token", minimum=1)
+        upsampling: int = option(2, "slots s for each source token", minimum=1, maximum=100)
         label_smoothing: float = option(0.0, "weight of the uniform distribution over slots", minimum=0, below=1)
         glancing: Glancing = field(default_factory=Glancing)
         deep_supervision: DeepSupervision = field(default_factory=DeepSupervision)
@@ -57,12 +57,15 @@ class CTC(TranslationModel):
 
     @dataclass(frozen=True)
     class Decoding(BeamOptions):
-        beam_size: int = option(1, "1 is the best path (one arg max a slot), more is prefix beam search", minimum=1)
+        beam_size: int = option(
+            1, "1 is the best path (one arg max a slot), more is prefix beam search", minimum=1, maximum=10_000
+        )
         token_beam: int | None = option(
             None,
             f"prefix beam search: only the best n tokens of a slot are tried; null tries all that can matter, and with "
             f"a language model {LM_TOKEN_BEAM} (or beam_size + 1)",
             minimum=1,
+            maximum=1_000_000,
         )
         language_model: str | None = option(
             None, "prefix beam search: ARPA file of nat-lm; scores are then the fused ones"

@@ -55,7 +55,7 @@ class Fertility(TranslationModel):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Seq2SeqConfig):
-        max_fertility: int = option(50, "largest fertility L_max of a source token", minimum=1)
+        max_fertility: int = option(50, "largest fertility L_max of a source token", minimum=1, maximum=10_000)
         fertility_weight: float = option(1.0, "weight of the fertilities' cross entropy in the objective", above=0)
         label_smoothing: float = option(0.0, "probability spread over all other tokens", minimum=0, below=1)
         glancing: Glancing = field(default_factory=Glancing)
@@ -69,7 +69,9 @@ class Fertility(TranslationModel):
             "argmax: the most probable of each token; average: its expectation, rounded; sample: the first candidate's "
             "are argmax, the others' are samples (noisy parallel decoding)",
         )
-        max_length_factor: float = option(2.0, "a translation ends after factor * S tokens, or one", above=0)
+        max_length_factor: float = option(
+            2.0, "a translation ends after factor * S tokens, or one", above=0, maximum=100
+        )
 
         def __post_init__(self) -> None:
             super().__post_init__()

@@ -81,7 +81,7 @@ class Imputer(TranslationModel):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ParallelConfig):
-        upsampling: int = option(2, "slots s for each source token", minimum=1)
+        upsampling: int = option(2, "slots s for each source token", minimum=1, maximum=100)
         training: Training = option(
             Training.MARGINAL, "learn all alignments that agree with the known slots, or imitate the one given"
         )
@@ -92,7 +92,9 @@ class Imputer(TranslationModel):
         mask_probability: float | None = option(
             None, "masking=bernoulli: of each slot; null: uniform in 0..1, anew for each pair", above=0, maximum=1
         )
-        mask_block: int | None = option(None, f"masking=block: slots of a block; null: {DEFAULT_BLOCK}", minimum=2)
+        mask_block: int | None = option(
+            None, f"masking=block: slots of a block; null: {DEFAULT_BLOCK}", minimum=2, maximum=1_000_000
+        )
         label_smoothing: float = option(0.0, "weight of the uniform distribution over masked slots", minimum=0, below=1)
         copying: Copying = field(default_factory=Copying)
 
@@ -107,9 +109,14 @@ class Imputer(TranslationModel):
         schedule: Schedule = option(
             Schedule.TOP_K, "each pass commits an equal share of the canvas, or one slot of every block"
         )
-        max_passes: int | None = option(None, f"schedule=top_k: decoder calls; null: {DEFAULT_PASSES}", minimum=1)
+        max_passes: int | None = option(
+            None, f"schedule=top_k: decoder calls; null: {DEFAULT_PASSES}", minimum=1, maximum=100_000
+        )
         block_size: int | None = option(
-            None, f"schedule=block: slots of a block, and so decoder calls; null: {DEFAULT_BLOCK}", minimum=1
+            None,
+            f"schedule=block: slots of a block, and so decoder calls; null: {DEFAULT_BLOCK}",
+            minimum=1,
+            maximum=1_000_000,
         )
 
         def __post_init__(self) -> None:

@@ -73,7 +73,7 @@ class Levenshtein(TranslationModel):
             Sharing.ALL, "classifiers on one decoder: all, a pair with the token classifier, none"
         )
         exits: Exits = field(default_factory=Exits)
-        max_placeholders: int = option(255, "placeholders in one gap in one pass, K_max", minimum=1)
+        max_placeholders: int = option(255, "placeholders in one gap in one pass, K_max", minimum=1, maximum=10_000)
         alpha: float = option(
             0.5, "training: share of pairs whose deletion starts from the initial sequence", minimum=0, maximum=1
         )
@@ -107,9 +107,13 @@ class Levenshtein(TranslationModel):
             10,
             "rounds at most, each of up to three decoder calls; a sentence in which nothing changes needs fewer",
             minimum=1,
+            maximum=100_000,
         )
         placeholder_penalty: float = option(
-            0.0, "subtracted from the log-probability of 0 placeholders: more gives longer translations", minimum=0
+            0.0,
+            "subtracted from the log-probability of 0 placeholders: more gives longer translations",
+            minimum=0,
+            maximum=1000,
         )
 
     def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:

@@ -51,9 +51,9 @@ class MaskPredict(TranslationModel):
     @dataclass(frozen=True)
     class Decoding(LengthBeamOptions):
         usual_beam: ClassVar[int] = 5
-        max_passes: int = option(4, "decoder calls", minimum=1)
+        max_passes: int = option(4, "decoder calls", minimum=1, maximum=100_000)
         remask: float = option(0.3, "with a draft: share of it that the first pass predicts anew", minimum=0, maximum=1)
-        orders: int = option(24, "several constraints: orders of them that are tried", minimum=1)
+        orders: int = option(24, "several constraints: orders of them that are tried", minimum=1, maximum=10_000)
 
     def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
         super().__init__(vocabularies)

@@ -23,9 +23,14 @@ class DecodingOptions:
     most, of one of `max_passes`, where the method has that option."""
 
     calls_per_pass: ClassVar[int] = 1
-    num_candidates: int = option(1, "translations made for each sentence, for the candidate stage", minimum=1)
+    num_candidates: int = option(
+        1, "translations made for each sentence, for the candidate stage", minimum=1, maximum=10_000
+    )
     temperature: float | None = option(
-        None, "translations are samples at this temperature; null: what the method finds most probable", above=0
+        None,
+        "translations are samples at this temperature; null: what the method finds most probable",
+        above=0,
+        maximum=1000,
     )
     seed: int = option(1, "seed of whatever is sampled", minimum=0)
     history: bool = option(False, "keep token, confidence and fate of every position at every pass")
@@ -66,7 +71,7 @@ class DecodingOptions:
 class BeamOptions(DecodingOptions):
     """Of decoders whose candidates are those of a beam, or samples."""
 
-    beam_size: int = option(1, "hypotheses kept", minimum=1)
+    beam_size: int = option(1, "hypotheses kept", minimum=1, maximum=10_000)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,7 +90,10 @@ class LengthBeamOptions(DecodingOptions):
 
     usual_beam: ClassVar[int] = 1
     length_beam: int | None = option(
-        None, "lengths tried for each sentence, the most probable first; null: what the method's paper tries", minimum=1
+        None,
+        "lengths tried for each sentence, the most probable first; null: what the method's paper tries",
+        minimum=1,
+        maximum=10_000,
     )
 
     def __post_init__(self) -> None:
@@ -126,10 +134,16 @@ class EditOptions(SampleOptions):
     """Of decoders that insert into a canvas: it begins with nothing, with a draft, or with phrases that must stay, see
     `nat.search.editing`."""
 
-    max_passes: int = option(10, "passes at most; a sentence in which nothing changes needs fewer", minimum=1)
-    orders: int = option(24, "several constraints: orders of them that are tried; the best result stays", minimum=1)
-    max_length_factor: float = option(2.0, "a translation has at most factor * S + offset tokens", minimum=0)
-    max_length_offset: int = option(20, "see max_length_factor", minimum=1)
+    max_passes: int = option(
+        10, "passes at most; a sentence in which nothing changes needs fewer", minimum=1, maximum=100_000
+    )
+    orders: int = option(
+        24, "several constraints: orders of them that are tried; the best result stays", minimum=1, maximum=10_000
+    )
+    max_length_factor: float = option(
+        2.0, "a translation has at most factor * S + offset tokens", minimum=0, maximum=100
+    )
+    max_length_offset: int = option(20, "see max_length_factor", minimum=1, maximum=100_000)
 
     def num_copies(self, source: Source) -> int:
         """Canvases of each sentence: its samples, or the orders of its phrases."""
@@ -146,12 +160,17 @@ class InsertionOptions(EditOptions):
     """Of decoders that insert one token into each slot, see `nat.search.insertion`."""
 
     max_passes: int = option(
-        1000, "passes at most; in parallel about log2 of the length, else one for each token; and a last one", minimum=1
+        1000,
+        "passes at most; in parallel about log2 of the length, else one for each token; and a last one",
+        minimum=1,
+        maximum=100_000,
     )
     parallel: bool | None = option(
         None, "insert into all slots at once, or one token at a time; null: at once wherever the model can"
     )
-    end_penalty: float = option(0.0, "subtracted from the log-probability of the end; more of it: longer", minimum=0)
+    end_penalty: float = option(
+        0.0, "subtracted from the log-probability of the end; more of it: longer", minimum=0, maximum=1000
+    )
 
     def rule(self, finalisation: Finalisation, *, end: int) -> InsertionRule:
         """The rule of a model with this finalisation, whose end is the symbol `end`. Raises ConfigError for

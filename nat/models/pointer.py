@@ -73,9 +73,12 @@ class Pointer(TranslationModel):
     @dataclass(frozen=True)
     class Decoding(BeamOptions):
         max_length_factor: float | None = option(
-            None, "a sequence ends after factor * S + offset points; null: 1 with mask_used, else 6", minimum=0
+            None,
+            "a sequence ends after factor * S + offset points; null: 1 with mask_used, else 6",
+            minimum=0,
+            maximum=100,
         )
-        max_length_offset: int = option(0, "see max_length_factor", minimum=0)
+        max_length_offset: int = option(0, "see max_length_factor", minimum=0, maximum=100_000)
 
     def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
         super().__init__(vocabularies)

@@ -43,7 +43,7 @@ class Refinement(TranslationModel):
     class Config(ParallelConfig):
         length: LengthPredictor.Config = field(default_factory=LengthPredictor.Config)
         train_passes: int = option(
-            4, "passes whose losses are summed in training; with one it would be vanilla", minimum=2
+            4, "passes whose losses are summed in training; with one it would be vanilla", minimum=2, maximum=1000
         )
         denoising: float = option(
             0.5, "probability, for each sentence, of training as a denoising auto-encoder instead", minimum=0, maximum=1
@@ -61,7 +61,9 @@ class Refinement(TranslationModel):
 
     @dataclass(frozen=True)
     class Decoding(LengthBeamOptions):
-        max_passes: int = option(10, "decoder calls at most; a sentence that no longer changes needs fewer", minimum=1)
+        max_passes: int = option(
+            10, "decoder calls at most; a sentence that no longer changes needs fewer", minimum=1, maximum=100_000
+        )
         adaptive: bool = option(True, "stop at a sentence that no longer changes; false: max_passes for every one")
 
     def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
