@@ -17,11 +17,11 @@ class LearningRate:
 
     @dataclass(frozen=True)
     class Config:
-        peak: float = option(5e-4, "highest learning rate, reached at the end of the warm-up", above=0)
-        warmup: int = option(4000, "updates of linear warm-up", minimum=0)
-        start: float = option(1e-7, "learning rate of the first update", minimum=0)
+        peak: float = option(5e-4, "highest learning rate, reached at the end of the warm-up", above=0, maximum=1000)
+        warmup: int = option(4000, "updates of linear warm-up", minimum=0, maximum=1_000_000_000)
+        start: float = option(1e-7, "learning rate of the first update", minimum=0, maximum=1000)
         shape: Shape = option(Shape.INVERSE_SQRT, "decay: inverse_sqrt, cosine, linear or constant")
-        end: float = option(0.0, "cosine and linear: learning rate of the last update", minimum=0)
+        end: float = option(0.0, "cosine and linear: learning rate of the last update", minimum=0, maximum=1000)
 
     def __init__(self, config: Config, *, max_updates: int) -> None:
         warmup = min(config.warmup, max_updates)

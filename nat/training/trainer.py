@@ -37,24 +37,31 @@ from nat.training.validation import Metric, Validated, Validator
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    max_updates: int = option(100_000, "length of the run in optimiser updates", minimum=1)
+    max_updates: int = option(100_000, "length of the run in optimiser updates", minimum=1, maximum=1_000_000_000)
     max_minutes: float | None = option(None, "stop and save after so many minutes of training; null: no limit", above=0)
     tokens_per_update: int = option(
-        65536, "reference target tokens per update, over all ranks and micro-batches", minimum=1
+        65536, "reference target tokens per update, over all ranks and micro-batches", minimum=1, maximum=1_000_000_000
     )
     max_tokens: int = option(
-        8192, "memory: rows x padded canvas of one micro-batch on one rank; accumulation does the rest", minimum=1
+        8192,
+        "memory: rows x padded canvas of one micro-batch on one rank; accumulation does the rest",
+        minimum=1,
+        maximum=1_000_000_000,
     )
     precision: Precision = option(Precision.FP32, "fp32, bf16 or fp16 (autocast; weights stay fp32)")
     device: str = option("auto", "auto (a GPU if there is one), cpu or cuda")
-    num_threads: int | None = option(None, "CPU threads of torch; null: torch's choice", minimum=1)
+    num_threads: int | None = option(None, "CPU threads of torch; null: torch's choice", minimum=1, maximum=1024)
     clip_norm: float | None = option(1.0, "largest gradient norm; null: no clipping", above=0)
     moving_average: float = option(0.0, "decay of the moving average of weights; 0: none", minimum=0, below=1)
     average_best: bool = option(True, "offer the average of the best checkpoints if it validates better than the best")
     compile: bool = option(False, "torch.compile the loss (needs a C++ compiler on CPU)")
-    log_every: int = option(50, "updates between lines of metrics.jsonl and TensorBoard", minimum=1)
-    save_every: int = option(1000, "updates between saved training states", minimum=1)
-    max_skipped: int = option(20, "updates in a row with a non-finite gradient before the run gives up", minimum=1)
+    log_every: int = option(
+        50, "updates between lines of metrics.jsonl and TensorBoard", minimum=1, maximum=1_000_000_000
+    )
+    save_every: int = option(1000, "updates between saved training states", minimum=1, maximum=1_000_000_000)
+    max_skipped: int = option(
+        20, "updates in a row with a non-finite gradient before the run gives up", minimum=1, maximum=1_000_000_000
+    )
 
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):

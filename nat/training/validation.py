@@ -39,11 +39,13 @@ class Metric(Enum):
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    every: int = option(1000, "updates between validations; the last update is always validated", minimum=1)
+    every: int = option(
+        1000, "updates between validations; the last update is always validated", minimum=1, maximum=1_000_000_000
+    )
     max_sentences: int | None = option(None, "decode only the first n sentences of the split; null: all", minimum=1)
-    batch_size: int = option(64, "sentences in a decoding batch", minimum=1)
+    batch_size: int = option(64, "sentences in a decoding batch", minimum=1, maximum=1_000_000)
     metric: Metric = option(Metric.BLEU, "what chooses the best checkpoint: bleu, chrf or loss; of points accuracy")
-    keep_best: int = option(5, "best checkpoints kept, to be averaged in the end", minimum=1)
+    keep_best: int = option(5, "best checkpoints kept, to be averaged in the end", minimum=1, maximum=10_000)
     patience: int | None = option(None, "stop after n validations without a new best; null: never", minimum=1)
     num_samples: int = option(4, "sample translations for TensorBoard and the run folder", minimum=0)
     decoding: dict[str, Any] = field(

@@ -46,8 +46,10 @@ class FertilityTuning(Stage):
     class Config:
         teacher: str = option(help="run folder of the autoregressive teacher; it must share the tokenizer")
         weight: float = option(0.25, "lambda: share of the teacher's terms; the rest is the model's own loss", above=0)
-        num_samples: int = option(1, "fertilities sampled for each sentence and update", minimum=1)
-        max_length_factor: float = option(2.0, "sampled canvases end after factor * S tokens, or one", above=0)
+        num_samples: int = option(1, "fertilities sampled for each sentence and update", minimum=1, maximum=1000)
+        max_length_factor: float = option(
+            2.0, "sampled canvases end after factor * S tokens, or one", above=0, maximum=100
+        )
 
         def __post_init__(self) -> None:
             if self.weight > 1:
