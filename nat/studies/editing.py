@@ -38,9 +38,9 @@ class EditStudyConfig(SystemConfig):
     output: str | None = option(None, "JSON file of the figures")
     split: Split = option(Split.TEST, "what is translated: test, valid or train")
     noise: float = option(0.2, "share of a draft's words that are dropped or replaced", above=0, maximum=1)
-    num_cases: int = option(1000, "cases of random constraints", minimum=1)
-    num_constraints: int = option(3, "random constraints of a case, at most", minimum=1)
-    num_words: int = option(2, "words of a constraint, at most", minimum=1)
+    num_cases: int = option(1000, "cases of random constraints", minimum=1, maximum=10_000_000)
+    num_constraints: int = option(3, "random constraints of a case, at most", minimum=1, maximum=1000)
+    num_words: int = option(2, "words of a constraint, at most", minimum=1, maximum=1000)
     seed: int = option(1, "seed of the noise and of the constraints", minimum=0)
 
 

@@ -49,7 +49,7 @@ class LMConfig(CommandConfig):
 
     run_dir: str = option(help="run folder: its tokenizer, and its corpus")
     output: str = option(help="ARPA file")
-    order: int = option(3, "tokens in the longest n-grams", minimum=1)
+    order: int = option(3, "tokens in the longest n-grams", minimum=1, maximum=20)
     smoothing: Smoothing = option(Smoothing.ABSOLUTE_DISCOUNTING, "absolute_discounting or witten_bell")
     text: str | None = option(None, "text file of the target language instead of the corpus")
     data: dict[str, Any] = field(default_factory=dict, metadata={"help": "options over those of the run's corpus"})
