@@ -67,7 +67,7 @@ class DataConfig:
     columns: list[str] | None = option(None, "column names of TSV files without a header line")
     hub_config: str | None = option(None, "configuration name of a hub dataset")
     streaming: bool = option(False, "read the training pairs anew each epoch instead of caching them")
-    shuffle_buffer: int = option(10_000, "pairs shuffled together when streaming", minimum=1)
+    shuffle_buffer: int = option(10_000, "pairs shuffled together when streaming", minimum=1, maximum=1_000_000_000)
     cache: str | None = option(None, "cache folder; null: $NAT_CACHE or ~/.cache/nat")
     limit: int | None = option(None, "only the first N training pairs that pass the filters", minimum=1)
     source_words: int | None = option(None, "every split: only the first N words of each source are read", minimum=1)

@@ -52,7 +52,9 @@ class TokenizerConfig:
     """How text becomes tokens: a model trained on the training pairs, or given ones."""
 
     kind: Kind = option(Kind.UNIGRAM, "unigram or bpe; points: of the plane, see data/convex_hull.yaml")
-    vocabulary_size: int = option(8000, "ids a side, the special symbols included", minimum=NUM_SYMBOLS + 2)
+    vocabulary_size: int = option(
+        8000, "ids a side, the special symbols included", minimum=NUM_SYMBOLS + 2, maximum=1_000_000
+    )
     joint: bool = option(True, "one vocabulary for both languages")
     path: str | None = option(None, "a tokenizer folder of nat (RUN_DIR/tokenizer), used as it is")
     source_model: str | None = option(None, "a SentencePiece .model file, used as it is")
@@ -60,7 +62,9 @@ class TokenizerConfig:
     character_coverage: float = option(1.0, "share of characters that get a piece", above=0.0, maximum=1.0)
     byte_fallback: bool = option(False, "spell unknown characters in bytes instead of <unk>")
     normalization: Normalization = option(Normalization.IDENTITY, "SentencePiece's rule for normalizing text")
-    num_sentences: int = option(1_000_000, "training pairs that the model is trained on, at most", minimum=1)
+    num_sentences: int = option(
+        1_000_000, "training pairs that the model is trained on, at most", minimum=1, maximum=1_000_000_000
+    )
 
     def __post_init__(self) -> None:
         if self.path is not None and (self.source_model or self.target_model):
