@@ -50,7 +50,7 @@ class DistillConfig:
         None, "adds a column of fertilities from attention (the teacher's), aligner (a word aligner) or alignments"
     )
     attention_layer: int | None = option(
-        None, "fertilities=attention: the teacher's decoder layer, from 1; null: the last", minimum=1
+        None, "fertilities=attention: the teacher's decoder layer, from 1; null: the last", minimum=1, maximum=1024
     )
     alignments: str | None = option(
         None, "fertilities=alignments: a file in Pharaoh format, a line for each pair of the corpus"
@@ -58,7 +58,7 @@ class DistillConfig:
     decoding: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "batch_size, and the decoding options of the teacher's method"}
     )
-    shard_size: int = option(1024, "pairs in a shard: what a kill can cost each rank", minimum=1)
+    shard_size: int = option(1024, "pairs in a shard: what a kill can cost each rank", minimum=1, maximum=1_000_000_000)
     device: Device = option(Device.AUTO, "auto (a GPU if there is one), cpu or cuda")
     num_threads: int | None = option(
         None, "CPU threads of torch; null: torch's choice", minimum=1, maximum=MOST_THREADS
