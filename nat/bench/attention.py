@@ -36,11 +36,13 @@ def known_kinds() -> list[str]:
 @dataclass(frozen=True)
 class AttentionSizes:
     kinds: list[str] = option([], "kinds of configs/attention, by name; []: all. Full attention is always measured")
-    lengths: list[int] = option([256, 512, 1024, 2048, 4096, 8192, 16384], "lengths N of the input, in tokens")
+    lengths: list[int] = option(
+        [256, 512, 1024, 2048, 4096, 8192, 16384], "lengths N of the input, in tokens", minimum=1, maximum=1_000_000
+    )
     fit_from: int = option(1024, "exponents are fitted over this length and longer ones", minimum=1)
-    batch_size: int = option(1, "rows B", minimum=1)
-    dim: int = option(256, "width D of the states", minimum=1)
-    num_heads: int = option(4, "attention heads", minimum=1)
+    batch_size: int = option(1, "rows B", minimum=1, maximum=100_000)
+    dim: int = option(256, "width D of the states", minimum=1, maximum=65536)
+    num_heads: int = option(4, "attention heads", minimum=1, maximum=4096)
     padding: float = option(0.0, "share of each row that is padding; 0: no mask is given", minimum=0, below=1)
     bf16: bool = option(False, "under bfloat16 autocast; false: float32")
     cpu_time: bool = option(False, "count the time that the process had its core: for a machine that does other work")
@@ -65,8 +67,8 @@ class AttentionSizes:
             for kind, value in self.options.items()
             if not isinstance(value, Mapping)
         ]
-        if not self.lengths or min(self.lengths) < 1:
-            errors.append(f"lengths={self.lengths}: at least one is needed, and each must be at least 1")
+        if not self.lengths:
+            errors.append("lengths=[]: at least one is needed")
         if (self.picture is None) != (self.accuracy is None and self.bleu is None):
             errors.append("picture: this and accuracy or bleu need each other")
         errors += [

@@ -151,7 +151,7 @@ REFUSALS: dict[str, tuple[list[str], list[str]]] = {
     "options of an unknown kind": (["attention", "attention.options.fulll.x=1"], ["options.fulll", "'full'"]),
     "no options": (["attention", "attention.options.full=1"], ["options.full=1", "a mapping"]),
     "no length": (["attention", "attention.lengths=[]"], ["attention.lengths=[]", "at least one"]),
-    "impossible length": (["attention", "attention.lengths=[0]"], ["attention.lengths=[0]", "at least 1"]),
+    "impossible length": (["attention", "attention.lengths=[0]"], ["attention.lengths[0]=0", "at least 1"]),
     "heads": (["attention", *SHORT, "attention.num_heads=3"], ["attention.kinds=full", "num_heads=3"]),
     "picture without scores": (["attention", "attention.picture=x.svg"], ["attention.picture", "accuracy or bleu"]),
     "scores without picture": (["attention", "attention.bleu=KIND.json"], ["attention.picture", "accuracy or bleu"]),
