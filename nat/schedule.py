@@ -25,7 +25,7 @@ class Schedule:
 
     start: float = option(help="value at update 0")
     end: float = option(help="value from `updates` on")
-    updates: int = option(help="updates from start to end", minimum=0)
+    updates: int = option(help="updates from start to end", minimum=0, maximum=1_000_000_000)
     shape: Shape = option(Shape.LINEAR, "constant (start for ever), linear, cosine or inverse_sqrt")
 
     def __call__(self, update: int) -> float:
