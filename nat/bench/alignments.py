@@ -17,11 +17,11 @@ from nat.ops.imputer import constrained_loss
 
 @dataclass(frozen=True)
 class AlignmentSizes:
-    batch_size: int = option(64, "rows B", minimum=1)
-    source_length: int = option(30, "source tokens S", minimum=1)
-    target_length: int = option(30, "target tokens T", minimum=1)
-    upsampling: int = option(3, "slots s for each source token: a canvas of s S", minimum=1)
-    vocabulary_size: int = option(8000, "vocabulary V", minimum=3)
+    batch_size: int = option(64, "rows B", minimum=1, maximum=100_000)
+    source_length: int = option(30, "source tokens S", minimum=1, maximum=100_000)
+    target_length: int = option(30, "target tokens T", minimum=1, maximum=100_000)
+    upsampling: int = option(3, "slots s for each source token: a canvas of s S", minimum=1, maximum=100)
+    vocabulary_size: int = option(8000, "vocabulary V", minimum=3, maximum=1_000_000)
 
     def __post_init__(self) -> None:
         if self.target_length > self.canvas_length:

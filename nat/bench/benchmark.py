@@ -32,7 +32,7 @@ class BenchmarkConfig(CommandConfig):
     """Everything that `configs/bench.yaml` holds."""
 
     first_keys = ("benchmark",)
-    repeats: int = option(15, "times that everything is measured", minimum=1)
+    repeats: int = option(15, "times that everything is measured", minimum=1, maximum=1_000_000)
     device: Device = option(Device.CPU, "cpu, cuda or auto")
     num_threads: int = option(1, "CPU threads of torch", minimum=1, maximum=MOST_THREADS)
     alignments: AlignmentSizes = field(default_factory=AlignmentSizes)

@@ -41,9 +41,9 @@ WARM_UP = 3  # sentences
 @dataclass(frozen=True, kw_only=True)
 class DecodingSizes(ModelSizes):
     contenders: list[str] = option(list(DECODERS), f"of {', '.join(DECODERS)}")
-    sentences: int = option(30, "sentences that are translated alone", minimum=1)
-    batch_size: int = option(128, "sentences of a batch", minimum=1)
-    batches: int = option(4, "batches", minimum=1)
+    sentences: int = option(30, "sentences that are translated alone", minimum=1, maximum=1_000_000)
+    batch_size: int = option(128, "sentences of a batch", minimum=1, maximum=100_000)
+    batches: int = option(4, "batches", minimum=1, maximum=1_000_000)
     precision: Precision = option(Precision.BF16, "fp32, bf16 or fp16 (autocast)")
 
     def __post_init__(self) -> None:

@@ -21,10 +21,10 @@ from nat.training.objective import objective
 
 @dataclass(frozen=True)
 class EditSizes:
-    batch_size: int = option(48, "rows B", minimum=1)
-    source_length: int = option(20, "source tokens S", minimum=1)
-    target_length: int = option(20, "target tokens T", minimum=1)
-    vocabulary_size: int = option(4000, "vocabulary V", minimum=NUM_SYMBOLS + 1)
+    batch_size: int = option(48, "rows B", minimum=1, maximum=100_000)
+    source_length: int = option(20, "source tokens S", minimum=1, maximum=100_000)
+    target_length: int = option(20, "target tokens T", minimum=1, maximum=100_000)
+    vocabulary_size: int = option(4000, "vocabulary V", minimum=NUM_SYMBOLS + 1, maximum=1_000_000)
 
 
 def edits(sizes: EditSizes, device: torch.device) -> list[Contender]:

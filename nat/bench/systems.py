@@ -21,11 +21,11 @@ WITH_OPTIONS = {  # systems that are a model with options: name -> (model, optio
 class ModelSizes:
     """Options of every benchmark of whole models."""
 
-    vocabulary_size: int = option(8000, "vocabulary V, one for both languages", minimum=300)
-    num_layers: int = option(3, "layers of the encoder, and as many of the decoder", minimum=1)
-    dim: int = option(256, "width D of the states", minimum=1)
-    num_heads: int = option(4, "attention heads", minimum=1)
-    ffn_dim: int = option(1024, "width of the feed-forward layers", minimum=1)
+    vocabulary_size: int = option(8000, "vocabulary V, one for both languages", minimum=300, maximum=1_000_000)
+    num_layers: int = option(3, "layers of the encoder, and as many of the decoder", minimum=1, maximum=1024)
+    dim: int = option(256, "width D of the states", minimum=1, maximum=65536)
+    num_heads: int = option(4, "attention heads", minimum=1, maximum=4096)
+    ffn_dim: int = option(1024, "width of the feed-forward layers", minimum=1, maximum=2**20)
 
     def options_of(self, name: str) -> list[str]:
         """The system as options of nat-train. A model without a decoder has both stacks' layers in its one."""

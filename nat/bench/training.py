@@ -49,22 +49,11 @@ class TrainingSizes(ModelSizes):
     contenders: list[str] = option(SYSTEMS, "systems, by the names of configs/model, and `ctc with glancing`")
     baseline: str | None = option(None, "folder of another checkout of nat, measured in turns with this one")
     text: Text = option(Text.LOHELP, "lohelp, or synthetic: made pairs of the lengths of news text")
-<<<<<<< HEAD
-    tokens_per_update: int = option(2048, "target tokens of an update", minimum=1)
-    max_tokens: int = option(8192, "rows x padded canvas of a micro-batch", minimum=1)
-    updates: int = option(5, "updates of a pass, evenly spread from short to long sentences", minimum=1)
-=======
-    vocabulary_size: int = option(8000, "vocabulary V", minimum=300, maximum=1_000_000)
-    num_layers: int = option(3, "layers of the encoder, and as many of the decoder", minimum=1, maximum=1024)
-    dim: int = option(256, "width D of the states", minimum=1, maximum=65536)
-    num_heads: int = option(4, "attention heads", minimum=1, maximum=4096)
-    ffn_dim: int = option(1024, "width of the feed-forward layers", minimum=1, maximum=2**20)
     tokens_per_update: int = option(2048, "target tokens of an update", minimum=1, maximum=1_000_000_000)
     max_tokens: int = option(8192, "rows x padded canvas of a micro-batch", minimum=1, maximum=1_000_000_000)
     updates: int = option(
         5, "updates of a pass, evenly spread from short to long sentences", minimum=1, maximum=1_000_000
     )
->>>>>>> 15a0c3b (Upper bounds of the whole numbers among the options of nat/bench)
     precision: Precision = option(Precision.BF16, "fp32, bf16 or fp16 (autocast)")
     compile: bool = option(False, "torch.compile the loss")
     seconds: float = option(30.0, "of a system, at most: fewer rounds than repeats", above=0)

@@ -30,9 +30,9 @@ TOKENS = 400  # target tokens of the batch
 @dataclass(frozen=True, kw_only=True)
 class WaitsSizes(ModelSizes):
     contenders: list[str] = option([], "systems, by the names of configs/model; []: all that translate text")
-    num_layers: int = option(2, "layers of the encoder, and as many of the decoder", minimum=1)
-    dim: int = option(64, "width D of the states", minimum=1)
-    ffn_dim: int = option(128, "width of the feed-forward layers", minimum=1)
+    num_layers: int = option(2, "layers of the encoder, and as many of the decoder", minimum=1, maximum=1024)
+    dim: int = option(64, "width D of the states", minimum=1, maximum=65536)
+    ffn_dim: int = option(128, "width of the feed-forward layers", minimum=1, maximum=2**20)
 
     def __post_init__(self) -> None:
         if errors := unknown_systems(self.contenders):
