@@ -42,7 +42,7 @@ def number_options() -> list[tuple[str, dataclasses.Field[Any]]]:
         for kind in dataclasses_of(importlib.import_module(info.name), info.name):
             hints = typing.get_type_hints(kind)
             for field in dataclasses.fields(kind):
-                if "minimum" in field.metadata and int in (typing.get_args(hints[field.name]) or (hints[field.name],)):
+                if field.metadata.get("help") and int in (typing.get_args(hints[field.name]) or (hints[field.name],)):
                     options[f"{info.name}.{kind.__qualname__}.{field.name}"] = field
     assert len(options) > 100
     return sorted(options.items())
