@@ -40,6 +40,8 @@ def number_options() -> list[tuple[str, dataclasses.Field[Any]]]:
     options = {}
     for info in pkgutil.walk_packages(nat.__path__, "nat."):
         for kind in dataclasses_of(importlib.import_module(info.name), info.name):
+            if kind.__name__ == "TrainingState":  # is saved, not typed
+                continue
             hints = typing.get_type_hints(kind)
             for field in dataclasses.fields(kind):
                 if field.metadata.get("help") and int in (typing.get_args(hints[field.name]) or (hints[field.name],)):
