@@ -32,7 +32,7 @@ import workers
 
 ROOT = Path(__file__).parent.parent
 PREPARED = re.compile(r"\bruns/(\w+)")
-COMMANDS = ("train", "distill", "decode", "report", "bench", "cloze", "lm", "edit", "doctor", "modes")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TINY = {
     "train": (
         "trainer.max_updates=2 trainer.tokens_per_update=100 trainer.precision=fp32 trainer.device=cpu "
@@ -47,7 +47,10 @@ TINY = {
     "bench": (
         "repeats=1 alignments.batch_size=2 alignments.vocabulary_size=20 edits.batch_size=2 edits.vocabulary_size=20 "
         "attention.kinds=[linear] attention.lengths=[64,128] attention.fit_from=64 attention.dim=16 "
-        "attention.num_heads=2"
+        "attention.num_heads=2 training.updates=1 training.dim=16 training.num_layers=1 training.num_heads=2 "
+        "training.ffn_dim=16 training.vocabulary_size=300 training.tokens_per_update=50 training.contenders=[ctc] "
+        "decoding.dim=16 decoding.num_layers=1 decoding.num_heads=2 decoding.ffn_dim=16 decoding.vocabulary_size=300 "
+        "decoding.sentences=1 decoding.batch_size=2 decoding.batches=1"
     ),
 }
 CLIENT = """#!{python} -IS
@@ -85,7 +88,7 @@ class Shell:
             assert self.process.is_alive(), (self.folder / "log").read_text(encoding="utf-8")
             time.sleep(0.01)
         client = CLIENT.format(python=sys.executable, address=address)
-        for name in (*(f"nat-{command}" for command in COMMANDS), "torchrun", "python", "pip"):
+        for name in (*PROJECT["scripts"], "torchrun", "python", "pip"):
             self.program(name, client)
         self.program("bash", SCRIPTS)
         for name in ("ruff", "mypy"):
@@ -210,11 +213,12 @@ def warm_up(text: Path) -> None:
     """Make what the commands read small, and run some of them, so that their imports and first times are done."""
     import torch
 
-    from nat.data import generated, readers
+    from nat.data import generated, readers, tokenizer
 
     readers.embedded_directory = lambda: text
     for name, parse in generated.TASKS.items():
         generated.TASKS[name] = few(parse)
+    tokenizer.Tokenizers.train = few_pieces(tokenizer.Tokenizers.train)
     os.environ |= {"NAT_MODE": "run", "NAT_CACHE": str(text.parent / "cache")}
     torch.set_num_threads(1)
     os.chdir(text.parent)
@@ -229,6 +233,15 @@ def few(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     def smaller(text: str) -> Any:
         task = parse(text)
         return dataclasses.replace(task, pairs=min(task.pairs, 40))
+
+    return smaller
+
+
+def few_pieces(train: Callable[..., Any]) -> Callable[..., Any]:
+    """A tokenizer of at most 400 pieces."""
+
+    def smaller(config: Any, *texts: Any) -> Any:
+        return train(dataclasses.replace(config, vocabulary_size=min(config.vocabulary_size, 400)), *texts)
 
     return smaller
 
@@ -248,6 +261,7 @@ def answer(connection: socket.socket) -> None:
         os.chdir(call["folder"])
         os.environ.clear()
         os.environ.update(call["environment"])
+        sys.path[:0] = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         perform(call["words"])
         code = 0
     except SystemExit as stop:
@@ -312,26 +326,14 @@ def tiny_options(command: str, arguments: list[str]) -> list[str]:
     options = TINY.get(command, "").split()
     if command == "distill" and "targets=corpus" not in arguments:  # an untrained teacher finds no end
         options += ["decoding.max_length_factor=0.6", "decoding.max_length_offset=1"]
-    if command == "train":
-        from nat.cli.arguments import read_arguments
-        from nat.composition import compose
-
-        read = read_arguments(arguments)
-        config = compose("train", read.overrides, extra_directory=read.config_directory)
-        if "decoder" in config["model"]:
-            options.append("model.decoder.num_layers=1")
-        tokenizer = config["data"]["tokenizer"]
-        if tokenizer["path"] is None and tokenizer["source_model"] is None:
-            options.append(f"data.tokenizer.vocabulary_size={min(400, tokenizer['vocabulary_size'])}")
     return options
 
 
 def check_installation(arguments: list[str]) -> None:
     """`pip install 'nat-translation[EXTRA]'`: the package is ours, and has that extra."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert arguments[0] == "install", arguments
     for wanted in (word for word in arguments[1:] if not word.startswith("-")):
         name, _, extras = wanted.removesuffix("]").partition("[")
-        assert name in (project["name"], "."), f"pip install {wanted}: not {project['name']}"
+        assert name in (PROJECT["name"], "."), f"pip install {wanted}: not {PROJECT['name']}"
         for extra in filter(None, extras.split(",")):
-            assert extra in project["optional-dependencies"], f"pip install {wanted}: there is no extra {extra}"
+            assert extra in PROJECT["optional-dependencies"], f"pip install {wanted}: there is no extra {extra}"

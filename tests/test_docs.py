@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from shell import ROOT, Shell
+from shell import PROJECT, ROOT, Shell
+from test_imports import ROOMS
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
@@ -112,6 +113,28 @@ def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if not link.startswith(("http", "#", "mailto")):
             assert (page.parent / link.partition("#")[0]).exists(), link
+
+
+def test_every_command_is_shown() -> None:
+    shown = " ".join(block.text for page in PAGES for block in blocks(page) if block.kind == "bash")
+    assert not [command for command in PROJECT["scripts"] if f"{command} " not in shown]
+
+
+def test_readme_is_short() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 150
+    assert max(map(len, lines)) <= 120
+
+
+def test_the_house_has_its_rooms_in_order() -> None:
+    rows = re.findall(r"^\| `(\w+)/?` \|", (ROOT / "docs" / "house.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert tuple(rows) == ROOMS
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert not [page for page in pages if f" {page}\n" not in navigation]
 
 
 def test_the_site_is_built(tmp_path: Path) -> None:
