@@ -34,7 +34,7 @@ from nat.ops.editing import gaps
 from nat.ops.selection import unpacked
 from nat.rows import Rows
 from nat.search.canvas import Canvas, Fate
-from nat.search.editing import start, traced, with_deleted
+from nat.search.editing import GIVEN, held_out, start, traced, with_deleted
 from nat.search.refine import Step, refine, unchanged
 
 PLH = int(Symbol.PLH)
@@ -234,13 +234,14 @@ class Levenshtein(TranslationModel):
             finished=unchanged,
             history=decoding.history,
         )
+        canvas, scoring = self.score_given(refined.canvas, memory)
         return Translation.best_of(
-            refined.canvas,
+            canvas,
             copies=copies,
             count=decoding.num_candidates,
             ordered=decoding.temperature is not None,
-            calls=refined.calls,
-            truncated=refined.canvas.rows[CUT] | ~refined.finished,
+            calls=refined.calls + scoring,
+            truncated=canvas.rows[CUT] | ~refined.finished,
             history=refined.history(with_deleted),
         )
 
@@ -292,6 +293,18 @@ class Levenshtein(TranslationModel):
         written = pick(log_probs)
         scores = log_probs.gather(2, written[:, :, None]).squeeze(2).where(new, canvas.scores.to(log_probs))
         return replace(canvas, tokens=written.where(new, canvas.tokens), scores=scores), new.any(dim=1)
+
+    def score_given(self, canvas: Canvas, memory: Memory) -> tuple[Canvas, Int[Tensor, " B"]]:
+        """With scores of the tokens that were given, as if they were placeholders; and each row's decoder calls."""
+        given = canvas.positions[GIVEN]
+        calls = 2 * given.any(dim=1)
+        if not bool(given.any()):
+            return canvas, calls
+        log_probs = held_out(
+            lambda tokens: self.heads.tokens(self.net, tokens, canvas.valid, memory), canvas, given, symbol=PLH
+        )
+        scores = log_probs.gather(2, canvas.tokens[:, :, None]).squeeze(2)
+        return replace(canvas, scores=scores.where(given, canvas.scores.to(scores))), calls
 
     # --- lengths --------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from nat.nn.transformer import Memory
 from nat.ops.placement import best_placement, window_sums
 from nat.ops.selection import lowest
 from nat.search.canvas import Canvas, Fate
-from nat.search.editing import num_orders, reordered
+from nat.search.editing import held_out, num_orders, reordered
 from nat.search.refine import Step, as_it_is, refine
 
 MASK, PAD = int(Symbol.MASK), int(Symbol.PAD)
@@ -133,7 +133,8 @@ class MaskPredict(TranslationModel):
             return masked_canvas(lengths), calls
         canvas, drafted = first_canvas(source, lengths)
         asked = drafted
-        log_probs = self.held_out_log_probs(canvas, memory)
+        valid = canvas.valid
+        log_probs = held_out(lambda tokens: self.log_probs(tokens, valid, memory), canvas, valid, symbol=MASK)
         if source.phrases is not None:
             canvas = with_phrases(canvas, source.phrases, log_probs, orders=decoding.orders)
             asked = asked | canvas.fixed.any(dim=1)
@@ -146,16 +147,6 @@ class MaskPredict(TranslationModel):
         fate = torch.where(hidden, int(Fate.MASKED), int(Fate.KEPT)).masked_fill(~canvas.valid, int(Fate.NONE))
         scores = scores.masked_fill(hidden | ~canvas.valid, 0.0)
         return replace(canvas, scores=scores, fate=fate, rows={TOTAL: total}), calls + 2 * asked
-
-    def held_out_log_probs(self, canvas: Canvas, memory: Memory) -> Float[Tensor, "B T V"]:
-        """Of every position while it and every other one are hidden: one call for the even positions, one for the odd
-        ones, for the model is only trained to predict what it does not see."""
-        even = torch.arange(canvas.tokens.size(1), device=canvas.tokens.device) % 2 == 0
-        found = [
-            self.log_probs(canvas.tokens.masked_fill(hidden & canvas.valid, MASK), canvas.valid, memory)
-            for hidden in (even, ~even)
-        ]
-        return found[0].where(even[:, None], found[1])
 
     def stepper(self, decoding: Decoding) -> Step[Canvas, Conditions]:
         """Predict what is masked; then mask the n_t = N (T - t) / T least confident of all N positions (section 3.3,

@@ -9,18 +9,19 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nat.data.batch import Draft, Phrases, Source
 from nat.rows import Rows
 from nat.search.canvas import Canvas, Fate
 
-GIVEN = "given"  # of `Canvas.positions`: True at tokens that the canvas began with
+GIVEN = "given"  # of `Canvas.positions`: True at tokens that the canvas began with, which no pass gives a score
 ORIGIN = "origin"  # of `Canvas.positions`: 1 + the position in the canvas before the pass, 0 where something is new
 
 
@@ -70,6 +71,17 @@ def start(source: Source, *, copies: int = 1) -> Canvas:
         canvas, found = fix_phrase(canvas, phrases.tokens[:, c], phrases.valid[:, c])
         missing.append(~found)
     return appended(canvas, Phrases(phrases.tokens, phrases.valid & torch.stack(missing, dim=1)[:, :, None]))
+
+
+def held_out(
+    log_probs: Callable[[Tensor], Float[Tensor, "B L V"]], canvas: Canvas, asked: Bool[Tensor, "B L"], *, symbol: int
+) -> Float[Tensor, "B L V"]:
+    """Of the positions that are asked for, each while it and every other one of them are hidden by the symbol: one call
+    for the even positions, one for the odd ones, for a model is only trained to predict what it does not see. What it
+    says of other positions means nothing. log_probs: of all positions, given the tokens."""
+    even = torch.arange(canvas.tokens.size(1), device=canvas.device) % 2 == 0
+    of_even, of_odd = (log_probs(canvas.tokens.masked_fill(hidden & asked, symbol)) for hidden in (even, ~even))
+    return of_even.where(even[:, None], of_odd)
 
 
 def empty(rows: Rows) -> Canvas:

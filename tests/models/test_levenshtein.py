@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -369,8 +370,14 @@ def oracle(model: Levenshtein, targets: list[list[int]], monkeypatch: pytest.Mon
         kept = rest.compact()
         edits = best_edits(kept.tokens, kept.valid, target.tokens, target.valid).limited(most)
         filled, new = roll_in.completed(kept, edits, Target(target.tokens, target.valid))
-        assert torch.equal(new, blank[:, : new.size(1)])
-        return certain(filled.tokens, SIZE)
+        width = max(canvas.size(1), target.tokens.size(1))
+        words, answers, asked = (
+            torch.nn.functional.pad(x, (0, width - x.size(1)))[:, : canvas.size(1)]
+            for x in (filled.tokens, target.tokens, new)
+        )
+        whole = (valid.sum(dim=1) == target.lengths)[:, None]  # then the target says what is hidden, too
+        assert (whole | (asked == blank)).all()
+        return certain(answers.where(whole, words), SIZE)
 
     monkeypatch.setattr(model.net, "encode", encode)
     for head in (deletion, placeholders, tokens):
@@ -414,7 +421,8 @@ def test_an_oracle_turns_any_draft_into_the_target_in_one_pass(
     for row, (draft, target) in enumerate(zip(drafts, targets, strict=True)):
         deleted, counts, missing = plain_edits(draft if has_draft else [], target)
         first = bool(draft) + 1 + bool(missing)  # calls; then one round that finds nothing more to do
-        assert found.passes[row] == (first if draft == target else first + 2)
+        given = 0 if all(deleted) or not has_draft else 2  # calls that score what is left of the draft
+        assert found.passes[row] == (first if draft == target else first + 2) + given
         fates, tokens = history.fate[row, 0], history.tokens[row, 0]
         there = (fates == Fate.KEPT) | (fates == Fate.INSERTED)
         assert tokens[there].tolist() == target
@@ -439,7 +447,8 @@ def test_gaps_wider_than_the_most_placeholders_need_more_passes(pairs: list[tupl
         changing = max(-(-widest // 2), int(draft != target))
         rounds_without_words = 0 if draft else 1
         fillings = max(0, -(-widest // 2))
-        assert found.passes[row] == 2 * (changing + 1) - rounds_without_words + fillings
+        given = 0 if all(plain_edits(draft, target)[0]) else 2  # calls that score what is left of the draft
+        assert found.passes[row] == 2 * (changing + 1) - rounds_without_words + fillings + given
 
 
 # --- decoding: constraints --------------------------------------------------------------------------------
@@ -580,7 +589,7 @@ def test_placeholders_beyond_the_limit_are_cut_from_the_last_gaps() -> None:
     assert first[2] == 8 and first[4:] == [9, 10]  # two before 8, one before 9
     longer = decode(model, source, max_length_factor=0.0, max_length_offset=2)
     assert outputs(longer) == [[8, 9, 10]] * 2 and longer.truncated.all()  # a draft over the limit does not grow
-    assert longer.passes.tolist() == [2, 2]
+    assert longer.passes.tolist() == [4, 4]  # of a round, and of the scores
 
 
 def test_learned_positions_hold_both_ends() -> None:
@@ -642,3 +651,64 @@ def test_passes_are_the_decoder_calls_that_a_row_needs_whatever_its_batch(
         calls.clear()
         alone = decode(model, source.select(torch.tensor([row])), max_passes=4).passes
         assert alone.tolist() == [passes] == [len(calls)]
+
+
+# --- decoding: what a score says where text was given -------------------------------------------------------
+
+
+def sure(classes: Tensor, number: int, share: float | Tensor = 0.99) -> Tensor:
+    """Log-probabilities (B, L, number): `share` for these classes, the rest evenly for the others."""
+    shares = torch.as_tensor(share, dtype=torch.float64).expand(classes.shape)[:, :, None]
+    rest = ((1 - shares) / (number - 1)).expand(*classes.shape, number)
+    return rest.scatter(2, classes[:, :, None], shares).log()
+
+
+def test_of_two_orders_the_one_that_inserts_sure_words_is_chosen_and_scores_are_of_all_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between 10 and 11 two words of probability 0.95 are inserted, between 11 and 10 nothing; the phrases have a
+    probability of 0.4 in either order."""
+    model, most = levenshtein(), 6
+
+    def placeholders(net: Any, tokens: Tensor, valid: Tensor, memory: Memory) -> Tensor:
+        marked = torch.nn.functional.pad(tokens, (1, 1))
+        return sure(2 * ((marked[:, :-1] == 10) & (marked[:, 1:] == 11)).long(), most + 1)
+
+    def tokens(net: Any, canvas: Tensor, valid: Tensor, memory: Memory) -> Tensor:
+        is_long = valid.sum(dim=1) == 4
+        table = torch.tensor([[11, 10, 0, 0], [10, 12, 12, 11]])[is_long.long(), : canvas.size(1)]
+        return sure(table, SIZE, torch.where(table == 12, 0.95, 0.4))
+
+    for head in (placeholders, tokens):
+        monkeypatch.setattr(model.heads, head.__name__, head)
+    ids = torch.tensor([[[10], [11]], [[11], [10]], [[11], [0]]])
+    source = replace(Source.from_lists([[9]] * 3), phrases=Phrases(ids, ids > 0))
+    found = decode(model, source)
+    assert outputs(found)[:2] == [[10, 12, 12, 11]] * 2
+    assert found.scores[:2, 0].tolist() == pytest.approx([2 * math.log(0.95) + 2 * math.log(0.4)] * 2)
+    assert found.scores[2, 0].item() == pytest.approx(math.log(0.4))
+    assert decode(model, replace(source, phrases=Phrases(ids[:, :1], ids[:, :1] > 0))).passes.tolist() == [3, 3, 3]
+
+
+def test_given_tokens_are_scored_hidden_and_from_all_others() -> None:
+    model = eager(dtype=torch.float64)
+    source = make_batch([(4, 1), (6, 1), (3, 1)]).source
+    draft = draft_of([[8, 9, 10, 7], [], [12]])
+    draft.fixed[:] = draft.valid
+    draft.closed[0, 1:4] = True
+    known = decode(model, replace(source, draft=draft), history=True, max_passes=3)
+    (history,) = known.history
+    for row, ids in enumerate(source.to_lists()):
+        memory = model.net.encode(Source.from_lists([ids]))
+        final = outputs(known)[row]
+        last = history.fate[row].any(dim=1).nonzero().max()
+        left = (history.fate[row, last] != Fate.DELETED) & (history.fate[row, last] != Fate.NONE)
+        written = history.confidence[row, last][left]
+        is_given = [bool(score == 0) for score in written]
+        assert [token for token, given in zip(final, is_given, strict=True) if given] == draft.to_lists()[row]
+        score = written.sum().item()
+        for parity in (0, 1):
+            hidden = [PLH if given and i % 2 == parity else final[i] for i, given in enumerate(is_given)]
+            log_probs = log_probs_by_hand(model, "token", hidden, memory)
+            score += sum(log_probs[i, final[i]].item() for i, token in enumerate(hidden) if token == PLH)
+        assert known.scores[row, 0].item() == pytest.approx(score, abs=1e-5)
