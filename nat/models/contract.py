@@ -55,7 +55,9 @@ class Translation(Rows):
     """N translations of each source, the best first.
 
     tokens: (B, N, T) ids without special symbols, PAD where not valid. valid: (B, N, T).
-    scores: (B, N) log-probability of the whole target under the model. passes: (B,) decoder calls.
+    scores: (B, N) log-probability under the model of all tokens, each when it was written, and of the length or the
+    ends where the method decides these. A token that was given, in a draft or a constraint, counts as the model
+    predicts it, hidden, from the others. passes: (B,) decoder calls, those for such scores included.
     truncated: (B,) True where a length limit cut the translation short. history: of each of the N candidates, where
     it was asked for: every pass over its canvas.
     """

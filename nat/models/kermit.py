@@ -31,7 +31,7 @@ from nat.ops import insertion
 from nat.ops.editing import positions_below, rearrange
 from nat.rows import Rows
 from nat.search.canvas import Canvas
-from nat.search.editing import from_draft, start
+from nat.search.editing import GIVEN, from_draft, start
 from nat.search.insertion import Finalisation, Texts, insert_until_complete
 from nat.search.refine import Refined
 
@@ -190,7 +190,7 @@ class Kermit(TranslationModel):
         assert isinstance(decoding, Kermit.Decoding)
         source = source.compact()
         copies = decoding.num_copies(source)
-        given, written = from_draft(whole(source)).repeat_rows(copies), start(source, copies=copies)
+        given, written = begun(whole(source)).repeat_rows(copies), start(source, copies=copies)
         side = Side.SOURCE if decoding.reverse else Side.TARGET
         texts = Texts.of(written, given) if side is Side.SOURCE else Texts.of(given, written)
         limits = decoding.limits(source, positions=self.net.max_length)
@@ -225,7 +225,7 @@ class Kermit(TranslationModel):
         if decoding.temperature is not None:
             parts = (source.tokens, source.valid), (target.tokens, target.valid)
             random = RowRandom.of(*parts, seed=decoding.seed).copies(copies)
-        texts = Texts.of(*(from_draft(side).repeat_rows(copies) for side in (source, target)))
+        texts = Texts.of(*(begun(side).repeat_rows(copies) for side in (source, target)))
         refined = self.refined(texts, limits.repeat_interleave(copies, dim=0), decoding, random, nonempty=nonempty)
         first, second = (Translation.of_insertions(refined, side, copies=copies, decoding=decoding) for side in Side)
         score = first.scores + second.scores - refined.canvas.end_scores.view_as(first.scores)  # the ends are of both
@@ -284,6 +284,12 @@ class Kermit(TranslationModel):
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
         return batch.source.valid.any(dim=1) & self.fits(batch.source.lengths, batch.target.lengths)
+
+
+def begun(side: Draft) -> Canvas:
+    """The canvas of a side. Of one that is whole, with no open gap, nothing is scored: the other depends on it."""
+    canvas = from_draft(side)
+    return replace(canvas, positions={GIVEN: canvas.valid & canvas.open_gaps.any(dim=1, keepdim=True)})
 
 
 def whole(side: Tokens) -> Draft:

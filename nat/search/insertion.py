@@ -50,11 +50,10 @@ class Texts(Rows):
         return cls(canvases, none.float(), none, none.bool())
 
     def means(self, number: int) -> Float[Tensor, " B"]:
-        """Mean log-probability of all that was decided where one text alone is written: tokens inserted, ends chosen.
-        (The mean over tokens alone would prefer a canvas that nothing was inserted into.)"""
+        """Mean log-probability of tokens and ends where one text alone is written. (The mean over tokens alone would
+        prefer a canvas that nothing was inserted into.)"""
         canvas = self.canvases[number]
-        decisions = canvas.lengths - canvas.positions[GIVEN].sum(dim=1) + self.num_ends
-        return (canvas.scores.sum(dim=1) + self.end_scores) / decisions.clamp(min=1)
+        return (canvas.scores.sum(dim=1) + self.end_scores) / (canvas.lengths + self.num_ends).clamp(min=1)
 
     @property
     def lengths(self) -> Int[Tensor, " B"]:
@@ -213,12 +212,39 @@ def insert_until_complete(
     max_passes: int,
     history: bool = False,
 ) -> Refined[Texts]:
-    """Passes over texts until nothing more is inserted. limits: tokens that each may have; one that begins longer stays
-    so. random: the rows' own numbers, for samples."""
+    """Passes over texts until nothing more is inserted, and scores of what was given. limits: tokens that each may
+    have; one that begins longer stays so. random: the rows' own numbers, for samples."""
 
     def step(texts: Texts, work: Work[M], number: int) -> tuple[Texts, int]:
         numbers = None if work.random is None else work.random.fork(number)
         return all_grown(texts, rule.choose(log_probs(texts, work.memory), texts, numbers), work.limits), 1
 
     work = Work(memory, random, limits)
-    return refine(step, texts, work, max_passes=max_passes, finished=complete, history=history)
+    refined = refine(step, texts, work, max_passes=max_passes, finished=complete, history=history)
+    scored, calls = score_given(log_probs, refined.canvas, memory)
+    return replace(refined, canvas=scored, calls=refined.calls + calls)
+
+
+@torch.no_grad()
+def score_given(log_probs: LogProbs[M], texts: Texts, memory: M) -> tuple[Texts, Int[Tensor, " B"]]:
+    """With scores of the tokens that were given: log p(c | l) of each in its slot, while it and every other one of them
+    are taken out, the even positions in one call, the odd ones in another. Also returns each row's calls."""
+    given = [canvas.positions[GIVEN] for canvas in texts.canvases]
+    calls = 2 * torch.stack([of_text.any(dim=1) for of_text in given]).any(dim=0)
+    canvases = list(texts.canvases)
+    for parity in (0, 1) if bool(calls.any()) else ():
+        hidden = [of_text & (torch.arange(of_text.size(1), device=texts.device) % 2 == parity) for of_text in given]
+        left = tuple(opened(canvas.without(out)) for canvas, out in zip(texts.canvases, hidden, strict=True))
+        contents = log_probs(replace(texts, canvases=left), memory)
+        where, begin = contents.logsumexp(dim=2), torch.zeros_like(calls)[:, None]
+        for number, (canvas, out) in enumerate(zip(canvases, hidden, strict=True)):
+            slot = begin + (canvas.valid & ~out).cumsum(dim=1)
+            chosen = contents.flatten(1).gather(1, slot * contents.size(2) + canvas.tokens) - where.gather(1, slot)
+            canvases[number] = replace(canvas, scores=chosen.where(out, canvas.scores.to(chosen)))
+            begin = begin + left[number].lengths[:, None] + 1
+    return replace(texts, canvases=tuple(canvases)), calls
+
+
+def opened(canvas: Canvas) -> Canvas:
+    """With all its gaps open."""
+    return replace(canvas, joined=torch.zeros_like(canvas.joined), sealed=torch.zeros_like(canvas.sealed))

@@ -19,6 +19,7 @@ from nat.data.vocabulary import NUM_SYMBOLS, Symbol
 from nat.errors import ConfigError, DataError
 from nat.models.contract import Translation
 from nat.models.insertion import InsertionTransformer
+from nat.nn.transformer import Memory
 from nat.search.canvas import Fate
 from nat.training.objective import objective
 
@@ -264,6 +265,41 @@ def test_constraints_and_drafts_are_kept_in_random_cases(mode: dict[str, Any]) -
     assert longer > rows
 
 
+def test_given_tokens_are_scored_as_what_their_slots_would_get_without_them() -> None:
+    model = insertion(seed=2)
+    tempt_to_end(model, 7.0)
+    source = make_batch([(5, 1), (3, 1), (4, 1)]).source
+    drafts = [[9, 10, 15], [], [11]]
+    found = decode(model, replace(source, draft=draft_of(drafts)), history=True)
+    assert not found.truncated.any()
+    (history,) = found.history
+    for row, (ids, tokens) in enumerate(zip(source.to_lists(), outputs(found), strict=True)):
+        memory = model.net.encode(Source.from_lists([ids]))
+
+        def log_probs(tokens: list[int], memory: Memory = memory) -> Tensor:
+            canvas = Source.from_lists([tokens])
+            with torch.no_grad():
+                return model.log_probs(canvas.tokens, canvas.valid, memory)[0, : len(tokens) + 1].log_softmax(dim=1)
+
+        last = history.fate[row].any(dim=1).nonzero().max() if tokens else 0
+        written = history.confidence[row, last][: len(tokens)]
+        score = written.sum() + log_probs(tokens)[:, EOS].sum()
+        assert [token for token, c in zip(tokens, written.tolist(), strict=True) if c == 0] == drafts[row]
+        for parity in (0, 1):
+            left = [t for i, t in enumerate(tokens) if written[i] != 0 or i % 2 != parity]
+            said, slot = log_probs(left), 0
+            for i, token in enumerate(tokens):
+                if written[i] == 0 and i % 2 == parity:
+                    score += said[slot, token]
+                else:
+                    slot += 1
+        assert found.scores[row, 0].item() == pytest.approx(score.item(), abs=1e-5)
+    alone = decode(model, source)
+    assert found.passes[1] == alone.passes[1]  # from nothing, no calls that score
+    with_limit = decode(model, replace(source, draft=draft_of(drafts)), max_passes=1)
+    assert with_limit.passes.tolist() == [3, 1, 3]
+
+
 def test_the_order_of_the_phrases_with_the_best_decisions_is_chosen() -> None:
     model = insertion(seed=2)
     tempt_to_end(model, 7.0)
@@ -276,7 +312,7 @@ def test_the_order_of_the_phrases_with_the_best_decisions_is_chosen() -> None:
         alone = decode(model, replace(source, draft=draft))
         assert not alone.truncated.any()
         lengths = alone.valid.sum(dim=2)[:, 0]
-        means.append(alone.scores[:, 0] / (lengths - 3 + lengths))  # tokens inserted, and ends of n + 1 gaps but one
+        means.append(alone.scores[:, 0] / (lengths + lengths))  # tokens, and ends of n + 1 gaps but one
     best = torch.stack(means).argmax(dim=0).tolist()
     first = [holds([t for t in tokens if t in (9, 10, 15)], [9, 10, 15]) for tokens in outputs(found)]
     assert [0 if is_first else 1 for is_first in first] == best

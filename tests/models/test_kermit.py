@@ -309,6 +309,23 @@ def test_drafts_and_phrases_are_of_the_written_side() -> None:
         assert (ids[0], ids[-1]) == (13, 14)
 
 
+def test_given_words_of_the_written_side_are_scored_and_those_of_a_whole_side_are_not() -> None:
+    model, source = kermit(seed=6), Source.from_lists([[7, 8, 9]])
+    found = decode(model, replace(source, draft=gapped([[13, 14]], [[]])))
+    present, given = torch.tensor([True]), Segment(source.tokens, source.valid, torch.tensor([True]))
+    score = 0.0
+    for left, slot, token in (([14], 0, 13), ([13], 1, 14)):
+        side = Target.from_lists([left])
+        with torch.no_grad():
+            slots = model.net(given, Segment(side.tokens, side.valid, present))
+            score += model.net.log_probs(slots[Side.TARGET], Side.TARGET)[0, slot, token].item()
+    assert outputs(found) == [[13, 14]]
+    assert found.scores.item() == pytest.approx(score)
+    assert found.passes.tolist() == [3]
+    pair = fill(model, whole(source), gapped([[13, 14]], [[]]))
+    assert [side.scores.item() for side in pair] == [0.0, 0.0]
+
+
 def test_lengths_that_fit() -> None:
     model = kermit(positions={"kind": "learned", "max_length": 7})
     batch = make_batch([(5, 5), (6, 2), (2, 6)])

@@ -20,7 +20,8 @@ from nat.decoding.requests import Wanted, attach
 from nat.models.contract import Translation
 from nat.models.mask_predict import MaskPredict, first_canvas, masked_canvas, with_phrases
 from nat.nn.transformer import Memory
-from nat.search.canvas import Fate
+from nat.search.canvas import Canvas, Fate
+from nat.search.editing import held_out
 
 MASK = int(Symbol.MASK)
 BATCH = make_batch([(5, 4), (1, 1), (7, 5), (3, 3), (4, 6)])
@@ -324,6 +325,10 @@ def test_a_row_does_not_see_what_is_asked_of_others() -> None:
     assert together[0] == outputs(model, Source.from_lists(rows))[0]
 
 
+def every_other_hidden(model: MaskPredict, canvas: Canvas, memory: Memory) -> Tensor:
+    return held_out(lambda tokens: model.log_probs(tokens, canvas.valid, memory), canvas, canvas.valid, symbol=MASK)
+
+
 def test_a_draft_is_changed_where_it_is_least_probable_and_keeps_its_length() -> None:
     model = mask_predict()
     source = asking([[9, 10, 11]], [[12, 13, 14, 15, 16, 17]])
@@ -332,7 +337,7 @@ def test_a_draft_is_changed_where_it_is_least_probable_and_keeps_its_length() ->
     memory, _ = model.length.encode(model.net, source)
     canvas, _ = first_canvas(source, torch.tensor([2]))
     with torch.no_grad():
-        scores = model.held_out_log_probs(canvas, memory)[0].gather(1, canvas.tokens[0][:, None]).squeeze(1)
+        scores = every_other_hidden(model, canvas, memory)[0].gather(1, canvas.tokens[0][:, None]).squeeze(1)
     surest = scores.argsort(descending=True)[:3].tolist()
     assert [half[i] for i in surest] == [12 + i for i in surest]
     assert len(half) == 6
@@ -344,7 +349,7 @@ def test_held_out_probabilities_are_those_of_hidden_positions() -> None:
     canvas, _ = first_canvas(asking([[9, 10, 11]], [[12, 13, 14]]), torch.tensor([1]))
     with torch.no_grad():
         memory, _ = model.length.encode(model.net, source)
-        found = model.held_out_log_probs(canvas, memory)
+        found = every_other_hidden(model, canvas, memory)
         even = model.log_probs(torch.tensor([[MASK, 13, MASK]]), canvas.valid, memory)
         odd = model.log_probs(torch.tensor([[12, MASK, 14]]), canvas.valid, memory)
     assert torch.allclose(found[0, [0, 2]], even[0, [0, 2]])
