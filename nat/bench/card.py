@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from nat.config import option
+from nat.table import markdown_table, rounded
 from nat.training.step import Precision
 
 TYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
@@ -32,9 +33,9 @@ def measure_card(sizes: CardSizes, device: torch.device) -> list[dict[str, Any]]
 
 
 def describe_card(figures: Mapping[str, Any]) -> str:
-    lines = ["| | 10^12 a second |", "|:--|--:|"]
-    lines += [f"| {row['name']} | {row['per_second'] / 1e12:.3f} |" for row in figures["results"]]
-    return "\n".join([*lines, "", f"{figures['device']}, torch {figures['torch']}", ""])
+    rows = [[row["name"], rounded(row["per_second"], 3, 1e-12)] for row in figures["results"]]
+    table = markdown_table(["", "10^12 a second"], rows)
+    return "\n".join([table, "", f"{figures['device']}, torch {figures['torch']}", ""])
 
 
 def matrix_rate(device: torch.device, precision: Precision) -> float:

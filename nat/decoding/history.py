@@ -53,6 +53,11 @@ class Pass:
         if not len(self.tokens) == len(self.confidence) == len(self.fate):
             raise ValueError("tokens, confidence and fate differ in number")
 
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Pass:
+        """Fates by their names."""
+        return cls(plain["tokens"], plain["confidence"], [Fate[name.upper()] for name in plain["fate"]])
+
     @property
     def left(self) -> list[str]:
         """The tokens that are not deleted."""
@@ -105,13 +110,10 @@ class SentenceHistory:
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> SentenceHistory:
         """Raises KeyError, TypeError or ValueError if it is not what the file has."""
-        candidates = []
-        for candidate in plain["candidates"]:
-            passes = [
-                Pass(each["tokens"], each["confidence"], [Fate[name.upper()] for name in each["fate"]])
-                for each in candidate["passes"]
-            ]
-            candidates.append(CandidateHistory(**{**candidate, "passes": passes}))
+        candidates = [
+            CandidateHistory(**{**candidate, "passes": [Pass.from_plain(each) for each in candidate["passes"]]})
+            for candidate in plain["candidates"]
+        ]
         found = cls(**{**plain, "candidates": candidates})
         if not 0 <= found.chosen < len(candidates):
             raise ValueError(f"chosen={found.chosen}, of {len(candidates)} candidates")

@@ -56,8 +56,6 @@ def draw_circles(axes: Axes, circles: Sequence[Circle], families: Sequence[str])
 
 def write_names(axes: Axes, circles: Sequence[Circle]) -> None:
     """Names right of the circles, moved up and down until none lies on another; a line leads back."""
-    from matplotlib.patheffects import withStroke
-
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()  # places the axes
@@ -83,6 +81,6 @@ def write_names(axes: Axes, circles: Sequence[Circle]) -> None:
             va="center",
             fontsize=FONT,
             gid=f"{circle.name}, {axes.get_ylabel()}",
-            path_effects=[withStroke(linewidth=2, foreground="white")],  # readable where a circle lies behind
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.6, "pad": 0.5},  # a circle may lie behind
             arrowprops=None if abs(height - y) < FONT else {"arrowstyle": "-", "linewidth": 0.5},
         )

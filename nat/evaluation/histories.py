@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from nat.data.tokenizer import Tokenizer
 from nat.decoding.candidates import Candidates
@@ -11,7 +10,6 @@ from nat.decoding.history import CandidateHistory, Pass, SentenceHistory
 from nat.evaluation.inputs import Text
 from nat.evaluation.results import Translations, translate
 from nat.evaluation.system import System
-from nat.search.canvas import Fate
 
 
 def how_made(system: System, text: Text, found: Translations | None = None) -> list[SentenceHistory]:
@@ -44,13 +42,9 @@ def sentence_history(i: int, text: Text, item: Candidates, tokenizer: Tokenizer)
                 mean_score=item.mean_scores[k],
                 teacher_score=teacher[k],
                 utility=utilities[k],
-                passes=[as_pass(each, tokenizer) for each in histories[k]],
+                passes=[Pass.from_plain(each | {"tokens": tokenizer.pieces(each["tokens"])}) for each in histories[k]],
             )
             for k in range(count)
         ],
         line=None if text.lines is None else text.lines[i],
     )
-
-
-def as_pass(plain: dict[str, list[Any]], tokenizer: Tokenizer) -> Pass:
-    return Pass(tokenizer.pieces(plain["tokens"]), plain["confidence"], [Fate[name.upper()] for name in plain["fate"]])
