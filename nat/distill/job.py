@@ -155,7 +155,7 @@ def check_abilities(config: DistillConfig, teacher: Translator) -> None:
 
 
 def prepare_corpus(config: DistillConfig, teacher: Translator) -> tuple[DataConfig, TokenizedCorpus]:
-    """The pairs of the split; with targets=corpus those that the teacher can score."""
+    """The pairs of the split that the teacher can translate, or score with targets=corpus; the others are counted."""
     if config.data.get("fertilities") is not None:
         raise ConfigError(
             f"data.fertilities={config.data['fertilities']}: nat-distill makes fertilities, it reads none"
@@ -170,6 +170,10 @@ def prepare_corpus(config: DistillConfig, teacher: Translator) -> tuple[DataConf
     if config.targets is Targets.CORPUS:  # a pair too long for the teacher has no score
         corpus = keep_learnable(teacher.model, corpus)
     assert isinstance(corpus, TokenizedCorpus)
+    for limit in (teacher.model.max_source_length, teacher.model.max_points):
+        if limit is not None:
+            reason = f"whose source is longer than the teacher reads, {limit} tokens"
+            corpus = corpus.select(corpus.source_lengths <= limit, reason)
     return data, corpus
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from nat.data.batching import Pair
 from nat.data.lines import read_json_lines
 from nat.data.vocabulary import Symbol
-from nat.decoding.batched import Decoded, decode_in_batches
+from nat.decoding.batched import Decoded
 from nat.distill.fertilities import FertilitySource, WordAligner, attention_fertilities, link_fertilities
 from nat.distill.job import Job, Targets
 from nat.files import to_json
@@ -44,27 +44,19 @@ def shard_lines(job: Job, indices: np.ndarray, progress: Progress) -> list[Line]
 
 def translations(job: Job, indices: np.ndarray, progress: Progress) -> list[Line]:
     """The teacher's translations of each source, the best first; a source that occurs again is decoded once."""
-    teacher = job.teacher
     sources, _ = job.corpus.texts(indices)
-    results: list[list[Line]] = [[] for _ in sources]
-    places: dict[tuple[int, ...], list[int]] = {}
-    for i, pair in enumerate(job.corpus.pairs(indices)):
-        places.setdefault(tuple(pair.source), []).append(i)
-    rows, copies = list(places), list(places.values())
-    for row_indices, decoded_rows in decode_in_batches(
-        teacher.model, rows, decoding=job.decoding, batch_size=job.batch_size, device=teacher.device
-    ):
-        for number, decoded in zip(row_indices, decoded_rows, strict=True):
-            for i in copies[number]:
-                results[i] = translated(job, sources[i], int(job.corpus.lines[indices[i]]), decoded)
-            progress.advance(len(copies[number]))
-    return [line for lines in results for line in lines]
+    texts = list(dict.fromkeys(sources))
+    options: dict[str, Any] = {"decoding": job.decoding, "batch_size": job.batch_size}
+    decoded = dict(zip(texts, job.teacher.decode(texts, **options, advance=progress.advance), strict=True))
+    progress.advance(len(sources) - len(texts))
+    numbers = job.corpus.lines[indices].tolist()
+    return [line for i, source in enumerate(sources) for line in translated(job, source, numbers[i], decoded[source])]
 
 
 def translated(job: Job, source: str, number: int, decoded: Decoded) -> list[Line]:
     """A source's translations. number: its line in the corpus. One in which the teacher wrote <unk>, which has no text,
     is marked: `kept_lines` leaves it out."""
-    texts = job.teacher.tokenizers.target.decode(decoded.tokens)
+    texts = job.teacher.sides(job.decoding)[1].decode(decoded.tokens)
     lines = []
     for rank, (text, score) in enumerate(zip(texts, decoded.scores, strict=True)):
         line = {job.data.source: source, job.data.target: text, "score": round(score, 4)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import random
@@ -10,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ import torch
 import workers
 
 import nat
-import nat.distill.lines
 from nat.cli.distill import main
 from nat.data.lines import file_digest
 from nat.data.vocabulary import Symbol
@@ -219,20 +217,17 @@ def test_a_damaged_shard_is_named(
 def test_a_translation_with_unk_is_left_out_and_counted(
     tiny_runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    decode, numbers = nat.distill.lines.decode_in_batches, itertools.count()
+    decode = nat.Translator.decode
 
-    def with_unk(*arguments: Any, **options: Any) -> Iterator[tuple[list[int], list[Decoded]]]:
+    def with_unk(*arguments: Any, **options: Any) -> list[Decoded]:
         """Every fourth sentence's best translation holds an <unk>, its second one none."""
-        for indices, translations in decode(*arguments, **options):
-            changed = [
-                replace(one, tokens=[[*one.tokens[0], int(Symbol.UNK)], *one.tokens[1:]])
-                if next(numbers) % 4 == 0
-                else one
-                for one in translations
-            ]
-            yield indices, changed
+        translations = decode(*arguments, **options)
+        return [one if number % 4 else spoilt(one) for number, one in enumerate(translations)]
 
-    monkeypatch.setattr(nat.distill.lines, "decode_in_batches", with_unk)
+    def spoilt(one: Decoded) -> Decoded:
+        return replace(one, tokens=[[*one.tokens[0], int(Symbol.UNK)], *one.tokens[1:]])
+
+    monkeypatch.setattr(nat.Translator, "decode", with_unk)
     options = ["data.limit=12", "decoding.beam_size=2", "decoding.num_candidates=2"]
     assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={tmp_path / 'd'}", *options) == 0
     assert "21 lines, " in (printed := capsys.readouterr().out)
@@ -303,3 +298,15 @@ def test_options_of_the_corpus_that_are_not_given_are_the_teachers(tiny_runs: di
     config = DistillConfig(teacher="", output="", data={"filters": {"max_ratio": 5.0}})
     data, _ = prepare_corpus(config, teacher)
     assert (data.filters.max_tokens, data.filters.max_ratio) == (77, 5.0)
+
+
+def test_a_source_that_the_teacher_cannot_read_is_left_out_and_counted(
+    tiny_runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = nat.load(tiny_runs["autoregressive"])
+    monkeypatch.setattr(type(teacher.model), "max_source_length", property(lambda self: 9))
+    assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={tmp_path / 'd'}", "data.limit=30") == 0
+    manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
+    reason = "whose source is longer than the teacher reads, 9 tokens"
+    long = manifest["pairs"]["reasons"][reason]["pairs"]
+    assert long and manifest["num_lines"] == 30 - long
