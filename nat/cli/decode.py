@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from nat.cli.main import Command, run_command
@@ -14,6 +15,7 @@ usage: nat-decode run_dir=PATH [split=test|valid|train | source=FILE [reference=
   nat-decode run_dir=runs/ctc output=ctc.de                               the run's own test split
   nat-decode run_dir=runs/ctc source=mine.en reference=mine.de output=mine.ctc.de decoding.batch_size=128
   echo "Click OK." | nat-decode run_dir=runs/ctc source=- speed=false
+  nat-decode run_dir=runs/ctc source=-                                    at a terminal: each line is answered at once
   nat-decode run_dir=runs/ctc output=ctc.de decoding.beam_size=8 decoding.num_candidates=8 teacher=runs/teacher
   nat-decode run_dir=runs/ctc output=ctc.de decoding.temperature=0.8 decoding.num_candidates=20 choose=mbr_chrf
   nat-decode run_dir=runs/mask_predict output=mp.de history=mp.history.jsonl decoding.max_passes=10
@@ -29,16 +31,26 @@ every translation, for nat.read_history and the viewer of nat-report.
 
 def work(config: dict[str, Any]) -> int:
     from nat.config import parse
-    from nat.evaluation.decode import DecodeConfig, decode
+    from nat.evaluation.decode import DecodeConfig, answers, decode
+    from nat.evaluation.inputs import standard_input
     from nat.evaluation.results import describe
 
     settings = parse(DecodeConfig, config)
+    if settings.is_interactive:
+        for line in answers(settings, standard_input()):
+            write_lines([line])
+        return 0
     translations, report = decode(settings)
     if settings.output is None:
-        sys.stdout.buffer.write("".join(f"{line}\n" for line in translations).encode())  # UTF-8 in every locale
-        sys.stdout.buffer.flush()
+        write_lines(translations)
     print(describe(report), file=sys.stdout if "report" in settings.outputs else sys.stderr)
     return 0
+
+
+def write_lines(lines: Sequence[str]) -> None:
+    """To standard output, UTF-8 in every locale."""
+    sys.stdout.buffer.write("".join(f"{line}\n" for line in lines).encode())
+    sys.stdout.buffer.flush()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,6 +25,8 @@ from nat.models.contract import TranslationModel
 from nat.models.options import DecodingOptions
 from nat.runs.device import choose_device
 from nat.runs.folder import load_model
+
+T = TypeVar("T")
 
 
 def compute_alone() -> None:
@@ -84,6 +86,12 @@ class Translator:
     ) -> None:
         self.model, self.tokenizers, self.device = model, tokenizers, device
         self.config, self.folder, self.weights = config, folder, weights
+
+    def data_option(self, name: str, default: T) -> T:
+        """Of the run's own corpus, as it was saved; the default where there is none of its type."""
+        data = self.config.get("data")
+        value = data.get(name) if isinstance(data, dict) else None
+        return value if isinstance(value, type(default)) else default
 
     def decoding(self, options: dict[str, Any]) -> DecodingOptions:
         """Check decoding options against what this checkpoint's method can do. Raises ConfigError by name, DataError
@@ -230,16 +238,22 @@ class Translator:
         return found
 
     def encode(
-        self, sentences: Sequence[str], name: str, *, decoding: DecodingOptions | None = None
+        self,
+        sentences: Sequence[str],
+        name: str,
+        *,
+        decoding: DecodingOptions | None = None,
+        lines: Sequence[int] | None = None,
     ) -> list[list[int]]:
-        """Token ids of sentences to translate. Raises DataError, naming the text and the line, for one that is too long
-        for the model, or no text of its kind."""
+        """Token ids of sentences to translate. lines: their numbers; None: 1, 2 ... Raises DataError, naming the text
+        and the line, for one that is too long for the model, or no text of its kind."""
+        numbers = lines or range(1, len(sentences) + 1)
         try:
             rows = self.sides(decoding)[0].encode(list(sentences))
         except BadText as error:
-            raise DataError(f"{name}, line {error.row + 1}: {error}") from None
+            raise DataError(f"{name}, line {numbers[error.row]}: {error}") from None
         limit, most = self.model.max_source_length, self.model.max_points
-        for number, row in enumerate(rows, start=1):
+        for number, row in zip(numbers, rows, strict=True):
             if limit is not None and len(row) > limit:
                 raise DataError(
                     f"{name}, line {number}: {len(row)} tokens, but {self.folder} takes at most {limit} "

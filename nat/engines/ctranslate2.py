@@ -105,11 +105,16 @@ class EngineTranslator(Translator):
         return results
 
     def encode(
-        self, sentences: Sequence[str], name: str, *, decoding: DecodingOptions | None = None
+        self,
+        sentences: Sequence[str],
+        name: str,
+        *,
+        decoding: DecodingOptions | None = None,
+        lines: Sequence[int] | None = None,
     ) -> list[list[int]]:
         """As `Translator.encode`; sinusoids have a limit here."""
-        rows = super().encode(sentences, name, decoding=decoding)
-        for number, row in enumerate(rows, start=1):
+        rows = super().encode(sentences, name, decoding=decoding, lines=lines)
+        for number, row in zip(lines or range(1, len(rows) + 1), rows, strict=True):
             if len(row) > self.longest:
                 raise DataError(f"{name}, line {number}: {len(row)} tokens, but {PACKAGE} takes at most {self.longest}")
         return rows

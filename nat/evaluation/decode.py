@@ -8,7 +8,8 @@ HISTORY        every pass over every candidate, see `nat.decoding.history`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from nat.config import option
 from nat.decoding.candidates import Choice
 from nat.decoding.history import write_history
 from nat.drawing.polygons import check_pictures, write_polygons
-from nat.errors import ConfigError
+from nat.errors import ConfigError, DataError
 from nat.evaluation.editing import EditFiles, edit_report, with_requests
 from nat.evaluation.histories import how_made
-from nat.evaluation.inputs import Split, Text, read_files, read_split
+from nat.evaluation.inputs import STANDARD_INPUT, Split, Text, read_files, read_split
 from nat.evaluation.opening import Runs, SystemConfig, SystemOptions, open_system
 from nat.evaluation.results import Translations, results, translate
 from nat.evaluation.speed import spread, time_alone
@@ -31,6 +32,9 @@ from nat.runs.outputs import Output, is_stream, json_object, write_output
 from nat.scoring.comet import comet_score, open_comet
 from nat.scoring.polygons import check_references
 
+WHOLE_TEXT = (  # options that need all sentences together
+    "reference", "output", "draft", "known", "constraints", "jsonl", "nbest", "pictures", "history", "ter", "comet",
+)  # fmt: skip
 REPORT = json_object("text", "num_sentences")
 BEGINNINGS = {  # of the files that may be asked for beside `output`, as `Output.begins`
     "jsonl": r'\{"index": ',
@@ -59,6 +63,12 @@ class DecodeConfig(SystemConfig):
         None, "which candidate is the translation; null: the teacher's choice if there is a teacher, else the first"
     )
     teacher: str | None = option(None, "run folder whose model scores the candidates")
+    max_source_tokens: int | None = option(
+        None, "a longer source is refused; null: 1000, or 4 times data.filters.max_tokens of the run", minimum=1
+    )
+    interactive: bool | None = option(
+        None, "with source=-: answer each line at once; null: where standard input is a terminal"
+    )
     ter: bool = option(False, "translation edit rate too")
     comet: str | None = option(None, "COMET too: name or path of its model")
     speed: bool = option(True, "measure speed")
@@ -75,6 +85,19 @@ class DecodeConfig(SystemConfig):
             raise ConfigError(f"pictures={self.pictures}: needs reference=FILE")
         if self.ter and self.source is not None and self.reference is None:
             raise ConfigError("ter=true: needs reference=FILE")
+        if self.interactive:
+            if self.source != STANDARD_INPUT:
+                raise ConfigError("interactive=true: needs source=-")
+            for name in (name for name in WHOLE_TEXT if getattr(self, name)):
+                raise ConfigError(f"{name}={getattr(self, name)}: has no effect with interactive=true, line by line")
+
+    @property
+    def is_interactive(self) -> bool:
+        """Each line is answered at once, see `answers`."""
+        if self.interactive is not None:
+            return self.interactive
+        at_terminal = self.source == STANDARD_INPUT and sys.stdin.isatty()
+        return at_terminal and not any(getattr(self, name) for name in WHOLE_TEXT)
 
     @property
     def edit_files(self) -> EditFiles:
@@ -82,7 +105,9 @@ class DecodeConfig(SystemConfig):
 
     @property
     def system(self) -> SystemOptions:
-        return replace(super().system, choose=self.choose, teacher=self.teacher)
+        return replace(
+            super().system, choose=self.choose, teacher=self.teacher, max_source_tokens=self.max_source_tokens
+        )
 
     @property
     def inputs(self) -> Iterable[str | None]:
@@ -123,7 +148,7 @@ def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
     comet = None if config.comet is None else open_comet(config.comet, has_references=text.references is not None)
     if config.reference is not None and translator.tokenizers.vocabularies.points:
         check_references(config.reference, text.sources, text.references or [])
-    translator.encode(text.sources, text.name, decoding=system.decoding)  # too long ones are refused now
+    system.encode(text)  # too long ones are refused now
     translator.wanted(text.sentences, text.name, decoding=system.decoding)  # and what cannot be kept
     # first of all, for it warms up what is timed next
     alone = measure_alone(system, text, config.speed_sentences) if config.speed else []
@@ -139,6 +164,22 @@ def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
     return found.best, report
 
 
+def answers(config: DecodeConfig, lines: Iterable[str]) -> Iterator[str]:
+    """The translation of each line, before the next one is read. One that cannot be translated is told on standard
+    error, and answered by an empty line. Raises ConfigError or DataError before the first line is read."""
+    config.prepare()
+    system = open_system(config.system, Runs(config.device))
+    for number, line in enumerate(lines, start=1):
+        try:
+            system.encode(Text("standard input", [line], None, lines=[number]))
+            (candidates,) = system.translate([line])
+        except DataError as error:
+            print(f"nat-decode: {error}", file=sys.stderr)
+            yield ""
+        else:
+            yield candidates.best
+
+
 def read_text(config: DecodeConfig, system: System) -> Text:
     """The sentences that the options name. Raises ConfigError or DataError."""
     if config.source is not None:
@@ -149,8 +190,7 @@ def read_text(config: DecodeConfig, system: System) -> Text:
 
 def measure_alone(system: System, text: Text, count: int) -> list[float]:
     """Milliseconds of each of at most `count` sentences by itself."""
-    rows = system.translator.encode(text.sources, text.name, decoding=system.decoding)
-    filled = [sentence for sentence, row in zip(text.sentences, rows, strict=True) if row]
+    filled = [sentence for sentence, row in zip(text.sentences, system.encode(text), strict=True) if row]
     sentences = spread(filled, count)
     with Progress("time alone", total=len(sentences), unit="sentences") as progress:
         return time_alone([system], sentences, advance=progress.advance)[0]

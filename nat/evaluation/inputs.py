@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from nat.data.lines import read_lines
+from nat.data.lines import decode_lines, read_lines
 from nat.data.references import Reference
 from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.decoding.options import data_options
@@ -72,7 +72,7 @@ class Text:
 def read_files(source: str, reference: str | None) -> Text:
     """Raises DataError: no such file, bad UTF-8 with its line, other numbers of lines, no line at all."""
     name = "standard input" if source == STANDARD_INPUT else source
-    sources = read_standard_input() if source == STANDARD_INPUT else list(read_lines(source))
+    sources = list(standard_input() if source == STANDARD_INPUT else read_lines(source))
     references = None if reference is None else list(read_lines(reference))
     if references is not None and len(references) != len(sources):
         raise DataError(
@@ -82,15 +82,9 @@ def read_files(source: str, reference: str | None) -> Text:
     return Text(name, sources, references)
 
 
-def read_standard_input() -> list[str]:
-    """Its lines. Raises DataError naming the one that is not UTF-8."""
-    lines = []
-    for number, raw in enumerate(sys.stdin.buffer, 1):
-        try:
-            lines.append(raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise DataError(f"standard input line {number}: not UTF-8 (byte 0x{raw[error.start]:02x})") from None
-    return lines
+def standard_input() -> Iterator[str]:
+    """Its lines, each as soon as it is there. Raises DataError naming the one that is not UTF-8."""
+    return decode_lines(sys.stdin.buffer, "standard input")
 
 
 def read_split(translator: Translator, split: Split, changes: Mapping[str, Any]) -> Text:

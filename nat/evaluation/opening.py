@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from nat.evaluation.inputs import Split
 from nat.evaluation.system import Scorer, System
 from nat.runs.folder import run_summary
 
-ABOUT_SYSTEM = {"name", "weights", "engine", "choose", "teacher"}  # the others are decoding options
 LITERAL = ("name", "teacher", "weights")  # text as it stands, even where it reads like a number
 
 
@@ -34,7 +33,11 @@ class SystemOptions:
     engine: Engine = Engine.TORCH
     choose: Choice | None = None
     teacher: str | None = None
+    max_source_tokens: int | None = option(None, minimum=1)
     decoding: dict[str, Any] = field(default_factory=dict)
+
+
+ABOUT_SYSTEM = {f.name for f in fields(SystemOptions)} - {"run_dir", "decoding"}  # the others are decoding options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +104,15 @@ def open_system(options: SystemOptions, runs: Runs) -> System:
     has_teacher = options.teacher is not None
     choice = resolve_choice(options.choose, teacher=has_teacher, num_candidates=decoding.num_candidates)
     scorer = None if options.teacher is None else Scorer(options.teacher, runs.open(options.teacher))
-    return System(options.name or translator.folder.name, translator, decoding, batch_size, choice, scorer)
+    return System(
+        options.name or translator.folder.name,
+        translator,
+        decoding,
+        batch_size,
+        choice,
+        scorer,
+        max_source_tokens=options.max_source_tokens,
+    )
 
 
 def open_systems(config: SystemsConfig) -> list[System]:

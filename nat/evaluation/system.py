@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nat.decoding.candidates import Candidates, Choice
 from nat.decoding.requests import Sentence
 from nat.decoding.translator import Translator
-from nat.errors import ConfigError
+from nat.errors import ConfigError, DataError
 from nat.evaluation.inputs import Text
 from nat.models.options import DecodingOptions
+
+USUAL_LIMIT = 1000  # tokens of a source
+BEYOND_TRAINING = 4  # times the longest pair that the run was trained on
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Scorer:
     def check(self, text: Text) -> None:
         """Try it on one sentence. Raises ConfigError if its method cannot score, DataError naming the line of a source
         that is too long for it."""
-        rows = self.translator.encode(text.sources, f"teacher={self.path}: {text.name}")
+        rows = self.translator.encode(text.sources, f"teacher={self.path}: {text.name}", lines=text.lines)
         sentence = [source for source, row in zip(text.sources, rows, strict=True) if row][:1]
         try:
             self.translator.score(sentence, sentence)
@@ -34,7 +38,8 @@ class Scorer:
 @dataclass(frozen=True)
 class System:
     """name: for people. choice: which candidate is the translation. scorer: the teacher; with another choice than its
-    own it takes no part in translating, but its scores are reported."""
+    own it takes no part in translating, but its scores are reported. max_source_tokens: of a sentence that is
+    translated; None: as many as `longest_source` says."""
 
     name: str
     translator: Translator
@@ -42,6 +47,28 @@ class System:
     batch_size: int = 64
     choice: Choice = Choice.FIRST
     scorer: Scorer | None = None
+    max_source_tokens: int | None = None
+
+    @property
+    def longest_source(self) -> int:
+        """The limit of tokens: what was asked for, else well beyond what the run was trained on."""
+        if self.max_source_tokens is not None:
+            return self.max_source_tokens
+        filters: dict[str, Any] = self.translator.data_option("filters", {})
+        trained = filters.get("max_tokens")
+        return max(USUAL_LIMIT, BEYOND_TRAINING * trained) if isinstance(trained, int) else USUAL_LIMIT
+
+    def encode(self, text: Text) -> list[list[int]]:
+        """Token ids of the sources. Raises DataError, naming the line, for one that is too long: a line that lacks its
+        end would be worked on for minutes."""
+        rows = self.translator.encode(text.sources, text.name, decoding=self.decoding, lines=text.lines)
+        for number, row in zip(text.lines or range(1, len(rows) + 1), rows, strict=True):
+            if len(row) > self.longest_source:
+                raise DataError(
+                    f"{text.name}, line {number}: {len(row)} tokens, but at most {self.longest_source} are translated; "
+                    f"split it, or allow more with max_source_tokens={len(row)}"
+                )
+        return rows
 
     def translate(
         self,

@@ -79,6 +79,8 @@ def report(config: ReportConfig, *, command: str = "nat-report") -> tuple[list[d
     curves = {str(system.translator.folder): read_metrics(system.translator.folder) for system in systems}
     for scorer in {system.scorer.path: system.scorer for system in systems if system.scorer is not None}.values():
         scorer.check(text)
+    for system in systems:
+        system.encode(text)  # too long ones are refused now
     rows, outputs = evaluate(systems, text, num_alone=config.speed_sentences)
     table = describe_table(rows, text)
     if claims and text.references is not None:

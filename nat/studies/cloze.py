@@ -249,8 +249,7 @@ def tokenizer_of(translator: Translator, side: Side) -> Tokenizer:
 
 def languages(translator: Translator) -> tuple[str, str]:
     """Names of source and target."""
-    data = translator.config.get("data", {})
-    return str(data.get("source", "source")), str(data.get("target", "target"))
+    return translator.data_option("source", "source"), translator.data_option("target", "target")
 
 
 def baseline_words(training: Pairs, translator: Translator) -> list[str]:

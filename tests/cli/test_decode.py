@@ -570,7 +570,7 @@ def test_standard_input_not_utf8(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Help\nP\xe4ge\n")))
     assert decode("source=-") == 2
-    assert "standard input line 2: not UTF-8 (byte 0xe4)" in capsys.readouterr().err
+    assert "standard input line 2: not UTF-8 (byte 0xe4 at position 2)" in capsys.readouterr().err
 
 
 def test_a_folder_without_permission(
@@ -665,3 +665,69 @@ def test_the_history_where_speed_is_measured_is_decoded_once_more(
     assert asked == [True]
     assert read_history(folder / "slow.jsonl") == read_history(folder / "quick.jsonl")
     assert decode("source=source.txt", "output=b.txt", "history=source.txt") == 2
+
+
+def test_an_endless_line_is_refused_by_its_number(
+    decode: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(results, "translate_timed", None)  # known before any sentence is translated
+    (folder / "long.en").write_text("Save it.\n" + "word " * 16000 + "\nClick OK.\n")
+    assert decode("source=long.en", "output=out.txt") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("nat-decode: long.en, line 2: ")
+    assert "at most 1000 are translated" in err
+    assert decode("source=source.txt", "output=out.txt", "max_source_tokens=1") == 2
+    assert "source.txt, line 1: " in capsys.readouterr().err
+    (folder / "long.tsv").write_text("en\tde\nHelp page\tHilfe\n" + "word " * 2000 + "\tb\n")
+    assert decode("output=out.txt", f"data.test={folder}/long.tsv", "data.columns=null", "data.max_words=null") == 2
+    assert "split test, line 3: " in capsys.readouterr().err
+
+
+class Typed(io.RawIOBase):
+    """Standard input of which each line comes when the one before it was answered."""
+
+    def __init__(self, lines: list[bytes], answered: Callable[[], int]) -> None:
+        self.lines, self.answered, self.number = lines, answered, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        assert self.answered() == self.number
+        if self.number == len(self.lines):
+            return 0
+        line = self.lines[self.number]
+        buffer[: len(line)] = line
+        self.number += 1
+        return len(line)
+
+
+@pytest.mark.parametrize("options", [["interactive=true"], []])
+def test_lines_are_answered_one_by_one(
+    decode: Run, tiny_runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch,
+    capfdbinary: pytest.CaptureFixture[bytes], options: list[str],
+) -> None:  # fmt: skip
+    written = b""
+
+    def answered() -> int:
+        nonlocal written
+        written += capfdbinary.readouterr().out
+        return written.count(b"\n")
+
+    lines = [b"Opens the dialog.\n", b"\n", b"word " * 1500 + b"\n", b"Page\n"]
+    stdin = io.TextIOWrapper(io.BufferedReader(Typed(lines, answered), buffer_size=8192))
+    monkeypatch.setattr(stdin, "isatty", lambda: not options)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert decode("source=-", *options) == 0
+    written += capfdbinary.readouterr().out
+    first, last = load(tiny_runs["ctc"], device="cpu").translate(["Opens the dialog.", "Page"])
+    assert written.decode().split("\n") == [first, "", "", last, ""]
+
+
+@pytest.mark.parametrize(
+    "option", ["source=source.txt", "output=out.txt", "reference=reference.txt", "jsonl=out.jsonl"]
+)
+def test_what_has_no_place_line_by_line(decode: Run, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    source = [] if option.startswith("source") else ["source=-"]
+    assert decode(*source, option, "interactive=true") == 2
+    assert "interactive=true" in capsys.readouterr().err
