@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
-from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics import CHRF
 
 from nat.decoding.batched import Decoded
 from nat.errors import ConfigError
+from nat.scoring.tokenization import BleuTokenizer, tokenizer_of
 
 TEACHER_BATCHES = 16  # batches whose pairs are sorted by length together
 Metric = Callable[[str, str], float]  # a translation and its reference -> 0 to 100
@@ -148,8 +149,7 @@ def choose(
             scored = with_teacher_scores(found, sources, teacher, batch_size=batch_size, advance=advance)
             return [replace(item, chosen=highest(item.teacher_scores or [None])) for item in scored]
         case Choice.MBR_CHRF | Choice.MBR_BLEU:
-            metric = sentence_chrf() if choice is Choice.MBR_CHRF else sentence_bleu()
-            return [with_utilities(item, metric, advance) for item in found]
+            return [with_utilities(item, choice, advance) for item in found]
 
 
 def highest(scores: Sequence[float | None]) -> int:
@@ -210,9 +210,9 @@ def chunks(items: Sequence[Item], size: int, *, cost: Callable[[Item], int]) -> 
 # --- minimum Bayes risk ----------------------------------------------------------------------------
 
 
-def sentence_bleu() -> Metric:
+def sentence_bleu(tokenizer: BleuTokenizer) -> Metric:
     """Sentence BLEU with effective order: orders that a short translation lacks do not count."""
-    bleu = BLEU(effective_order=True)
+    bleu = tokenizer.metric(effective_order=True)
     return lambda text, reference: float(bleu.sentence_score(text, [reference]).score)
 
 
@@ -222,8 +222,9 @@ def sentence_chrf() -> Metric:
     return lambda text, reference: float(chrf.sentence_score(text, [reference]).score)
 
 
-def with_utilities(item: Candidates, metric: Metric, advance: Callable[[int], None]) -> Candidates:
+def with_utilities(item: Candidates, choice: Choice, advance: Callable[[int], None]) -> Candidates:
     """With the mean metric of each candidate against the others, and the candidate of the highest chosen."""
+    metric = sentence_chrf() if choice is Choice.MBR_CHRF else sentence_bleu(tokenizer_of(item.texts))
     utilities = expected_utilities(item.texts, metric)
     advance(1)
     return replace(item, utilities=utilities, chosen=highest(utilities))

@@ -27,13 +27,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from sacrebleu.metrics import BLEU
 
 import nat
 from nat.config import to_plain
 from nat.data.filters import is_blank
 from nat.data.lines import file_digest
-from nat.data.references import reference_streams
 from nat.distill.fertilities import FertilitySource
 from nat.distill.job import CORPUS, MANIFEST, DistillConfig, Job, Targets, prepare_job
 from nat.distill.lines import UNKNOWN, aligned_lines, as_text, kept_lines, read_shard, shard_lines
@@ -42,6 +40,7 @@ from nat.files import read_object, write_atomically, write_json, write_text
 from nat.progress import Progress
 from nat.runs.device import choose_device
 from nat.runs.folder import run_summary
+from nat.scoring.scores import score_corpus
 from nat.training.distributed import Ranks
 
 
@@ -162,10 +161,9 @@ def compare(job: Job, outputs: dict[int, str]) -> dict[str, Any]:
     numbers = job.corpus.lines.tolist()
     sentences = [sentence for sentence in job.corpus.sentences if numbers[sentence[0]] in outputs]
     _, references = job.corpus.references(sentences)
-    metric = BLEU()
     once = [outputs[numbers[sentence[0]]] for sentence in sentences]
-    score = metric.corpus_score(once, reference_streams(references)).score
-    return {"bleu_against_original": score, "bleu_signature": str(metric.get_signature())}
+    scores = score_corpus(once, references)
+    return {"bleu_against_original": scores.bleu, "bleu_signature": scores.bleu_signature}
 
 
 def versions(job: Job) -> dict[str, str]:

@@ -84,7 +84,8 @@ def other_limits(calls: int, allowed: int | None, *, calls_per_pass: int) -> lis
 
 def trial_of(limit: int, text: Text, before: Translations, again: Translations) -> Trial:
     assert text.references is not None
-    outcome = examine(Claim("again", "before"), {"before": before.best, "again": again.best}, text.references)
+    outputs = {"before": before.best, "again": again.best}
+    outcome = examine(Claim("again", "before"), outputs, text.references, tokenizer=text.tokenizer)
     return Trial(limit, again.mean_passes, outcome.better, outcome.p_value)
 
 

@@ -31,6 +31,7 @@ from nat.progress import Progress
 from nat.runs.outputs import Output, is_stream, json_object, write_output
 from nat.scoring.comet import comet_score, open_comet
 from nat.scoring.polygons import check_references
+from nat.scoring.tokenization import BleuTokenizer
 
 WHOLE_TEXT = (  # options that need all sentences together
     "reference", "output", "draft", "known", "constraints", "jsonl", "nbest", "pictures", "history", "ter", "comet",
@@ -69,6 +70,9 @@ class DecodeConfig(SystemConfig):
     interactive: bool | None = option(
         None, "with source=-: answer each line at once; null: where standard input is a terminal"
     )
+    bleu_tokenizer: BleuTokenizer | None = option(
+        None, "words of BLEU: 13a, intl, zh, ja-mecab, ko-mecab, char, none; null: as the references' script needs"
+    )
     ter: bool = option(False, "translation edit rate too")
     comet: str | None = option(None, "COMET too: name or path of its model")
     speed: bool = option(True, "measure speed")
@@ -85,6 +89,8 @@ class DecodeConfig(SystemConfig):
             raise ConfigError(f"pictures={self.pictures}: needs reference=FILE")
         if self.ter and self.source is not None and self.reference is None:
             raise ConfigError("ter=true: needs reference=FILE")
+        if self.bleu_tokenizer is not None:
+            self.bleu_tokenizer.check()
         if self.interactive:
             if self.source != STANDARD_INPUT:
                 raise ConfigError("interactive=true: needs source=-")
@@ -135,12 +141,11 @@ def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
     Raises ConfigError or DataError before any translation where an option or a file is unusable.
     """
     config.prepare()
-    files = config.edit_files
     system = open_system(config.system, Runs(config.device))
     if config.history is not None and not config.speed:
         system = replace(system, decoding=replace(system.decoding, history=True))
     translator = system.translator
-    text = with_requests(read_text(config, system), files)
+    text = with_requests(read_text(config, system), config.edit_files)
     if system.scorer is not None:
         system.scorer.check(text)
     if config.pictures is not None:
@@ -183,9 +188,9 @@ def answers(config: DecodeConfig, lines: Iterable[str]) -> Iterator[str]:
 def read_text(config: DecodeConfig, system: System) -> Text:
     """The sentences that the options name. Raises ConfigError or DataError."""
     if config.source is not None:
-        return read_files(config.source, config.reference)
+        return replace(read_files(config.source, config.reference), bleu_tokenizer=config.bleu_tokenizer)
     text = read_split(system.translator, config.split or Split.TEST, config.data)
-    return text.swapped() if system.decoding.reverse else text
+    return replace(text.swapped() if system.decoding.reverse else text, bleu_tokenizer=config.bleu_tokenizer)
 
 
 def measure_alone(system: System, text: Text, count: int) -> list[float]:

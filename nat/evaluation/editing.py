@@ -64,7 +64,7 @@ def draft_report(text: Text, requests: Sequence[Request], best: Sequence[str]) -
     drafts = [request.draft or "" for request in requests]
     if not any(drafts):
         return {}
-    scores = None if text.references is None else score_corpus(drafts, text.references)
+    scores = None if text.references is None else score_corpus(drafts, text.references, tokenizer=text.tokenizer)
     changed = sum(draft != line for draft, line in zip(drafts, best, strict=True))
     return {
         "draft_bleu": scores and scores.bleu,

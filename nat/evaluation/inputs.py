@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from nat.data.lines import decode_lines, read_lines
@@ -16,6 +17,7 @@ from nat.decoding.options import data_options
 from nat.decoding.requests import Request, Sentence
 from nat.decoding.translator import Translator
 from nat.errors import ConfigError, DataError
+from nat.scoring.tokenization import BleuTokenizer, tokenizer_of
 
 STANDARD_INPUT = "-"
 
@@ -30,7 +32,7 @@ class Split(Enum):
 class Text:
     """What is translated. lines: line numbers in the split's file. dropped: what the split's filters left out, as
     `DropReport.to_plain` gives it. Both are None for a file, which is taken as it is. requests: what is asked of each
-    translation; None: nothing."""
+    translation; None: nothing. bleu_tokenizer: see `tokenizer`."""
 
     name: str
     sources: list[str]
@@ -38,6 +40,12 @@ class Text:
     lines: list[int] | None = None
     dropped: dict[str, Any] | None = None
     requests: list[Request] | None = None
+    bleu_tokenizer: BleuTokenizer | None = None
+
+    @cached_property
+    def tokenizer(self) -> BleuTokenizer:
+        """Of BLEU: the one that was asked for, else what the references' script needs."""
+        return self.bleu_tokenizer or tokenizer_of(self.references or ())
 
     @property
     def sentences(self) -> Sequence[Sentence]:

@@ -18,6 +18,7 @@ from nat.errors import ConfigError
 from nat.evaluation.inputs import Split
 from nat.evaluation.system import Scorer, System
 from nat.runs.folder import run_summary
+from nat.scoring.tokenization import BleuTokenizer
 
 LITERAL = ("name", "teacher", "weights")  # text as it stands, even where it reads like a number
 
@@ -67,10 +68,15 @@ class SystemsConfig(DecodingConfig):
     run_dirs: list[str] = option(help="run folders, each also as FOLDER?beam_size=4&name=LABEL, see nat-report")
     output: str = option(help="folder of everything that is written")
     split: Split = option(Split.TEST, "what is translated: test, valid or train")
+    bleu_tokenizer: BleuTokenizer | None = option(
+        None, "words of BLEU: 13a, intl, zh, ja-mecab, ko-mecab, char, none; null: as the references' script needs"
+    )
 
     def __post_init__(self) -> None:
         if not self.run_dirs:
             raise ConfigError("run_dirs=[]: at least one run folder is needed")
+        if self.bleu_tokenizer is not None:
+            self.bleu_tokenizer.check()
 
     @property
     def runs(self) -> Iterable[str | None]:

@@ -127,13 +127,14 @@ def score_report(text: Text, best: Sequence[str], *, ter: bool) -> dict[str, Any
     report |= {f"num_{LONGER}plus_words": len(longer), "bleu_by_source_words": None}
     if text.references is None or not best:
         return report
-    scores = score_corpus(best, text.references, ter=ter)
+    scores = score_corpus(best, text.references, tokenizer=text.tokenizer, ter=ter)
     report |= {name: getattr(scores, name) for name in names}
-    report["bleu_by_source_words"] = bleu_by_source_words(text.sources, best, text.references)
+    report["bleu_by_source_words"] = bleu_by_source_words(text, best)
     if ter:
         report |= {"ter": scores.ter, "ter_signature": scores.ter_signature}
     if longer:
-        part = score_corpus([best[i] for i in longer], [text.references[i] for i in longer])
+        references = [text.references[i] for i in longer]
+        part = score_corpus([best[i] for i in longer], references, tokenizer=text.tokenizer)
         report |= {f"bleu_{LONGER}plus_words": part.bleu, f"chrf_{LONGER}plus_words": part.chrf}
     return report
 
@@ -144,18 +145,18 @@ def point_report(system: System, text: Text, found: Translations) -> dict[str, A
     return score_points(text.sources, found.best, text.references or []) if points else {}
 
 
-def bleu_by_source_words(
-    sources: Sequence[str], best: Sequence[str], references: Sequence[str]
-) -> list[dict[str, Any]]:
+def bleu_by_source_words(text: Text, best: Sequence[str]) -> list[dict[str, Any]]:
     """BLEU of the sentences in each group of GROUPS, empty sources and empty groups left out: the words that the group
     has, from and to, their mean, and how many sentences there are."""
-    numbers = [len(source.split()) for source in sources]
+    assert text.references is not None
+    numbers = [len(source.split()) for source in text.sources]
     found = []
     for first, beyond in pairwise((1, *GROUPS, max([0, *numbers]) + 1)):
         here = [i for i, number in enumerate(numbers) if first <= number < beyond]
         if here:
             words = [numbers[i] for i in here]
-            scores = score_corpus([best[i] for i in here], [references[i] for i in here])
+            references = [text.references[i] for i in here]
+            scores = score_corpus([best[i] for i in here], references, tokenizer=text.tokenizer)
             group = {"from": min(words), "to": max(words), "mean_words": sum(words) / len(words)}
             found.append(group | {"sentences": len(here), "bleu": scores.bleu})
     return found
@@ -174,10 +175,10 @@ def candidate_report(system: System, text: Text, found: Translations) -> dict[st
         "oracle_chrf": None,
     }
     if text.references is not None and found.candidates and system.decoding.num_candidates > 1:
-        with_bleu = oracle(found.candidates, text.references, sentence_bleu())
+        with_bleu = oracle(found.candidates, text.references, sentence_bleu(text.tokenizer))
         with_chrf = oracle(found.candidates, text.references, sentence_chrf())
-        report["oracle_bleu"] = score_corpus(with_bleu, text.references).bleu
-        report["oracle_chrf"] = score_corpus(with_chrf, text.references).chrf
+        report["oracle_bleu"] = score_corpus(with_bleu, text.references, tokenizer=text.tokenizer).bleu
+        report["oracle_chrf"] = score_corpus(with_chrf, text.references, tokenizer=text.tokenizer).chrf
     return report
 
 

@@ -75,7 +75,7 @@ def report(config: ReportConfig, *, command: str = "nat-report") -> tuple[list[d
     systems = open_systems(config)
     claims = [parse_claim(claim, [system.name for system in systems]) for claim in config.claims]
     text = read_split(systems[0].translator, config.split, config.data)
-    text = shortened(text, config.max_sentences)
+    text = replace(shortened(text, config.max_sentences), bleu_tokenizer=config.bleu_tokenizer)
     curves = {str(system.translator.folder): read_metrics(system.translator.folder) for system in systems}
     for scorer in {system.scorer.path: system.scorer for system in systems if system.scorer is not None}.values():
         scorer.check(text)
@@ -84,7 +84,9 @@ def report(config: ReportConfig, *, command: str = "nat-report") -> tuple[list[d
     rows, outputs = evaluate(systems, text, num_alone=config.speed_sentences)
     table = describe_table(rows, text)
     if claims and text.references is not None:
-        table += "\n" + describe_claims([examine(claim, outputs, text.references) for claim in claims])
+        table += "\n" + describe_claims(
+            [examine(claim, outputs, text.references, tokenizer=text.tokenizer) for claim in claims]
+        )
     samples = describe_samples(text, outputs, config.samples)
     write_text(folder / "table.md", table)
     write_text(folder / "samples.txt", samples)

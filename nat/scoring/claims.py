@@ -8,11 +8,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest, Result
 
 from nat.data.references import reference_streams
 from nat.errors import ConfigError
+from nat.scoring.tokenization import BleuTokenizer, tokenizer_of
 from nat.table import markdown_table, rounded
 
 NUM_RESAMPLES = 1000
@@ -56,16 +56,24 @@ def parse_claim(text: str, known: Sequence[str]) -> Claim:
     return Claim(*parts)
 
 
-def examine(claim: Claim, outputs: Mapping[str, Sequence[str]], references: Sequence[str]) -> Finding:
-    """Paired bootstrap resampling, by sacreBLEU (its seed is fixed: the same outputs give the same p)."""
+def examine(
+    claim: Claim,
+    outputs: Mapping[str, Sequence[str]],
+    references: Sequence[str],
+    *,
+    tokenizer: BleuTokenizer | None = None,
+) -> Finding:
+    """Paired bootstrap resampling, by sacreBLEU (its seed is fixed: the same outputs give the same p). tokenizer: see
+    `score_corpus`."""
+    bleu = (tokenizer or tokenizer_of(references)).metric()
     systems: list[tuple[str, Sequence[str]]] = [(name, list(outputs[name])) for name in (claim.worse, claim.better)]
     if systems[0][1] == systems[1][1]:  # sacreBLEU would call no difference at all a sure one
-        score = BLEU().corpus_score(systems[0][1], reference_streams(references)).score
+        score = bleu.corpus_score(systems[0][1], reference_streams(references)).score
         return Finding(claim, score, score, 1.0)
     logging.getLogger("sacrebleu").setLevel(logging.ERROR)
     with contextlib.redirect_stderr(io.StringIO()):  # it tells of its progress
         test = PairedTest(
-            systems, {"BLEU": BLEU()}, reference_streams(references), test_type="bs", n_samples=NUM_RESAMPLES
+            systems, {"BLEU": bleu}, reference_streams(references), test_type="bs", n_samples=NUM_RESAMPLES
         )
         worse, better = test()[1]["BLEU"]
     assert isinstance(worse, Result)

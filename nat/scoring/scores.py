@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from sacrebleu.metrics import BLEU, CHRF, TER
+from sacrebleu.metrics import CHRF, TER
 
 from nat.data.references import all_references, reference_streams
 from nat.data.vocabulary import Symbol
+from nat.scoring.tokenization import BleuTokenizer, tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Scores:
     """Scores of translations against references.
 
     bleu, chrf, ter: 0-100, against all references of a sentence. length_ratio: words of the output over words of the
-    references, of several their mean.
+    references, of several their mean; in scripts without spaces the tokens of BLEU.
     repetition_rate: share of words equal to the word before them. ter is None unless asked for.
     """
 
@@ -31,30 +32,40 @@ class Scores:
     ter_signature: str | None = None
 
 
-def score_corpus(outputs: Sequence[str], references: Sequence[str], *, ter: bool = False) -> Scores:
-    """Score line-aligned outputs and references; a sentence may have several (`Reference`)."""
+def score_corpus(
+    outputs: Sequence[str],
+    references: Sequence[str],
+    *,
+    tokenizer: BleuTokenizer | None = None,
+    ter: bool = False,
+) -> Scores:
+    """Score line-aligned outputs and references; a sentence may have several (`Reference`). tokenizer: of BLEU; None:
+    the one that the references' script needs."""
     assert len(outputs) == len(references)
     streams = reference_streams(references)
-    bleu, chrf = BLEU(), CHRF()
+    tokenizer = tokenizer or tokenizer_of(references)
+    bleu, chrf = tokenizer.metric(), CHRF()
     bleu_score = bleu.corpus_score(list(outputs), streams).score
     chrf_score = chrf.corpus_score(list(outputs), streams).score
-    ter_metric = TER() if ter else None
-    reference_words = sum(mean_words(reference) for reference in references)
+    unspaced = not tokenizer.splits_at_spaces
+    ter_metric = TER(normalized=unspaced, asian_support=unspaced) if ter else None
+    split = bleu.tokenizer if unspaced else str
+    reference_words = sum(mean_words(reference, split) for reference in references)
     return Scores(
         bleu=bleu_score,
         bleu_signature=str(bleu.get_signature()),
         chrf=chrf_score,
         chrf_signature=str(chrf.get_signature()),
-        length_ratio=sum(len(line.split()) for line in outputs) / max(1, reference_words),
+        length_ratio=sum(len(split(line).split()) for line in outputs) / max(1, reference_words),
         repetition_rate=repetition_rate(outputs),
         ter=ter_metric.corpus_score(list(outputs), streams).score if ter_metric else None,
         ter_signature=str(ter_metric.get_signature()) if ter_metric else None,
     )
 
 
-def mean_words(reference: str) -> float:
-    """Words of a reference; of several their mean."""
-    counts = [len(line.split()) for line in all_references(reference)]
+def mean_words(reference: str, split: Callable[[str], str]) -> float:
+    """Words of a reference; of several their mean. split: puts spaces between words."""
+    counts = [len(split(line).split()) for line in all_references(reference)]
     return sum(counts) / len(counts)
 
 

@@ -80,7 +80,7 @@ def open_both(config: EditStudyConfig) -> tuple[System, System]:
 
 def bleu(lines: Sequence[str], text: Text) -> float:
     assert text.references is not None
-    return score_corpus(lines, text.references).bleu
+    return score_corpus(lines, text.references, tokenizer=text.tokenizer).bleu
 
 
 # --- drafts ----------------------------------------------------------------------------------------

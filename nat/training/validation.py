@@ -22,6 +22,7 @@ from nat.models.options import DecodingOptions
 from nat.nn.rng import set_seed
 from nat.scoring.polygons import score_points
 from nat.scoring.scores import score_corpus
+from nat.scoring.tokenization import BleuTokenizer, tokenizer_of
 from nat.training.objective import Totals, objective
 
 # What a pass did to a position, beside what it kept or wrote: predicted, and to be predicted again; new; taken out.
@@ -45,12 +46,19 @@ class ValidationConfig:
     max_sentences: int | None = option(None, "decode only the first n sentences of the split; null: all", minimum=1)
     batch_size: int = option(64, "sentences in a decoding batch", minimum=1, maximum=1_000_000)
     metric: Metric = option(Metric.BLEU, "what chooses the best checkpoint: bleu, chrf or loss; of points accuracy")
+    bleu_tokenizer: BleuTokenizer | None = option(
+        None, "words of BLEU: 13a, intl, zh, ja-mecab, ko-mecab, char, none; null: as the references' script needs"
+    )
     keep_best: int = option(5, "best checkpoints kept, to be averaged in the end", minimum=1, maximum=10_000)
     patience: int | None = option(None, "stop after n validations without a new best; null: never", minimum=1)
     num_samples: int = option(4, "sample translations for TensorBoard and the run folder", minimum=0)
     decoding: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "decoding options of the model's method; {}: its defaults"}
     )
+
+    def __post_init__(self) -> None:
+        if self.bleu_tokenizer is not None:
+            self.bleu_tokenizer.check()
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,7 @@ class Validator:
         pairs = corpus.pairs(np.concatenate(sentences))
         self.pairs = [pairs[sentence[0] : sentence[-1] + 1] for sentence in sentences]  # of each source, decoded once
         self.sources, self.references = corpus.references(sentences)
+        self.tokenizer = config.bleu_tokenizer or tokenizer_of(self.references)
 
     def __call__(self, model: TranslationModel, *, limit: int | None = None) -> Validated:
         """Decode and score; `limit` looks at the first sentences only."""
@@ -104,7 +113,7 @@ class Validator:
             for index, item in zip(indices, decoded, strict=True):
                 found[index] = item
         outputs = self.tokenizers.target.decode([item.tokens[0] for item in found if item is not None])
-        scores = score_corpus(outputs, self.references[:count])
+        scores = score_corpus(outputs, self.references[:count], tokenizer=self.tokenizer)
         values: dict[str, float | str] = {
             "bleu": scores.bleu,
             "chrf": scores.chrf,

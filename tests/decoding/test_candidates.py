@@ -26,6 +26,7 @@ from nat.decoding.candidates import (
     sentence_chrf,
 )
 from nat.errors import ConfigError, DataError
+from nat.scoring.tokenization import BleuTokenizer
 
 SOME = settings(deadline=None, max_examples=40)  # a deadline would measure the machine
 WORDS = st.lists(st.sampled_from(["a", "b", "cat", "dog"]), max_size=6).map(" ".join)
@@ -232,7 +233,7 @@ def test_the_most_agreeable_is_chosen() -> None:
 def test_metrics_are_those_of_sacrebleu() -> None:
     for text, reference in itertools.product(["a b c d e", "a b", "", "the cat, the dog"], repeat=2):
         bleu = sacrebleu.sentence_bleu(text, [reference], use_effective_order=True).score
-        assert sentence_bleu()(text, reference) == bleu
+        assert sentence_bleu(BleuTokenizer.MTEVAL)(text, reference) == bleu
         assert sentence_chrf()(text, reference) == sacrebleu.sentence_chrf(text, [reference]).score
 
 

@@ -28,6 +28,7 @@ from nat.reporting.outputs import file_names, write_lines
 from nat.runs.outputs import Output, in_folder
 from nat.scoring.claims import Claim, parse_claim
 from nat.scoring.scores import score_corpus
+from nat.scoring.tokenization import BleuTokenizer
 from nat.studies.modes.accuracy import TELLING, accuracy
 from nat.studies.modes.languages import Languages, Posteriors, weights_of, words_of
 from nat.studies.modes.mixing import (
@@ -103,7 +104,7 @@ def study(config: ModesConfig) -> tuple[dict[str, Any], str]:
         contents = Contents.of(translations.best, languages)
         judged.append(Judged(system.name, contents, chosen(contents, references)))
         rows.append({"name": system.name, "training_text": training} | measured(judged[-1], names))
-        rows[-1] |= scored(translations, judged[-1], sentences) | provenance(system)
+        rows[-1] |= scored(translations, judged[-1], sentences, config.bleu_tokenizer) | provenance(system)
         rows[-1]["output"] = f"outputs/{files[system.name]}.txt"
         languages_of = language_lines(system, translations, contents, sentences, languages)
         lines_of[f"outputs/{files[system.name]}.txt"] = translations.best
@@ -156,12 +157,14 @@ def measured(text: Judged, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def scored(translations: Translations, text: Judged, sentences: Sentences) -> dict[str, Any]:
+def scored(
+    translations: Translations, text: Judged, sentences: Sentences, tokenizer: BleuTokenizer | None
+) -> dict[str, Any]:
     """BLEU and chrF against the reference in the language that each translation chose, and against all references."""
     by_language = list(sentences.references.values())
     own = [by_language[number][i] for i, number in enumerate(text.contents.main)]
-    alone = score_corpus(translations.best, own)
-    every = score_corpus(translations.best, sentences.text.references or [])
+    alone = score_corpus(translations.best, own, tokenizer=tokenizer)
+    every = score_corpus(translations.best, sentences.text.references or [], tokenizer=tokenizer)
     return {name: getattr(alone, name) for name in SCORES} | {
         "bleu_all_references": every.bleu,
         "bleu_all_references_signature": every.bleu_signature,
