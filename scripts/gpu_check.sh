@@ -24,7 +24,6 @@ bench() { # NAME SECONDS BENCHMARK OVERRIDES ...
 base=(vocabulary_size=32000 num_layers=6 dim=512 num_heads=8 ffn_dim=2048)
 training=("${base[@]/#/training.}" training.text=synthetic training.tokens_per_update=65536 training.max_tokens=32768
   training.updates=2 training.seconds=8 repeats=5)
-contenders=(autoregressive mask_predict ctc "ctc with glancing")
 
 bench "card" 40 card
 part "gpu tests" 150 python3 -m pytest -v -m gpu -n 6 --tb=short -rfE -p no:cacheprovider \
@@ -32,9 +31,12 @@ part "gpu tests" 150 python3 -m pytest -v -m gpu -n 6 --tb=short -rfE -p no:cach
 bench "training" 90 training "${training[@]}" "training.contenders=[autoregressive,mask_predict,ctc,ctc with glancing]"
 bench "decoding" 60 decoding "${base[@]/#/decoding.}" decoding.sentences=20
 bench "waits" 60 waits
-for contender in "${contenders[@]}"; do
-  bench "training, $contender, compiled" 60 training "${training[@]}" training.compile=true "training.contenders=[$contender]"
-done
-attention=(attention.dim=512 attention.num_heads=8 attention.bf16=true attention.seconds=2 attention.gigabytes=40 repeats=5
-  "attention.lengths=[1024,4096,16384,65536]")
-bench "attention" 90 attention "${attention[@]}"
+compiled() { # SYSTEM; one each, for compiling one may take all its time
+  bench "$1, compiled" 100 training "${training[@]}" training.compile=true "training.contenders=[$1]"
+}
+compiled autoregressive
+bench "attention" 80 attention attention.dim=512 attention.num_heads=8 attention.bf16=true attention.seconds=2 \
+  attention.gigabytes=40 "attention.lengths=[1024,4096,16384,65536]" repeats=5
+compiled mask_predict
+compiled ctc
+compiled "ctc with glancing"

@@ -147,10 +147,10 @@ def measure(
     *,
     repeats: int,
     device: torch.device,
-    after_length: Callable[[list[Curve]], object] = lambda curves: None,
+    keep: Callable[[list[Curve]], object] = lambda curves: None,
 ) -> list[Curve]:
-    """A curve of each kind, full attention's first. after_length: hears of the curves whenever they have grown by a
-    length. Raises ConfigError where a kind cannot be built."""
+    """A curve of each kind, full attention's first. keep: hears of the curves whenever they have grown
+    by a length. Raises ConfigError where a kind cannot be built."""
     peak_bytes(lambda: None, device)  # the profiler takes its time to start, once
     curves = [Curve(name) for name in sizes.contenders]
     lengths = sorted(set(sizes.lengths))
@@ -159,7 +159,7 @@ def measure(
             layers = [(curve, layer) for curve in curves if (layer := _layer(curve, sizes, length, device)) is not None]
             progress.advance(2 * length * (len(curves) - len(layers)))
             _measure_length(layers, length, sizes, repeats, device, lambda n=length: progress.advance(n))  # type: ignore[misc]
-            after_length(curves)
+            keep(curves)
     return curves
 
 

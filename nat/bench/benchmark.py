@@ -63,20 +63,26 @@ def run_benchmark(name: str, config: BenchmarkConfig) -> tuple[dict[str, Any], s
         return BENCHMARKS[name](config, device)
 
 
+Rows = list[dict[str, Any]]
 Figures = dict[str, Any]
+Keep = Callable[[Rows], object]  # writes what is known so far
 Benchmark = Callable[[BenchmarkConfig, torch.device], tuple[Figures, str]]  # -> figures, and a table of them
 
 
 def benchmark(
     name: str,
-    measure_rows: Callable[[Any, BenchmarkConfig, torch.device], list[dict[str, Any]]],
+    measure_rows: Callable[[Any, BenchmarkConfig, torch.device, Keep], Rows],
     describe: Callable[[Mapping[str, Any]], str],
 ) -> Benchmark:
     """Of rows. measure_rows: gets the config's part of this name first."""
 
     def run(config: BenchmarkConfig, device: torch.device) -> tuple[Figures, str]:
         sizes = getattr(config, name)
-        figures = with_provenance(name, to_plain(sizes), measure_rows(sizes, config, device), config, device)
+
+        def keep(rows: Rows) -> Figures:
+            return with_provenance(name, to_plain(sizes), rows, config, device)
+
+        figures = keep(measure_rows(sizes, config, device, keep))
         return figures, describe(figures)
 
     return run
@@ -85,7 +91,7 @@ def benchmark(
 def taking_turns(name: str, contenders_of: Callable[[Any, torch.device], list[Contender]]) -> Benchmark:
     return benchmark(
         name,
-        lambda sizes, config, device: to_plain(
+        lambda sizes, config, device, _: to_plain(
             compare(contenders_of(sizes, device), repeats=config.repeats, device=device)
         ),
         describe_turns,
@@ -98,13 +104,13 @@ def attention(config: BenchmarkConfig, device: torch.device) -> tuple[dict[str, 
     figures = None if sizes.figures is None else read_figures(Path(sizes.figures))
     kinds = sizes.contenders if figures is None else [row["name"] for row in figures["results"]]
     panels = Panels.read(sizes, kinds)  # what is missing is better known before minutes of measuring
+
+    def keep(curves: Sequence[Curve]) -> Figures:
+        rows = rows_of(curves, fit_from=sizes.fit_from)
+        return with_provenance("attention", to_plain(sizes), rows, config, device)
+
     if figures is None:
-
-        def save(curves: Sequence[Curve]) -> Figures:
-            rows = rows_of(curves, fit_from=sizes.fit_from)
-            return with_provenance("attention", to_plain(sizes), rows, config, device)
-
-        figures = save(measure(sizes, repeats=config.repeats, device=device, after_length=save))
+        figures = keep(measure(sizes, repeats=config.repeats, device=device, keep=keep))
     return figures, describe_kinds(figures) + panels.draw(figures)
 
 
@@ -134,12 +140,14 @@ BENCHMARKS: dict[str, Benchmark] = {
     "attention": attention,
     "training": benchmark(
         "training",
-        lambda sizes, config, device: measure_training(
-            sizes, repeats=config.repeats, num_threads=config.num_threads, device=device
+        lambda sizes, config, device, keep: measure_training(
+            sizes, repeats=config.repeats, num_threads=config.num_threads, device=device, keep=keep
         ),
         describe_training,
     ),
-    "decoding": benchmark("decoding", lambda sizes, _, device: measure_decoding(sizes, device), describe_decoding),
-    "waits": benchmark("waits", lambda sizes, _, device: measure_waits(sizes, device), describe_waits),
-    "card": benchmark("card", lambda sizes, _, device: measure_card(sizes, device), describe_card),
+    "decoding": benchmark(
+        "decoding", lambda sizes, _, device, keep: measure_decoding(sizes, device, keep), describe_decoding
+    ),
+    "waits": benchmark("waits", lambda sizes, _, device, keep: measure_waits(sizes, device, keep), describe_waits),
+    "card": benchmark("card", lambda sizes, _, device, keep: measure_card(sizes, device), describe_card),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,8 +98,12 @@ def as_long_as_the_source(predictor: LengthPredictor) -> None:
         predictor.classify.bias.copy_(-offsets.abs())
 
 
-def measure_decoding(sizes: DecodingSizes, device: torch.device) -> list[dict[str, Any]]:
-    """A row of each decoder; alone, they take turns sentence by sentence."""
+def measure_decoding(
+    sizes: DecodingSizes,
+    device: torch.device,
+    keep: Callable[[list[dict[str, Any]]], object] = lambda rows: None,
+) -> list[dict[str, Any]]:
+    """A row of each decoder; alone, they take turns sentence by sentence. keep: hears of the rows so far."""
     count = sizes.batch_size * sizes.batches
     sources = [pair.source for pair in synthetic(sizes.vocabulary_size, 26 * count)][:count]
     contenders = [Contender.of(name, sizes, device) for name in sizes.contenders]
@@ -112,9 +116,10 @@ def measure_decoding(sizes: DecodingSizes, device: torch.device) -> list[dict[st
                 if number >= WARM_UP:
                     milliseconds[contender.name].append(1000.0 * seconds)
                 progress.advance(1, contender.name)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for contender in contenders:
             rows.append(row_of(contender, milliseconds[contender.name], sources, sizes.batch_size))
+            keep(rows)
             progress.advance(len(sources), contender.name)
     return rows
 

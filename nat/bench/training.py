@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
@@ -127,19 +127,35 @@ class Training:
 
 
 def measure_training(
-    sizes: TrainingSizes, *, repeats: int, num_threads: int, device: torch.device
+    sizes: TrainingSizes,
+    *,
+    repeats: int,
+    num_threads: int,
+    device: torch.device,
+    keep: Callable[[list[dict[str, Any]]], object] = lambda rows: None,
 ) -> list[dict[str, Any]]:
-    """A row of each system."""
+    """A row of each system. keep: hears of the rows after every round."""
     clock = "wall" if device.type == "cuda" else "cpu"
     rate = matrix_rate(device, sizes.precision)
+
+    def rows_of(trainings: Mapping[str, Mapping[str, Training]]) -> list[dict[str, Any]]:
+        return [row_of(name, codes, clock, rate) for name, codes in trainings.items()]
+
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nat-bench-"))
         job = make_job(sizes, Path(folder), num_threads=num_threads, device=device)
         checkouts = {HERE: Path(__file__).parents[2]}
         checkouts |= {} if sizes.baseline is None else {BASELINE: Path(sizes.baseline)}
         workers = {code: stack.enter_context(Worker(path, job)) for code, path in checkouts.items()}
-        trainings = take_turns(workers, sizes, repeats)
-    return [row_of(name, trainings[name], clock, rate) for name in sizes.contenders]
+        with Progress("measure", total=len(sizes.contenders) * (1 + repeats), unit="passes") as progress:
+            trainings, rounds = prepare(workers, sizes, repeats)
+            progress.advance(sum(1 + repeats - number for number in rounds.values()))
+            for number in range(max(rounds.values())):
+                for name in (name for name in sizes.contenders if number < rounds[name]):
+                    measure_once(workers, name, trainings[name])
+                    progress.advance(1, name)
+                keep(rows_of(trainings))
+    return rows_of(trainings)
 
 
 def make_job(sizes: TrainingSizes, folder: Path, *, num_threads: int, device: torch.device) -> dict[str, Any]:
@@ -161,29 +177,31 @@ def make_job(sizes: TrainingSizes, folder: Path, *, num_threads: int, device: to
     }
 
 
-def take_turns(workers: Mapping[str, Worker], sizes: TrainingSizes, repeats: int) -> dict[str, dict[str, Training]]:
-    """System -> code -> what was measured: rounds in which every system works once in each code."""
-    with Progress("measure", total=len(sizes.contenders) * (1 + repeats), unit="passes") as progress:
-        trainings: dict[str, dict[str, Training]] = {}
-        rounds: dict[str, int] = {}
-        for name in sizes.contenders:
-            answers = {code: worker.ask("prepare", name) for code, worker in workers.items()}
-            trainings[name] = {code: Training(answer, [], answer.get("error")) for code, answer in answers.items()}
-            seconds = max((answer.get("seconds", 0.0) for answer in answers.values()), default=0.0)
-            rounds[name] = max(1, min(repeats, int(sizes.seconds / max(seconds, 1e-9))))
-            progress.advance(1 + repeats - rounds[name], name)
-        for number in range(max(rounds.values())):
-            for name in (name for name in sizes.contenders if number < rounds[name]):
-                for code, worker in workers.items():
-                    training = trainings[name][code]
-                    if training.error is None:
-                        answer = worker.ask("measure", name)
-                        if "error" in answer:
-                            trainings[name][code] = Training(training.prepared, [], answer["error"])
-                        else:
-                            training.passes.append(answer)
-                progress.advance(1, name)
-    return trainings
+Trainings = dict[str, dict[str, Training]]  # system -> code -> what was measured
+
+
+def prepare(workers: Mapping[str, Worker], sizes: TrainingSizes, repeats: int) -> tuple[Trainings, dict[str, int]]:
+    """First passes, and how many rounds of each system then fit into its time."""
+    trainings: Trainings = {}
+    rounds: dict[str, int] = {}
+    for name in sizes.contenders:
+        answers = {code: worker.ask("prepare", name) for code, worker in workers.items()}
+        trainings[name] = {code: Training(answer, [], answer.get("error")) for code, answer in answers.items()}
+        seconds = max((answer.get("seconds", 0.0) for answer in answers.values()), default=0.0)
+        rounds[name] = max(1, min(repeats, int(sizes.seconds / max(seconds, 1e-9))))
+    return trainings, rounds
+
+
+def measure_once(workers: Mapping[str, Worker], name: str, trainings: dict[str, Training]) -> None:
+    """A pass of one system in each code that still works."""
+    for code, worker in workers.items():
+        training = trainings[code]
+        if training.error is None:
+            answer = worker.ask("measure", name)
+            if "error" in answer:
+                trainings[code] = Training(training.prepared, [], answer["error"])
+            else:
+                training.passes.append(answer)
 
 
 def row_of(name: str, codes: Mapping[str, Training], clock: str, rate: float) -> dict[str, Any]:

@@ -68,11 +68,20 @@ def asking_line() -> str:
     return "elsewhere"
 
 
-def measure_waits(sizes: WaitsSizes, device: torch.device) -> list[dict[str, Any]]:
-    """A row of each system. Raises ConfigError on a CPU, which has nothing to wait for."""
+def measure_waits(
+    sizes: WaitsSizes,
+    device: torch.device,
+    keep: Callable[[list[dict[str, Any]]], object] = lambda rows: None,
+) -> list[dict[str, Any]]:
+    """A row of each system. keep: hears of the rows so far. Raises ConfigError on a CPU, which has nothing to wait
+    for."""
     if device.type != "cuda":
         raise ConfigError("device=cpu: waits for a GPU are counted; device=cuda is needed")
-    return [row_of(name, sizes, device) for name in sizes.contenders or text_systems()]
+    rows: list[dict[str, Any]] = []
+    for name in sizes.contenders or text_systems():
+        rows.append(row_of(name, sizes, device))
+        keep(rows)
+    return rows
 
 
 def row_of(name: str, sizes: WaitsSizes, device: torch.device) -> dict[str, Any]:
