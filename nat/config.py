@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from math import isfinite
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import yaml
 from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader  # YAML of numbers and text as Hydra reads it
@@ -29,6 +29,7 @@ from nat.errors import ConfigError
 REQUIRED: Any = dataclasses.MISSING
 LARGEST = 2**63 - 1  # whole numbers that torch and numpy take
 T = TypeVar("T")
+C = TypeVar("C")
 
 
 def option(
@@ -49,15 +50,16 @@ def option(
 
 
 @dataclass(frozen=True)
-class Component:
-    """A class and its checked configuration, ready to be built once its parent knows the rest."""
+class Component(Generic[C]):
+    """A class and its checked configuration, ready to be built once its parent knows the rest. An option that is a
+    `Component[Kind]` takes subclasses of Kind alone."""
 
-    target: type
+    target: type[C]
     config: Any
 
     def build(self, **given: Any) -> Any:
         """`target(config, **given)`; `given` are the dimensions and parts that the parent provides."""
-        return self.target(self.config, **given)
+        return self.target(self.config, **given)  # type: ignore[call-arg]
 
 
 def build(node: Mapping[str, Any], **given: Any) -> Any:
@@ -117,8 +119,8 @@ def _convert(kind: Any, node: Any, path: str, errors: list[str]) -> Any:
         return _convert_union(kind, node, path, errors)
     if kind is Any:
         return node
-    if kind is Component:
-        return _convert_component(node, path, errors)
+    if kind is Component or origin is Component:
+        return _convert_component(node, path, errors, *typing.get_args(kind))
     if dataclasses.is_dataclass(kind):
         return _convert_dataclass(kind, node, path, errors)
     if isinstance(kind, type) and issubclass(kind, Enum):
@@ -177,7 +179,7 @@ def _convert_union(kind: Any, node: Any, path: str, errors: list[str]) -> Any:
     return None
 
 
-def _convert_component(node: Any, path: str, errors: list[str]) -> Component | None:
+def _convert_component(node: Any, path: str, errors: list[str], base: type = object) -> Component[Any] | None:
     where = path or "this component"
     if not isinstance(node, Mapping) or "_target_" not in node:
         errors.append(f"{where}={_show(node)}: a component is needed, a mapping with _target_ and its options")
@@ -186,6 +188,9 @@ def _convert_component(node: Any, path: str, errors: list[str]) -> Component | N
         target = locate(str(node["_target_"]))
     except ConfigError as error:
         errors.append(f"{_join(path, '_target_')}={node['_target_']}: {error}")
+        return None
+    if not issubclass(target, base):
+        errors.append(f"{_join(path, '_target_')}={node['_target_']}: a kind of {base.__name__} is needed")
         return None
     options = {key: value for key, value in node.items() if key != "_target_"}
     config_class = target.Config  # type: ignore[attr-defined]

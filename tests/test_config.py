@@ -168,6 +168,23 @@ def test_a_package_that_is_not_there_cannot_be_trusted(package: str) -> None:
         trust(package)
 
 
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("model._target_=nat.nn.transformer.Encoder", "TranslationModel"),
+        ("encoder._target_=nat.nn.attention.full.FullAttention", "Encoder"),
+        ("attention._target_=nat.training.optimizer.Adam", "Attention"),
+        ("optimizer._target_=nat.training.schedule.LearningRate", "Optimizer"),
+        ("schedule._target_=nat.training.optimizer.Adam", "LearningRate"),
+        ("++stage._target_=nat.training.optimizer.Adam", "Stage"),
+    ],
+)
+def test_a_component_of_another_kind_is_refused(override: str, wanted: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(RunConfig, compose("train", ["run_dir=x", override]))
+    assert f"{override.lstrip('+')}: a kind of {wanted} is needed" in str(error.value).splitlines()
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as error:
         parse(Sample, {"count": 0, "flag": "no", "inner": {"widht": 1, "colour": "green"}, "zz": 1}, "top")

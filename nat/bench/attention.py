@@ -201,7 +201,7 @@ def build_kind(name: str, sizes: AttentionSizes, length: int) -> Attention:
     """One layer's attention of configs/attention/NAME.yaml; a kind with a longest input is built for this one.
     Raises ConfigError."""
     plain = merge(compose("train", [f"attention={name}", "run_dir=unused"])["attention"], sizes.options.get(name, {}))
-    kind = parse(Component, plain, f"attention.options.{name}")
+    kind = parse(Component[Attention], plain, f"attention.options.{name}")
     longest = getattr(kind.config, "max_length", None)
     if longest is not None and longest < length:
         kind = replace(kind, config=replace(kind.config, max_length=length))

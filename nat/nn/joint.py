@@ -22,7 +22,7 @@ from nat.errors import ConfigError
 from nat.nn.attention.base import tightest
 from nat.nn.dropout import Dropout
 from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions, TokenEmbedding
-from nat.nn.transformer import Size, initialise
+from nat.nn.transformer import Encoder, Size, initialise
 from nat.ops.editing import bracket, deletion, rearrange
 from nat.ops.precision import at_least_float32
 
@@ -38,7 +38,7 @@ class Side(IntEnum):
 class JointConfig:
     """Options of a method with one stack."""
 
-    encoder: Component = option(help="the one stack, from the group `encoder`")
+    encoder: Component[Encoder] = option(help="the one stack, from the group `encoder`")
     size: Size = field(default_factory=Size)
     positions: PositionConfig = field(default_factory=PositionConfig)
 

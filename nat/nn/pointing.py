@@ -22,7 +22,7 @@ from nat.losses import cross_entropy
 from nat.nn.attention.base import tightest
 from nat.nn.dropout import Dropout
 from nat.nn.embedding import PointEmbedding, PositionConfig, PositionKind, Positions
-from nat.nn.transformer import Initial, Memory, Size, initialise
+from nat.nn.transformer import Encoder, Initial, Memory, Size, initialise
 from nat.ops.precision import at_least_float32
 
 
@@ -35,7 +35,7 @@ class Score(Enum):
 class PointConfig:
     """Options of every method that reads points."""
 
-    encoder: Component = option(help="the source encoder, from the group `encoder`")
+    encoder: Component[Encoder] = option(help="the source encoder, from the group `encoder`")
     size: Size = field(default_factory=Size)
     positions: PositionConfig = field(default_factory=lambda: PositionConfig(kind=PositionKind.NONE))
     score: Score = option(Score.ADDITIVE, "how a query scores a point: additive (equation 3) or dot")

@@ -24,7 +24,7 @@ from nat.nn.dropout import Dropout
 from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions
 from nat.nn.head import Head
 from nat.nn.rng import RowRandom
-from nat.nn.transformer import Decoder, DecoderConfig, Memory, Size
+from nat.nn.transformer import Decoder, DecoderConfig, Encoder, Memory, Size
 from nat.rows import Rows
 
 Guide = Callable[[Tensor], Tensor]  # states (B, L, D) of a layer -> tokens (B, L) that the next one feeds on
@@ -34,7 +34,7 @@ Guide = Callable[[Tensor], Tensor]  # states (B, L, D) of a layer -> tokens (B, 
 class Seq2SeqConfig:
     """Options of every method with an encoder and a decoder."""
 
-    encoder: Component = option(help="the source encoder, from the group `encoder`")
+    encoder: Component[Encoder] = option(help="the source encoder, from the group `encoder`")
     size: Size = field(default_factory=Size)
     positions: PositionConfig = field(default_factory=PositionConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -44,7 +44,7 @@ class Seq2SeqConfig:
 class ParallelConfig(Seq2SeqConfig):
     """Options of every method whose decoder sees the whole canvas."""
 
-    attention: Component = option(help="the decoder's self-attention kind, from the group `attention`")
+    attention: Component[Attention] = option(help="the decoder's self-attention kind, from the group `attention`")
 
     def attentions(self, num_layers: int | None = None) -> Iterator[Attention]:
         """The self-attention of each decoder layer, made when asked for: a seed's weights depend on the order in which

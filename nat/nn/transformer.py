@@ -142,7 +142,7 @@ class Encoder(nn.Module):
 
     @dataclass(frozen=True)
     class Config:
-        attention: Component = option(help="the self-attention kind, from the group `attention`")
+        attention: Component[Attention] = option(help="the self-attention kind, from the group `attention`")
         num_layers: int = option(6, "layers", minimum=1, maximum=1024)
 
     def __init__(self, config: Config, *, size: Size) -> None:

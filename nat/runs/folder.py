@@ -28,13 +28,13 @@ from nat.runs.weights import WEIGHTS, check_tokenizer, load_weights
 COUNTS = ("update", "tokens", "seconds", "skipped", "memory_splits")  # of run.json
 
 
-def read_component(folder: Path) -> Component:
+def read_component(folder: Path) -> Component[TranslationModel]:
     """The model of a run folder, not built. Raises DataError if the folder is not a run or describes no model."""
     if not (folder / "config.yaml").is_file():
         raise DataError(f"{folder}: not a run folder (there is no config.yaml in it)")
     config = load_yaml(folder / "config.yaml")
     try:
-        return parse(Component, config.get("model"), "model")
+        return parse(Component[TranslationModel], config.get("model"), "model")
     except ConfigError as error:  # the user typed none of it: the file is to blame
         raise DataError(f"{folder}/config.yaml: {'; '.join(str(error).splitlines())}") from None
 

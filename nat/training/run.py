@@ -22,13 +22,16 @@ from nat.errors import ConfigError, DataError
 from nat.files import write_atomically
 from nat.models.contract import TranslationModel
 from nat.models.options import DecodingOptions
+from nat.nn.attention.base import Attention
 from nat.nn.rng import set_seed
+from nat.nn.transformer import Encoder
 from nat.runs.device import choose_device
 from nat.runs.folder import latest_checkpoint
 from nat.runs.lock import FolderLock
 from nat.runs.memory import Allowance
 from nat.runs.weights import WEIGHTS, load_tensors
 from nat.training.distributed import Ranks
+from nat.training.schedule import LearningRate
 from nat.training.stages.base import Stage
 from nat.training.trainer import Trainer, TrainerConfig
 from nat.training.validation import ValidationConfig, Validator
@@ -39,13 +42,15 @@ class RunConfig:
     """Everything that `configs/train.yaml` holds."""
 
     run_dir: str = option(help="folder of the run; the same command with the same folder resumes")
-    model: Component = option(help="the method, from the group `model`")
-    encoder: Component = option(help="the source encoder, from the group `encoder`")
-    attention: Component = option(help="the self-attention kind, from the group `attention`")
-    optimizer: Component = option(help="from the group `optimizer`")
-    schedule: Component = option(help="the learning rate, from the group `schedule`")
+    model: Component[TranslationModel] = option(help="the method, from the group `model`")
+    encoder: Component[Encoder] = option(help="the source encoder, from the group `encoder`")
+    attention: Component[Attention] = option(help="the self-attention kind, from the group `attention`")
+    optimizer: Component[torch.optim.Optimizer] = option(help="from the group `optimizer`")
+    schedule: Component[LearningRate] = option(help="the learning rate, from the group `schedule`")
     data: DataConfig = option(help="the corpus, from the group `data`")
-    stage: Component | None = option(None, "a loss that takes the place of the model's own, from the group `stage`")
+    stage: Component[Stage] | None = option(
+        None, "a loss that takes the place of the model's own, from the group `stage`"
+    )
     seed: int = option(1, "seed of initial weights, batches and dropout", minimum=0)
     init_from: str | None = option(
         None, "run folder whose weights start this one wherever name and shape agree; it must share the tokenizer"

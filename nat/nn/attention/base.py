@@ -59,11 +59,9 @@ class AttentionOfLayer(Attention):
 
 
 def attention_stack(
-    kind: Component, *, num_layers: int, dim: int, num_heads: int, head_dim: int | None = None
+    kind: Component[Attention], *, num_layers: int, dim: int, num_heads: int, head_dim: int | None = None
 ) -> list[Attention]:
-    """The attention of each layer of a stack, of the kind that the config names. Raises ConfigError."""
-    if not issubclass(kind.target, Attention):
-        raise ConfigError(f"attention._target_={kind.target.__qualname__}: this is no kind of attention")
+    """The attention of each layer of a stack, of the kind that the config names."""
     return kind.target.stack(kind.config, num_layers=num_layers, dim=dim, num_heads=num_heads, head_dim=head_dim)
 
 

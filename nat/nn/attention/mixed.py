@@ -16,7 +16,7 @@ from nat.nn.attention.base import Attention, attention_stack, check_heads, tight
 class HeadGroup:
     """Heads of one kind."""
 
-    attention: Component = option(help="the kind, from the group `attention`")
+    attention: Component[Attention] = option(help="the kind, from the group `attention`")
     num_heads: int = option(help="heads of this kind", minimum=1, maximum=4096)
 
 
@@ -70,7 +70,7 @@ class LayeredAttention(Attention):
 
     @dataclass(frozen=True)
     class Config:
-        layers: list[Component] = option(
+        layers: list[Component[Attention]] = option(
             help="the kind of each layer, from the first; where there are more layers, again"
         )
 

@@ -30,7 +30,7 @@ class Stage(ABC):
     ) -> None: ...
 
     @classmethod
-    def check(cls, config: Any, *, model: Component) -> None:
+    def check(cls, config: Any, *, model: Component[TranslationModel]) -> None:
         """Raises ConfigError, before any work, where the stage cannot train this model."""
         if not issubclass(model.target, cls.fits):
             raise ConfigError(f"stage: {cls.__name__} trains a {cls.fits.__name__} model, not {model.target.__name__}")

@@ -69,7 +69,7 @@ class FertilityTuning(Stage):
         self.config, self.model, self.teacher = config, model, teacher.eval().requires_grad_(False)
 
     @classmethod
-    def check(cls, config: Config, *, model: Component) -> None:
+    def check(cls, config: Config, *, model: Component[TranslationModel]) -> None:
         super().check(config, model=model)
         try:
             teacher = read_component(Path(config.teacher))
