@@ -97,12 +97,14 @@ class Batch(Rows):
     """Sentence pairs: what `TranslationModel.loss` reads.
 
     fertilities: (B, S) how many target tokens each source token stands for (Gu et al. 2018, section 3.3,
-    https://arxiv.org/abs/1711.02281), 0 on padding, each row's sum its T; None where the corpus has none.
+    https://arxiv.org/abs/1711.02281), 0 on padding, each row's sum its T; None where the corpus has none. keys: (B,) a
+    number of each pair's own, of which noise in losses is drawn too; None: it is drawn of the pair's tokens alone.
     """
 
     source: Source
     target: Target
     fertilities: Int[Tensor, "B S"] | None = None
+    keys: Int[Tensor, " B"] | None = None
 
     @property
     def num_target_tokens(self) -> Int[Tensor, ""]:
@@ -112,4 +114,4 @@ class Batch(Rows):
         fertilities = self.fertilities
         if fertilities is not None:  # they follow their source tokens
             fertilities = fertilities.gather(1, self.source.compact_order())
-        return type(self)(self.source.compact(), self.target.compact(), fertilities)
+        return type(self)(self.source.compact(), self.target.compact(), fertilities, self.keys)

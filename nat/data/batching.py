@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -113,12 +114,14 @@ def micro_batches(
     rank: int,
     num_ranks: int,
     max_tokens: int,
+    seed: int = 0,
 ) -> list[Batch]:
     """The share of an update that falls to `rank`, in batches that fit into memory, the longest first.
 
     canvas_length: (source lengths, target lengths) -> positions of the decoder, as the model has it. Rows times
     the longest source or canvas of a batch is at most `max_tokens`; a longer pair makes a batch alone.
-    Over all ranks, every pair occurs once; a rank's list may be empty.
+    Over all ranks, every pair occurs once; a rank's list may be empty. seed: of the run; a pair's key is made of it and
+    of its place in the update, whatever batch or rank it falls to.
     """
     if not pairs:
         return []
@@ -127,7 +130,11 @@ def micro_batches(
     keys = _by_work(source_lengths, target_lengths, canvas_length(source_lengths, target_lengths))
     order, widths = np.lexsort(keys)[::-1], keys[-1]
     share = order[rank::num_ranks]
-    return [collate([pairs[i] for i in share[rows]]) for rows in _cut(widths[share], len(share), max_tokens)]
+    batches = []
+    for rows in _cut(widths[share], len(share), max_tokens):
+        batch = collate([pairs[i] for i in share[rows]])
+        batches.append(replace(batch, keys=torch.from_numpy(share[rows].astype(np.int64)) + seed))
+    return batches
 
 
 def collate(pairs: Sequence[Pair]) -> Batch:

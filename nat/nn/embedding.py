@@ -18,6 +18,19 @@ from nat.errors import DataError
 from nat.ops.precision import without_autocast
 
 
+class Initial(Enum):
+    XAVIER = "xavier"
+    NORMAL = "normal"
+
+
+NORMAL_STD = 0.02  # of all weights under initial=normal (Devlin et al. 2019, https://arxiv.org/abs/1810.04805)
+
+
+def embedding_std(initial: Initial, dim: int) -> float:
+    """The standard deviation that embeddings are drawn with, before they are scaled by sqrt(D)."""
+    return NORMAL_STD if initial is Initial.NORMAL else dim**-0.5
+
+
 class PositionKind(Enum):
     SINUSOIDAL = "sinusoidal"
     LEARNED = "learned"
@@ -33,16 +46,19 @@ class PositionConfig:
 
 
 class Positions(nn.Module):
-    """Position embeddings (Vaswani et al. 2017, section 3.5; learned: Gehring et al. 2017)."""
+    """Position embeddings (Vaswani et al. 2017, section 3.5; learned: Gehring et al. 2017, which begin as large as the
+    scaled token embeddings that they are added to, as in that paper)."""
 
     table: Tensor
 
-    def __init__(self, config: PositionConfig, *, dim: int) -> None:
+    def __init__(self, config: PositionConfig, *, dim: int, initial: Initial = Initial.XAVIER) -> None:
         super().__init__()
         self.config = config
         self.dim = dim
         if config.kind is PositionKind.LEARNED:
-            self.weight = nn.Parameter(torch.randn(config.max_length, dim) * 0.02)
+            self.weight = nn.Parameter(
+                torch.randn(config.max_length, dim) * embedding_std(initial, dim) * math.sqrt(dim)
+            )
         else:
             first = sinusoids(256, dim) if config.kind is PositionKind.SINUSOIDAL else torch.zeros(1, dim)
             self.register_buffer("table", first, persistent=False)
@@ -65,7 +81,8 @@ class Positions(nn.Module):
         if self.config.kind is PositionKind.NONE:
             return self.table.expand(length, -1)
         if end > self.table.size(0):
-            self.table = sinusoids(2 * end, self.dim).to(self.table)
+            with torch.inference_mode(False):  # it is kept, and training may be the next to use it
+                self.table = sinusoids(2 * end, self.dim).to(self.table)
         return self.table[start:end]
 
 
@@ -78,12 +95,13 @@ def sinusoids(length: int, dim: int) -> Float[Tensor, "L D"]:
 
 
 class TokenEmbedding(nn.Embedding):
-    """Embeddings scaled by sqrt(D) (Vaswani et al. 2017, section 3.4), drawn from N(0, 1/D)."""
+    """Embeddings scaled by sqrt(D) (Vaswani et al. 2017, section 3.4), drawn from N(0, 1/D), or as all other weights
+    under initial=normal."""
 
-    def __init__(self, size: int, *, dim: int) -> None:
+    def __init__(self, size: int, *, dim: int, initial: Initial = Initial.XAVIER) -> None:
         super().__init__(size, dim, padding_idx=int(Symbol.PAD))
         self.scale = math.sqrt(dim)
-        nn.init.normal_(self.weight, std=dim**-0.5)
+        nn.init.normal_(self.weight, std=embedding_std(initial, dim))
         with torch.no_grad():
             self.weight[int(Symbol.PAD)].zero_()
 
@@ -112,18 +130,24 @@ def coordinates(tokens: Int[Tensor, "*B L"]) -> Float[Tensor, "*B L 2"]:
     return grid.double() * (2 / FINEST) - 1
 
 
-def source_embedding(vocabularies: Vocabularies, *, dim: int) -> TokenEmbedding | PointEmbedding:
+def source_embedding(
+    vocabularies: Vocabularies, *, dim: int, initial: Initial = Initial.XAVIER
+) -> TokenEmbedding | PointEmbedding:
     """The front-end of an encoder: what a source is made of decides."""
-    return PointEmbedding(dim=dim) if vocabularies.points else TokenEmbedding(vocabularies.source_size, dim=dim)
+    if vocabularies.points:
+        return PointEmbedding(dim=dim)
+    return TokenEmbedding(vocabularies.source_size, dim=dim, initial=initial)
 
 
 class Embeddings(nn.Module):
     """Source and target embeddings, one table where the vocabulary is shared."""
 
-    def __init__(self, vocabularies: Vocabularies, *, dim: int) -> None:
+    def __init__(self, vocabularies: Vocabularies, *, dim: int, initial: Initial = Initial.XAVIER) -> None:
         super().__init__()
-        self.source = source_embedding(vocabularies, dim=dim)
-        self._target = None if vocabularies.shared else TokenEmbedding(vocabularies.target_size, dim=dim)
+        self.source = source_embedding(vocabularies, dim=dim, initial=initial)
+        self._target = None
+        if not vocabularies.shared:
+            self._target = TokenEmbedding(vocabularies.target_size, dim=dim, initial=initial)
 
     @property
     def target(self) -> TokenEmbedding:

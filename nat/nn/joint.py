@@ -62,11 +62,11 @@ class JointNet(nn.Module):
         super().__init__()
         if vocabularies.points:
             raise ConfigError("data.tokenizer.kind=points: one stack over both sides needs text on both")
-        dim = config.size.dim
+        dim, initial = config.size.dim, config.size.initial
         self.encoder = config.encoder.build(size=config.size)
-        self.embeddings = Embeddings(vocabularies, dim=dim)
-        self.source_positions = Positions(config.positions, dim=dim)
-        self.target_positions = Positions(config.positions, dim=dim)
+        self.embeddings = Embeddings(vocabularies, dim=dim, initial=initial)
+        self.source_positions = Positions(config.positions, dim=dim, initial=initial)
+        self.target_positions = Positions(config.positions, dim=dim, initial=initial)
         self.segments = nn.Parameter(torch.randn(2, dim))  # of the size of scaled token embeddings
         self.dropout = Dropout(config.size.dropout)
         self.slot = nn.Linear(2 * dim, dim)

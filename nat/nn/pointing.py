@@ -54,7 +54,7 @@ class PointEncoder(nn.Module):
             )
         self.encoder = config.encoder.build(size=config.size)
         self.embedding = PointEmbedding(dim=config.size.dim)
-        self.positions = Positions(config.positions, dim=config.size.dim)
+        self.positions = Positions(config.positions, dim=config.size.dim, initial=config.size.initial)
         self.dropout = Dropout(config.size.dropout)
 
     @property

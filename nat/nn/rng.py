@@ -51,9 +51,11 @@ class RowRandom(Rows):
 
     @classmethod
     def of_pairs(cls, batch: Batch, *, seed: int) -> RowRandom:
-        """Of both sides of right-padded pairs."""
+        """Of both sides of right-padded pairs, and of their own keys where they have some: in training two equal pairs
+        of an update draw different numbers, and two runs of different seeds."""
         source, target = batch.source, batch.target
-        return cls.of((source.tokens, source.valid), (target.tokens, target.valid), seed=seed)
+        random = cls.of((source.tokens, source.valid), (target.tokens, target.valid), seed=seed)
+        return random if batch.keys is None else cls(_mix(random.keys + _mix(batch.keys)))
 
     def fork(self, number: int) -> RowRandom:
         """An independent stream, for another purpose, pass or candidate."""

@@ -102,12 +102,12 @@ class Seq2Seq(nn.Module):
             raise ConfigError(
                 "copying.enabled=true: needs one vocabulary for source and target, data.tokenizer.joint=true"
             )
-        dim = config.size.dim
+        dim, initial = config.size.dim, config.size.initial
         self.encoder = config.encoder.build(size=config.size)
         self.decoder = decoder if isinstance(decoder, Decoder) else Decoder(list(decoder), size=config.size)
-        self.embeddings = Embeddings(vocabularies, dim=dim)
-        self.source_positions = Positions(config.positions, dim=dim)
-        self.target_positions = Positions(config.positions, dim=dim)
+        self.embeddings = Embeddings(vocabularies, dim=dim, initial=initial)
+        self.source_positions = Positions(config.positions, dim=dim, initial=initial)
+        self.target_positions = Positions(config.positions, dim=dim, initial=initial)
         self.dropout = Dropout(config.size.dropout)
         self.output = OutputLayer(vocabularies.target_size, symbols=symbols)
         self.feedback = nn.ModuleList(

@@ -16,17 +16,13 @@ from nat.config import Component, option
 from nat.nn.attention.base import Attention, attention_stack, tightest
 from nat.nn.attention.full import FullAttention
 from nat.nn.dropout import Dropout
+from nat.nn.embedding import NORMAL_STD, Initial
 from nat.rows import Rows
 
 
 class Norm(Enum):
     PRE = "pre"
     POST = "post"
-
-
-class Initial(Enum):
-    XAVIER = "xavier"
-    NORMAL = "normal"
 
 
 @dataclass(frozen=True)
@@ -234,6 +230,6 @@ def initialise(module: nn.Module, initial: Initial) -> None:
             if initial is Initial.XAVIER:
                 nn.init.xavier_uniform_(part.weight)
             else:
-                nn.init.normal_(part.weight, std=0.02)
+                nn.init.normal_(part.weight, std=NORMAL_STD)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

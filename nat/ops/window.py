@@ -228,11 +228,13 @@ def flexible(
 
 @functools.lru_cache(maxsize=64)
 def block_mask(pattern: Pattern, length: int, device: torch.device) -> BlockMask:
-    """Which blocks of keys each block of queries needs; on CUDA without an N x N tensor on the way."""
-    num_keys = pattern.shared + length
-    return create_block_mask(
-        pattern.mask_function(), None, None, length, num_keys, device, FLEX_BLOCK, _compile=device.type == "cuda"
-    )
+    """Which blocks of keys each block of queries needs; on CUDA without an N x N tensor on the way. It is kept, and so
+    made outside of inference mode: training may be the next to use it."""
+    num_keys, compiled = pattern.shared + length, device.type == "cuda"
+    with torch.inference_mode(False):
+        return create_block_mask(
+            pattern.mask_function(), None, None, length, num_keys, device, FLEX_BLOCK, _compile=compiled
+        )
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nat.config import option
+from nat.errors import ConfigError
 from nat.schedule import Schedule, Shape
 
 
@@ -22,6 +23,13 @@ class LearningRate:
         start: float = option(1e-7, "learning rate of the first update", minimum=0, maximum=1000)
         shape: Shape = option(Shape.INVERSE_SQRT, "decay: inverse_sqrt, cosine, linear or constant")
         end: float = option(0.0, "cosine and linear: learning rate of the last update", minimum=0, maximum=1000)
+
+        def __post_init__(self) -> None:
+            if self.warmup == 0 and self.shape is Shape.INVERSE_SQRT:
+                raise ConfigError(
+                    "warmup=0: with shape=inverse_sqrt the rate decays from the end of the warm-up on, as "
+                    "sqrt(warmup / update); give warmup=1 or more, or shape=cosine, linear or constant"
+                )
 
     def __init__(self, config: Config, *, max_updates: int) -> None:
         warmup = min(config.warmup, max_updates)

@@ -15,7 +15,7 @@ from nat.data.batch import Batch
 from nat.data.batching import Pair, collate, micro_batches
 from nat.errors import ConfigError
 from nat.models.contract import LossTerm, TranslationModel
-from nat.nn.rng import set_seed
+from nat.nn.rng import seed_for, set_seed
 from nat.nn.running import Running
 from nat.training.distributed import Ranks
 from nat.training.objective import Totals, objective
@@ -74,6 +74,7 @@ class UpdateStep:
         """loss: what is trained on instead of the model's own, see `Stage`."""
         self.model, self.optimizer, self.ranks, self.device = model, optimizer, ranks, device
         self.precision, self.max_tokens, self.clip_norm, self.seed = precision, max_tokens, clip_norm, seed
+        self.noise = seed_for("noise", seed) >> 1  # half, so that a pair's number can be added
         self.plain_loss: Loss = model.loss if loss is None else loss
         self.loss: Loss = torch.compile(self.plain_loss, dynamic=True) if compiled else self.plain_loss
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is Precision.FP16)
@@ -110,6 +111,7 @@ class UpdateStep:
                 rank=self.ranks.rank,
                 num_ranks=self.ranks.num_ranks,
                 max_tokens=max(1, self.max_tokens >> splits),
+                seed=self.noise,
             )
             try:
                 return self._accumulate(batches, num_tokens, update), splits

@@ -6,6 +6,7 @@ import pytest
 import torch
 from builders import make_batch
 
+from nat.data.batching import Pair, micro_batches
 from nat.nn.rng import RowRandom
 
 LENGTHS = [(5, 4), (1, 1), (7, 5), (3, 3), (4, 2)]
@@ -80,3 +81,19 @@ def test_forks_of_any_number_are_different_streams() -> None:
     random = RowRandom(torch.tensor([7, -(2**62)]))
     streams = [random.fork(number).uniform(3) for number in (*range(20), 10**6, 2**40)]
     assert len({tuple(stream.flatten().tolist()) for stream in streams}) == len(streams)
+
+
+def test_equal_pairs_of_an_update_draw_other_numbers_and_so_do_two_seeds() -> None:
+    pairs = [Pair([7, 8, 9], [9, 8])] * 3 + [Pair([9], [7])]
+
+    def drawn(seed: int, max_tokens: int = 100, rank: int = 0, num_ranks: int = 1) -> list[list[float]]:
+        batches = micro_batches(pairs, lambda s, t: t, rank=rank, num_ranks=num_ranks, max_tokens=max_tokens, seed=seed)
+        return [row for batch in batches for row in RowRandom.of_pairs(batch, seed=5).uniform(4).tolist()]
+
+    together = drawn(1)
+    assert len({tuple(row) for row in together}) == 4
+    assert drawn(1) == together
+    assert not set(map(tuple, drawn(1000))) & set(map(tuple, together))
+    # whatever the micro-batch and the rank
+    assert sorted(drawn(1, max_tokens=3)) == sorted(together)
+    assert sorted([*drawn(1, rank=0, num_ranks=2), *drawn(1, rank=1, num_ranks=2)]) == sorted(together)
