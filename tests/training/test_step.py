@@ -13,7 +13,7 @@ from oracles import pairs_of
 from torch import Tensor
 
 from nat.data.batch import Batch
-from nat.data.batching import Pair, collate
+from nat.data.batching import Pair, micro_batches
 from nat.errors import ConfigError
 from nat.models.contract import LossTerm, TranslationModel
 from nat.nn.transformer import FeedForward
@@ -79,7 +79,8 @@ def test_micro_batches_give_the_gradient_of_the_whole(name: str, max_tokens: int
 def test_the_gradient_is_that_of_the_token_weighted_mean(name: str) -> None:
     pairs, model = make_pairs(name), make_model(name, dtype=torch.float64)
     _, found = gradients(model, pairs)
-    batch = collate(pairs)
+    key = make_step(model).noise
+    (batch,) = micro_batches(pairs, model.canvas_length, rank=0, num_ranks=1, max_tokens=10_000, seed=key)
     model.zero_grad()
     terms = model.loss(batch, update=1)
     total = sum(term.weight * term.total for term in terms.values() if term.weight)
