@@ -78,9 +78,8 @@ class Translation(Rows):
         texts = refined.canvas
         return cls.best_of(
             texts.canvases[number],
+            decoding,
             copies=copies,
-            count=decoding.num_candidates,
-            ordered=decoding.temperature is not None,
             means=texts.means(number),
             extra_scores=texts.end_scores,
             calls=refined.calls,
@@ -92,18 +91,17 @@ class Translation(Rows):
     def best_of(
         cls,
         canvas: Canvas,
+        decoding: DecodingOptions,
         *,
         copies: int,
-        count: int,
-        ordered: bool = False,
         means: Float[Tensor, " N"] | None = None,
         extra_scores: Float[Tensor, " N"] | None = None,
         calls: Int[Tensor, " N"] | None = None,
         truncated: Bool[Tensor, " N"] | None = None,
         history: History | None = None,
     ) -> Translation:
-        """The `count` candidates of highest mean log-probability of a token (Ghazvininejad et al. 2019, section 3.3),
-        the best first; the first `count` as they come if `ordered`.
+        """The num_candidates of highest mean log-probability of a token (Ghazvininejad et al. 2019, section 3.3), the
+        best first; as they come if they are samples.
 
         canvas: right-padded, of `copies` candidates of each sentence side by side, N = B * copies, as is all else;
         an empty one has the mean 0. means: what is compared instead. extra_scores: what else belongs to the score, for
@@ -116,10 +114,10 @@ class Translation(Rows):
             scores == -torch.inf, -torch.inf
         )
         order = ranks.view(-1, copies).argsort(dim=1, descending=True, stable=True)
-        if ordered:
+        if decoding.is_random:
             order = torch.arange(copies, device=order.device).expand_as(order)
-        order = order[:, :count]
-        rows = order + torch.arange(len(order), device=order.device)[:, None] * copies  # (B, count)
+        order = order[:, : decoding.num_candidates]
+        rows = order + torch.arange(len(order), device=order.device)[:, None] * copies  # (B, num_candidates)
         none = torch.zeros(len(order), dtype=torch.long, device=order.device)
         valid = canvas.valid[rows]
         return cls(

@@ -196,13 +196,11 @@ class Fertility(TranslationModel):
             source.repeat_rows(num_canvases), fertilities, memory.repeat_rows(num_canvases)
         )
         tokens, valid, scores = choose_tokens(log_probs, valid, random.fork(1), decoding)
-        count = decoding.num_candidates
         tokens, valid, scores = (values.flatten(0, 1) for values in (tokens, valid, scores))
         found = Translation.best_of(
             replace(Canvas.start(tokens, valid), scores=scores),
-            copies=count,
-            count=count,
-            ordered=True,
+            decoding,
+            copies=decoding.num_candidates,
             history=History.of_one_pass(tokens, valid, scores) if decoding.history else None,
         )
         return replace(found, truncated=was_cut.view(-1, num_canvases)[:, 0])

@@ -252,9 +252,8 @@ class Imputer(TranslationModel):
         )
         found = Translation.best_of(
             refined.canvas,
+            decoding,
             copies=count,
-            count=count,
-            ordered=True,  # samples come as they are drawn
             calls=refined.calls,
             history=refined.history(as_it_is),
         )

@@ -237,9 +237,8 @@ class Levenshtein(TranslationModel):
         canvas, scoring = self.score_given(refined.canvas, memory)
         return Translation.best_of(
             canvas,
+            decoding,
             copies=copies,
-            count=decoding.num_candidates,
-            ordered=decoding.temperature is not None,
             calls=refined.calls + scoring,
             truncated=canvas.rows[CUT] | ~refined.finished,
             history=refined.history(with_deleted),

@@ -28,6 +28,7 @@ from nat.ops.placement import best_placement, window_sums
 from nat.ops.selection import lowest
 from nat.search.canvas import Canvas, Fate
 from nat.search.editing import held_out, num_orders, reordered
+from nat.search.length_beam import LengthBeam
 from nat.search.refine import Step, as_it_is, refine
 
 MASK, PAD = int(Symbol.MASK), int(Symbol.PAD)
@@ -98,43 +99,37 @@ class MaskPredict(TranslationModel):
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, MaskPredict.Decoding)
         source = source.compact()
-        memory, length_log_probs = self.length.encode(self.net, source)
-        copies = decoding.num_copies
-        lengths, length_scores = self.length.candidates(
-            length_log_probs, source.lengths, beam=decoding.beam, copies=copies, limit=self.max_target_length
-        )  # (B * K), (B, K)
-        given = Conditions(memory.repeat_rows(copies), decoding.random(source))
-        canvas, calls = self.start(source.repeat_rows(copies), lengths, given.memory, decoding)
+        copies, samples, limit = decoding.num_copies, decoding.temperature is not None, self.max_target_length
+        if source.draft is not None and bool(source.draft.valid.any(dim=1).all()):
+            copies = decoding.num_candidates  # the draft's length is the only one
+        beam = LengthBeam.of(self.length, self.net, source, copies=copies, samples=samples, limit=limit)
+        canvas, beam, calls = self.start(beam, decoding)
         refined = refine(
             self.stepper(decoding),
             canvas,
-            given,
+            Conditions(beam.memory, decoding.random(source)),
             max_passes=decoding.max_passes,
             finished=nothing_masked,
             history=decoding.history,
         )
         return Translation.best_of(
             refined.canvas,
+            decoding,
             copies=copies,
-            count=decoding.num_candidates,
-            ordered=decoding.temperature is not None,
-            extra_scores=length_scores.flatten(),
+            extra_scores=beam.scores,
             calls=refined.calls + calls,
             history=refined.history(as_it_is),
         )
 
-    def start(
-        self, source: Source, lengths: Int[Tensor, " B"], memory: Memory, decoding: Decoding
-    ) -> tuple[Canvas, Int[Tensor, " B"]]:
-        """Nothing but masks; or a draft, and phrases where they cost least. Returns the canvas and the decoder calls
-        that it took: 0, or 2."""
-        calls = torch.zeros_like(lengths)
+    def start(self, beam: LengthBeam, decoding: Decoding) -> tuple[Canvas, LengthBeam, Int[Tensor, " N"]]:
+        """Nothing but masks; or a draft, and phrases where they cost least. Returns the canvas, the beam with the
+        lengths of the canvas, and the decoder calls that it took: 0, or 2."""
+        source, calls = beam.source, torch.zeros_like(beam.lengths)
         if source.draft is None and source.phrases is None:
-            return masked_canvas(lengths), calls
-        canvas, drafted = first_canvas(source, lengths)
-        asked = drafted
-        valid = canvas.valid
-        log_probs = held_out(lambda tokens: self.log_probs(tokens, valid, memory), canvas, valid, symbol=MASK)
+            return masked_canvas(beam.lengths), beam, calls
+        canvas, drafted = first_canvas(source, beam.lengths)
+        asked, valid = drafted, canvas.valid
+        log_probs = held_out(lambda tokens: self.log_probs(tokens, valid, beam.memory), canvas, valid, symbol=MASK)
         if source.phrases is not None:
             canvas = with_phrases(canvas, source.phrases, log_probs, orders=decoding.orders)
             asked = asked | canvas.fixed.any(dim=1)
@@ -146,7 +141,8 @@ class MaskPredict(TranslationModel):
         hidden = lowest(scores.masked_fill(unknown, -torch.inf), total, free)
         fate = torch.where(hidden, int(Fate.MASKED), int(Fate.KEPT)).masked_fill(~canvas.valid, int(Fate.NONE))
         scores = scores.masked_fill(hidden | ~canvas.valid, 0.0)
-        return replace(canvas, scores=scores, fate=fate, rows={TOTAL: total}), calls + 2 * asked
+        canvas = replace(canvas, scores=scores, fate=fate, rows={TOTAL: total})
+        return canvas, beam.resized(self.length, canvas.lengths), calls + 2 * asked
 
     def stepper(self, decoding: Decoding) -> Step[Canvas, Conditions]:
         """Predict what is masked; then mask the n_t = N (T - t) / T least confident of all N positions (section 3.3,

@@ -28,6 +28,7 @@ from nat.nn.transformer import Memory
 from nat.ops.copying import uniform_copy
 from nat.ops.corruption import corrupt
 from nat.search.canvas import Canvas, Fate
+from nat.search.length_beam import LengthBeam
 from nat.search.refine import Step, as_it_is, refine, unchanged
 
 PAD = int(Symbol.PAD)
@@ -139,27 +140,24 @@ class Refinement(TranslationModel):
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, Refinement.Decoding)
         source = source.compact()
-        memory, length_log_probs = self.length.encode(self.net, source)
-        copies = decoding.num_copies
-        lengths, length_scores = self.length.candidates(
-            length_log_probs, source.lengths, beam=decoding.beam, copies=copies, limit=self.max_target_length
-        )  # (B * K), (B, K)
-        inputs, valid = self.copied(source.repeat_rows(copies), lengths)
+        copies, samples = decoding.num_copies, decoding.temperature is not None
+        limit = self.max_target_length
+        beam = LengthBeam.of(self.length, self.net, source, copies=copies, samples=samples, limit=limit)
+        inputs, valid = self.copied(beam.source, beam.lengths)
         canvas = Canvas.start(torch.full(valid.shape, PAD, device=valid.device), valid)
         refined = refine(
             self.stepper(decoding),
             replace(canvas, positions={INPUTS: inputs}),
-            Conditions(memory.repeat_rows(copies), decoding.random(source)),
+            Conditions(beam.memory, decoding.random(source)),
             max_passes=decoding.max_passes,
             finished=settled if decoding.adaptive else never,
             history=decoding.history,
         )
         return Translation.best_of(
             refined.canvas,
+            decoding,
             copies=copies,
-            count=decoding.num_candidates,
-            ordered=decoding.temperature is not None,
-            extra_scores=length_scores.flatten(),
+            extra_scores=beam.scores,
             calls=refined.calls,
             history=refined.history(as_it_is),
         )

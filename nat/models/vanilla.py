@@ -25,6 +25,7 @@ from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, ParallelConfig, Seq2Seq
 from nat.ops.copying import soft_copy, uniform_copy
 from nat.search.canvas import Canvas
+from nat.search.length_beam import LengthBeam
 from nat.search.refine import History
 
 DEFAULT_TAU = 0.3
@@ -117,21 +118,18 @@ class Vanilla(TranslationModel):
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, Vanilla.Decoding)
         source = source.compact()
-        memory, length_log_probs = self.length.encode(self.net, source)
-        copies = decoding.num_copies
-        lengths, length_scores = self.length.candidates(
-            length_log_probs, source.lengths, beam=decoding.beam, copies=copies, limit=self.max_target_length
-        )  # (B * K), (B, K)
-        x, valid = self.copied(source.repeat_rows(copies), lengths)
-        log_probs = self.net.log_probs(self.net.place(x), valid, memory.repeat_rows(copies))
+        copies, samples = decoding.num_copies, decoding.temperature is not None
+        limit = self.max_target_length
+        beam = LengthBeam.of(self.length, self.net, source, copies=copies, samples=samples, limit=limit)
+        x, valid = self.copied(beam.source, beam.lengths)
+        log_probs = self.net.log_probs(self.net.place(x), valid, beam.memory)
         tokens = decoding.pick(log_probs, decoding.random(source))
         scores = log_probs.gather(2, tokens[:, :, None]).squeeze(2)
         return Translation.best_of(
             replace(Canvas.start(tokens, valid), scores=scores),
+            decoding,
             copies=copies,
-            count=decoding.num_candidates,
-            ordered=decoding.temperature is not None,
-            extra_scores=length_scores.flatten(),
+            extra_scores=beam.scores,
             history=History.of_one_pass(tokens, valid, scores) if decoding.history else None,
         )
 

@@ -80,20 +80,6 @@ class LengthPredictor(nn.Module):
         scores, chosen = ranked[:, :count], lengths.gather(1, order[:, :count])
         return chosen.where(scores > -torch.inf, 1), scores
 
-    def candidates(
-        self,
-        log_probs: Float[Tensor, "B O"],
-        source_lengths: Int[Tensor, " B"],
-        *,
-        beam: int,
-        copies: int,
-        limit: int | None,
-    ) -> tuple[Int[Tensor, " N"], Float[Tensor, "B K"]]:
-        """Lengths of the K = copies canvases of each row, (B * K,), and their log-probabilities: the `beam` best
-        lengths, or the best one for all copies."""
-        lengths, scores = self.best(log_probs, source_lengths, beam, limit=limit)
-        return lengths.expand(-1, copies).flatten(), scores.expand(-1, copies)
-
     def loss(self, log_probs: Float[Tensor, "B O"], batch: Batch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Minus the log-probability of the targets' lengths, summed, and how many there are; those out of reach are
         left out."""

@@ -24,10 +24,11 @@ SCORES = torch.tensor([[[-1, -2, -3], [-1, -2, -50], [-1, -4, 3]], [[-1, 9, 9], 
 LENGTH_SCORES = torch.tensor([[-0.1, -8.0, -0.2], [-0.5, -0.5, -3.0]])
 
 
-def best(count: int, **options: Any) -> Translation:
+def best(count: int, *, ordered: bool = False, **options: Any) -> Translation:
     canvas = replace(Canvas.start(TOKENS.flatten(0, 1), VALID.flatten(0, 1)), scores=SCORES.flatten(0, 1))
     extra = options.pop("extra_scores", LENGTH_SCORES).flatten()
-    return Translation.best_of(canvas, copies=3, count=count, extra_scores=extra, **options)
+    decoding = DecodingOptions(num_candidates=count, temperature=1.0 if ordered else None)
+    return Translation.best_of(canvas, decoding, copies=3, extra_scores=extra, **options)
 
 
 def test_the_best_have_the_highest_mean_log_probability_of_a_token() -> None:

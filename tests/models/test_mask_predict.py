@@ -379,3 +379,37 @@ def test_the_calls_that_look_at_what_is_asked_are_counted(asked: dict[str, Any])
     with torch.no_grad():
         found = model.decode(source, decoding=MaskPredict.Decoding(max_passes=1))
     assert found.passes.tolist() == [3, 1]
+
+
+def test_a_draft_has_one_candidate_scored_with_its_own_length() -> None:
+    model = mask_predict(length={"max_offset": 5})
+    rows, drafts = [[9, 10, 11], [9, 10, 11], [9]], [[12, 13, 14, 15, 16], [], [8, 9, 10, 11, 12, 13, 14, 15]]
+    options: dict[str, Any] = {"length_beam": 4, "num_candidates": 4, "remask": 0.0, "max_passes": 2}
+    found = decode(model, asking(rows, drafts), **options)
+    assert (found.scores > -torch.inf).tolist() == [
+        [True] + [False] * 3,
+        [True] * 4,
+        [False] * 4,
+    ]  # one is out of reach
+    canvas, _ = first_canvas(asking(rows[:1], drafts[:1]), torch.tensor([1]))
+    with torch.no_grad():
+        memory, lengths = model.length.encode(model.net, Source.from_lists(rows[:1]))
+        tokens = every_other_hidden(model, canvas, memory)[0].gather(1, canvas.tokens[0][:, None]).sum()
+    assert found.scores[0, 0].item() == pytest.approx(tokens.item() + lengths[0, 5 + 2].item())
+    for row in range(3):
+        alone = decode(model, asking(rows[row : row + 1], drafts[row : row + 1]), **options)
+        assert alone.passes[0] == found.passes[row]
+        assert alone.scores[0].tolist() == pytest.approx(found.scores[row].tolist())
+        assert alone.tokens[0, 0][alone.valid[0, 0]].tolist() == found.tokens[row, 0][found.valid[row, 0]].tolist()
+    samples = decode(model, asking(rows[:1], drafts[:1]), temperature=1.0, num_candidates=3, length_beam=1, remask=1.0)
+    assert torch.isfinite(samples.scores).all()
+    assert len({tuple(ids) for ids in samples.tokens[0].tolist()}) > 1
+
+
+def test_lengths_that_phrases_stretch_to_one_and_the_same_are_one_candidate() -> None:
+    model = mask_predict(length={"max_offset": 5})
+    source = asking([[9, 10]], phrases=[[[12, 13, 14, 15, 16]]])
+    found = decode(model, source, length_beam=4, num_candidates=4)
+    lengths = found.valid[0].sum(dim=1)[found.scores[0] > -torch.inf].tolist()
+    assert len(lengths) == len(set(lengths)) < 4
+    assert min(lengths) == 5
