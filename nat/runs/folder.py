@@ -25,7 +25,7 @@ from nat.models.contract import TranslationModel
 from nat.runs.memory import Allowance
 from nat.runs.weights import WEIGHTS, check_tokenizer, load_weights
 
-COUNTS = ("update", "tokens", "seconds", "skipped", "memory_splits")  # of run.json
+COUNTS = ("update", "tokens", "seconds", "skipped", "memory_splits", "seed")  # of run.json
 
 
 def read_component(folder: Path) -> Component[TranslationModel]:

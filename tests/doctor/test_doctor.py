@@ -600,6 +600,7 @@ DAMAGED = {  # a file, what it says instead, what is said of that
     "updates as text": ("run/run.json", {"best": 5, "update": "x"}, "run.json: damaged or unreadable (update is"),
     "tokens in a list": ("run/run.json", {"tokens": [1]}, "run.json: damaged or unreadable (tokens is"),
     "skipped, but how many": ("run/run.json", {"skipped": True}, "run.json: damaged or unreadable (skipped is"),
+    "a seed as text": ("run/run.json", {"seed": "x"}, "run.json: damaged or unreadable (seed is"),
     "too large for a float": ("run/run.json", {"tokens": 10**400}, "run.json: damaged or unreadable (tokens is"),
     "a score as text": ("run/metrics.jsonl", {"bleu": "x"}, "metrics.jsonl, line 8: damaged or unreadable (bleu is"),
     "a loss in an object": ("run/metrics.jsonl", {"loss": {}}, "metrics.jsonl, line 8: damaged or unreadable (loss is"),
