@@ -22,8 +22,8 @@ from nat.errors import ConfigError, DataError
 from nat.files import read_object, write_json
 from nat.models.options import DecodingOptions
 from nat.runs.folder import run_summary
+from nat.runs.lock import LOCK, FolderLock
 from nat.runs.weights import WEIGHTS
-from nat.training.distributed import Ranks
 from nat.training.run import keep_learnable
 
 CORPUS, MANIFEST, JOB = "train.jsonl", "manifest.json", "job.json"
@@ -113,8 +113,9 @@ class Job:
         return self.folder / "parts" / f"shard-{shard:06d}.jsonl"
 
 
-def prepare_job(config: DistillConfig, ranks: Ranks) -> Job:
-    """Load the teacher and the corpus; make sure that `output` is new or holds this same work."""
+def prepare_job(config: DistillConfig, lock: FolderLock | None) -> Job:
+    """Load the teacher and the corpus. lock: of `output`, on the main rank, which takes it, and makes sure that the
+    folder is new or holds this same work."""
     teacher = load(config.teacher, device=config.device.value)
     run_summary(teacher.folder)  # damaged? better known now than when the manifest is written
     decoding, batch_size = decoding_options(teacher, config.decoding)
@@ -134,7 +135,8 @@ def prepare_job(config: DistillConfig, ranks: Ranks) -> Job:
         "shard_size": config.shard_size,
     } | identity_of_extras(config)
     job = Job(config, teacher, data, corpus, decoding, batch_size, alignments, Path(config.output), identity)
-    if ranks.is_main:
+    if lock is not None:
+        lock.acquire()
         claim(job.folder, identity)
     return job
 
@@ -192,8 +194,8 @@ def identity_of_extras(config: DistillConfig) -> dict[str, Any]:
 
 
 def claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Mark the folder as this work's. Raises ConfigError if it holds other work, DataError if it cannot be
-    written to, or its corpus was changed since it was made."""
+    """Mark the folder, which exists, as this work's. Raises ConfigError if it holds other work, DataError if it cannot
+    be written to, or its corpus was changed since it was made."""
     if (folder / JOB).is_file():
         earlier = read_object(folder / JOB)
         differing = [key for key in earlier | identity if earlier.get(key) != identity.get(key)]
@@ -203,7 +205,7 @@ def claim(folder: Path, identity: dict[str, Any]) -> None:
                 "choose another output, or delete it"
             )
         check_corpus(folder)
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif {path.name for path in folder.iterdir()} - {LOCK}:
         raise ConfigError(f"output={folder}: is not empty and holds no distillation; choose another output")
     else:
         write_json(folder / JOB, identity)

@@ -40,6 +40,7 @@ from nat.files import read_object, write_atomically, write_json, write_text
 from nat.progress import Progress
 from nat.runs.device import choose_device
 from nat.runs.folder import run_summary
+from nat.runs.lock import FolderLock
 from nat.scoring.scores import score_corpus
 from nat.training.distributed import Ranks
 
@@ -47,21 +48,27 @@ from nat.training.distributed import Ranks
 def distill(config: DistillConfig) -> dict[str, Any]:
     """Translate the corpus, or what is still missing of it. Returns the manifest.
 
-    Raises ConfigError or DataError before any work where an option or a file is unusable.
+    Raises ConfigError or DataError before any work where an option or a file is unusable, or where another command
+    writes into the folder.
     """
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     ranks = Ranks.from_environment(choose_device(config.device.value))
+    lock = FolderLock(Path(config.output), f"output={config.output}")
     try:
-        job = ranks.main_first(lambda: prepare_job(config, ranks))
+        job = ranks.main_first(lambda: prepare_job(config, lock if ranks.is_main else None))
         if (job.folder / MANIFEST).is_file():
             return read_object(job.folder / MANIFEST)
         began = time.monotonic()
         work(job, ranks)
         ranks.barrier()
         # the others need not wait for the main rank, whose aligner may take longer than a barrier lasts
-        return join(job, time.monotonic() - began, ranks) if ranks.is_main else {}
+        if not ranks.is_main:
+            return {}
+        lock.check()
+        return join(job, time.monotonic() - began, ranks)
     finally:
+        lock.release()
         ranks.close()
 
 

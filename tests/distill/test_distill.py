@@ -25,6 +25,7 @@ from nat.data.lines import file_digest
 from nat.data.vocabulary import Symbol
 from nat.decoding.batched import Decoded
 from nat.distill.job import DistillConfig, prepare_corpus
+from nat.runs.lock import FolderLock
 
 FAST = ["decoding.batch_size=16", "shard_size=25", "data.limit=150"]
 
@@ -101,8 +102,9 @@ def test_killed_three_times_gives_the_same_bytes(distilled: Path, tiny_runs: dic
     arguments = [f"teacher={tiny_runs['autoregressive']}", f"output={folder}", *FAST]
     chance, parts = random.Random(5), []
     for _ in range(3):
+        touches = chance.randint(8, 13)  # of the shards
         process = workers.start(
-            workers.struck, arguments, str(tmp_path / "log"), folder, chance.randint(6, 20), module="nat.cli.distill"
+            workers.struck, arguments, str(tmp_path / "log"), folder / "parts", touches, module="nat.cli.distill"
         )
         assert workers.finish(process) == -signal.SIGKILL, (tmp_path / "log").read_text()
         parts.append(len(list(folder.glob("parts/shard-*"))))
@@ -183,13 +185,21 @@ def test_a_corpus_that_was_cut_short_since_is_not_done(
     assert corpus.read_bytes() == half
 
 
-def test_a_corpus_that_was_deleted_is_made_anew(
+def test_a_second_command_is_refused_and_a_corpus_that_was_deleted_is_made_anew(
     finished: Path, distilled: Path, tiny_runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (finished / "train.jsonl").unlink()
+    lock = FolderLock(finished, "output")
+    lock.acquire()
+    assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={finished}", *FAST) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.endswith(
+        f"output={finished}: {lock.owner} is writing into it; wait for its end, or choose another folder"
+    )
+    lock.release()
     assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={finished}", *FAST) == 0
-    assert "150 lines" in capsys.readouterr().out
     assert (finished / "train.jsonl").read_bytes() == (distilled / "train.jsonl").read_bytes()
+    assert not (finished / "lock").exists()
 
 
 @pytest.mark.parametrize(("name", "content"), [("job.json", "[]"), ("manifest.json", "[]"), ("manifest.json", "{}")])
