@@ -138,8 +138,8 @@ class Layer:
 
     def work(self) -> None:
         with torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.bf16):
-            found = self.module(self.x, self.x, self.valid)
-        found.backward(self.gradient.to(found.dtype))
+            states = self.module(self.x, self.x, self.valid)
+        states.backward(self.gradient.to(states.dtype))
 
 
 def measure(
@@ -207,12 +207,12 @@ def build_kind(name: str, sizes: AttentionSizes, length: int) -> Attention:
         kind = replace(kind, config=replace(kind.config, max_length=length))
     torch.manual_seed(1)
     try:
-        found = attention_stack(kind, num_layers=1, dim=sizes.dim, num_heads=sizes.num_heads)[0]
+        attention = attention_stack(kind, num_layers=1, dim=sizes.dim, num_heads=sizes.num_heads)[0]
     except ConfigError as error:
         raise ConfigError(f"attention.kinds={name}: {error}") from None
-    if found.max_length is not None and found.max_length < length:
-        raise ConfigError(f"attention.kinds={name}: takes at most {found.max_length} tokens, not {length}")
-    return found
+    if attention.max_length is not None and attention.max_length < length:
+        raise ConfigError(f"attention.kinds={name}: takes at most {attention.max_length} tokens, not {length}")
+    return attention
 
 
 def _measure_length(
@@ -239,11 +239,11 @@ def _measure_length(
         advance()
     times: list[list[float]] = [[] for _ in ready]
     for number in range(max((rounds for *_, rounds in ready), default=0)):
-        for found, (_, layer, _, rounds) in zip(times, ready, strict=True):
+        for passes, (_, layer, _, rounds) in zip(times, ready, strict=True):
             if number < rounds:
-                found.append(_milliseconds(layer, device, time.process_time if sizes.cpu_time else time.perf_counter))
-    for found, (curve, _, megabytes, rounds) in zip(times, ready, strict=True):
-        curve.points.append(Point(length, statistics.median(found), rounds, megabytes))
+                passes.append(_milliseconds(layer, device, time.process_time if sizes.cpu_time else time.perf_counter))
+    for passes, (curve, _, megabytes, rounds) in zip(times, ready, strict=True):
+        curve.points.append(Point(length, statistics.median(passes), rounds, megabytes))
         advance()
 
 
@@ -252,6 +252,6 @@ def _milliseconds(layer: Layer, device: torch.device, clock: Callable[[], float]
     began = clock()
     layer.work()
     synchronize(device)
-    found = 1000.0 * (clock() - began)
+    milliseconds = 1000.0 * (clock() - began)
     layer.clear()
-    return found
+    return milliseconds

@@ -108,8 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("name")
     parser.add_argument("seconds", type=float, help="limit of this part")
     parser.add_argument("command", nargs=argparse.REMAINDER)
-    given = parser.parse_args(arguments)
-    shown = add_part(given.figures, given.name, given.command, seconds=given.seconds, all_seconds=given.all_seconds)
+    part = parser.parse_args(arguments)
+    shown = add_part(part.figures, part.name, part.command, seconds=part.seconds, all_seconds=part.all_seconds)
     print(shown, flush=True)
 
 
