@@ -14,7 +14,6 @@ from nat.drawing.circles import Circle, write_circles
 from nat.drawing.style import check_plots
 from nat.errors import DataError
 from nat.files import read_json
-from nat.runs.outputs import Output, check_outputs
 from nat.table import markdown_table, rounded
 
 
@@ -115,7 +114,6 @@ class Panels:
         if sizes.picture is None:
             return cls({}, None)
         check_plots("attention.picture")
-        check_outputs({"attention.picture": Output(Path(sizes.picture), r"<(\?xml|svg)")})
         scores = {}
         if sizes.accuracy is not None:
             shares = read_scores("attention.accuracy", sizes.accuracy, kinds, "exact_match")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from nat.errors import ConfigError
 from nat.evaluation.speed import device_name, machine_name, threads
 from nat.files import write_json
 from nat.runs.device import choose_device
+from nat.runs.outputs import SVG, Output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,15 @@ class BenchmarkConfig(CommandConfig):
     decoding: DecodingSizes = field(default_factory=DecodingSizes)
     waits: WaitsSizes = field(default_factory=WaitsSizes)
     card: CardSizes = field(default_factory=CardSizes)
+
+    @property
+    def inputs(self) -> Iterable[str | None]:
+        return (self.attention.figures,)
+
+    @property
+    def outputs(self) -> dict[str, Output]:
+        picture = self.attention.picture
+        return super().outputs | ({} if picture is None else {"attention.picture": Output(Path(picture), SVG)})
 
     def __post_init__(self) -> None:
         if self.attention.figures is not None and self.output is not None:

@@ -47,7 +47,7 @@ class CommandConfig:
         return ()
 
     @property
-    def outputs(self) -> Mapping[str, Output]:
+    def outputs(self) -> dict[str, Output]:
         """The files that will be written, by the option that names them."""
         if self.output is None:
             return {}

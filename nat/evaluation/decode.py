@@ -28,7 +28,7 @@ from nat.evaluation.speed import spread, time_alone
 from nat.evaluation.system import System
 from nat.files import to_json, write_json
 from nat.progress import Progress
-from nat.runs.outputs import Output, is_stream, json_object, write_output
+from nat.runs.outputs import SVG, Output, is_stream, json_object, write_output
 from nat.scoring.comet import comet_score, open_comet
 from nat.scoring.polygons import check_references
 from nat.scoring.tokenization import BleuTokenizer
@@ -40,7 +40,7 @@ REPORT = json_object("text", "num_sentences")
 BEGINNINGS = {  # of the files that may be asked for beside `output`, as `Output.begins`
     "jsonl": r'\{"index": ',
     "nbest": r"0 \|\|\| ",
-    "pictures": r"<(\?xml|svg)",
+    "pictures": SVG,
     "history": r'\{"index": ',
 }
 

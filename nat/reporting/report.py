@@ -59,7 +59,7 @@ class ReportConfig(SystemsConfig):
     claims: list[str] = option([], "pairs of systems, 'A > B', to be tested for a higher BLEU")
 
     @property
-    def outputs(self) -> Mapping[str, Output]:
+    def outputs(self) -> dict[str, Output]:
         return in_folder(self.output, FILES, begins=r"\| system \| model \|", proof="table.md")
 
 

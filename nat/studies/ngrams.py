@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -63,7 +63,7 @@ class LMConfig(CommandConfig):
         return (self.run_dir,)
 
     @property
-    def outputs(self) -> Mapping[str, Output]:
+    def outputs(self) -> dict[str, Output]:
         return {"output": Output(Path(self.output), HEADER)}
 
 

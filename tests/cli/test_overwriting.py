@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nat.bench.attention import AttentionSizes
 from nat.bench.benchmark import BenchmarkConfig
 from nat.cli.decode import main as decode
 from nat.decoding.options import CommandConfig
@@ -61,3 +62,13 @@ def test_a_run_is_not_destroyed_by_its_decode(tiny_runs: dict[str, Path], tmp_pa
     assert stop.value.code == 2
     assert (run / "run.json").read_text() == "{}"
     assert not (run / "run").exists()
+
+
+def test_a_picture_replaces_a_picture_alone(tmp_path: Path) -> None:
+    sizes = AttentionSizes(picture=str(tmp_path / "kinds.svg"), bleu="KIND.json")
+    (tmp_path / "kinds.svg").write_text("<?xml version='1.0'?>")
+    BenchmarkConfig(attention=sizes).prepare()
+    (tmp_path / "kinds.svg").write_text("mine\n")
+    with pytest.raises(ConfigError, match=r"attention\.picture=.*is there already"):
+        BenchmarkConfig(attention=sizes).prepare()
+    BenchmarkConfig(attention=sizes, overwrite=True).prepare()

@@ -66,7 +66,7 @@ class ModesConfig(SystemsConfig):
     claims: list[str] = option([], "pairs of systems, 'A > B': A mixes more")
 
     @property
-    def outputs(self) -> Mapping[str, Output]:
+    def outputs(self) -> dict[str, Output]:
         return in_folder(self.output, FILES, begins=r"\| system \| trained on \|", proof="study.md")
 
 
