@@ -32,8 +32,8 @@ every translation, for nat.read_history and the viewer of nat-report.
 def work(config: dict[str, Any]) -> int:
     from nat.config import parse
     from nat.evaluation.decode import DecodeConfig, answers, decode
+    from nat.evaluation.description import describe
     from nat.evaluation.inputs import standard_input
-    from nat.evaluation.results import describe
 
     settings = parse(DecodeConfig, config)
     if settings.is_interactive:

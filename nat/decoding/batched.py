@@ -48,11 +48,11 @@ def decode_batch(model: TranslationModel, source: Source, decoding: DecodingOpti
     return [decoded for half in halves for decoded in decode_batch(model, source.select(half), decoding)]
 
 
-def unpack(found: Translation) -> list[Decoded]:
+def unpack(translation: Translation) -> list[Decoded]:
     """Tensors -> lists, with one transfer for each field."""
-    tokens, lengths = found.tokens.tolist(), found.valid.sum(dim=2).tolist()
-    histories = [history.to("cpu") for history in found.history]
-    scores, passes, truncated = found.scores.tolist(), found.passes.tolist(), found.truncated.tolist()
+    tokens, lengths = translation.tokens.tolist(), translation.valid.sum(dim=2).tolist()
+    histories = [history.to("cpu") for history in translation.history]
+    scores, passes, truncated = translation.scores.tolist(), translation.passes.tolist(), translation.truncated.tolist()
     return [
         Decoded(
             [ids[:length] for ids, length in zip(tokens[i], lengths[i], strict=True)],

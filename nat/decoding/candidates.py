@@ -77,14 +77,14 @@ class Candidates:
     def of(cls, decoded: Decoded, texts: Sequence[str]) -> Self:
         """texts: one for each of decoded.tokens. A candidate that the search did not find (score -inf) is left out,
         unless there is no other."""
-        found = [k for k, score in enumerate(decoded.scores) if score > -math.inf] or [0]
+        finished = [k for k, score in enumerate(decoded.scores) if score > -math.inf] or [0]
         return cls(
-            texts=[one_line(texts[k]) for k in found],
-            tokens=[decoded.tokens[k] for k in found],
-            scores=[decoded.scores[k] for k in found],
+            texts=[one_line(texts[k]) for k in finished],
+            tokens=[decoded.tokens[k] for k in finished],
+            scores=[decoded.scores[k] for k in finished],
             passes=decoded.passes,
             truncated=decoded.truncated,
-            history=None if decoded.history is None else [decoded.history[k] for k in found],
+            history=None if decoded.history is None else [decoded.history[k] for k in finished],
         )
 
     @property
@@ -113,20 +113,22 @@ def one_line(text: str) -> str:
     return text.replace("\r", " ").replace("\n", " ")
 
 
-def resolve_choice(asked: Choice | None, *, teacher: bool, num_candidates: int) -> Choice:
-    """The choice that the options mean: none asked for is the teacher's where one is given (`teacher`), else the
+def resolve_choice(choice: Choice | None, *, teacher: bool, num_candidates: int) -> Choice:
+    """The choice that the options mean: none is the teacher's where one is given (`teacher`), else the
     first. Raises ConfigError for one without the teacher that it needs, or with nothing to choose from."""
-    if asked is Choice.TEACHER and not teacher:
+    if choice is Choice.TEACHER and not teacher:
         raise ConfigError("choose=teacher: needs a model that scores, teacher=RUN_DIR")
-    if asked is None:
+    if choice is None:
         return Choice.TEACHER if teacher and num_candidates > 1 else Choice.FIRST
-    if asked is not Choice.FIRST and num_candidates == 1:
-        raise ConfigError(f"choose={asked.value}: has no effect with num_candidates=1, there is nothing to choose from")
-    return asked
+    if choice is not Choice.FIRST and num_candidates == 1:
+        raise ConfigError(
+            f"choose={choice.value}: has no effect with num_candidates=1, there is nothing to choose from"
+        )
+    return choice
 
 
 def choose(
-    found: Sequence[Candidates],
+    candidates: Sequence[Candidates],
     sources: Sequence[str],
     *,
     choice: Choice,
@@ -141,15 +143,15 @@ def choose(
     """
     match choice:
         case Choice.FIRST:
-            return list(found)
+            return list(candidates)
         case Choice.OWN:
-            return [replace(item, chosen=highest(item.mean_scores)) for item in found]
+            return [replace(item, chosen=highest(item.mean_scores)) for item in candidates]
         case Choice.TEACHER:
             assert teacher is not None, "resolve_choice refuses it"
-            scored = with_teacher_scores(found, sources, teacher, batch_size=batch_size, advance=advance)
+            scored = with_teacher_scores(candidates, sources, teacher, batch_size=batch_size, advance=advance)
             return [replace(item, chosen=highest(item.teacher_scores or [None])) for item in scored]
         case Choice.MBR_CHRF | Choice.MBR_BLEU:
-            return [with_utilities(item, choice, advance) for item in found]
+            return [with_utilities(item, choice, advance) for item in candidates]
 
 
 def highest(scores: Sequence[float | None]) -> int:
@@ -162,7 +164,7 @@ def highest(scores: Sequence[float | None]) -> int:
 
 
 def with_teacher_scores(
-    found: Sequence[Candidates],
+    candidates: Sequence[Candidates],
     sources: Sequence[str],
     teacher: Teacher,
     *,
@@ -178,7 +180,7 @@ def with_teacher_scores(
     rows = teacher.encode(sources, "the teacher's source")
     scored: list[Candidates] = []
     size = TEACHER_BATCHES * batch_size
-    for part in chunks(list(zip(found, sources, rows, strict=True)), size, cost=lambda entry: len(entry[0].texts)):
+    for part in chunks(list(zip(candidates, sources, rows, strict=True)), size, cost=lambda entry: len(entry[0].texts)):
         pairs = [(i, text) for i, (item, _, row) in enumerate(part) if item.filled and row for text in {*item.texts}]
         pairs.sort()  # a set has no order of its own
         widest = max(len(item.texts) for item, *_ in part)

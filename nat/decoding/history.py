@@ -114,10 +114,10 @@ class SentenceHistory:
             CandidateHistory(**{**candidate, "passes": [Pass.from_plain(each) for each in candidate["passes"]]})
             for candidate in plain["candidates"]
         ]
-        found = cls(**{**plain, "candidates": candidates})
-        if not 0 <= found.chosen < len(candidates):
-            raise ValueError(f"chosen={found.chosen}, of {len(candidates)} candidates")
-        return found
+        sentence = cls(**{**plain, "candidates": candidates})
+        if not 0 <= sentence.chosen < len(candidates):
+            raise ValueError(f"chosen={sentence.chosen}, of {len(candidates)} candidates")
+        return sentence
 
 
 def finite(value: float | None) -> float | None:
@@ -138,12 +138,12 @@ def read_history(path: str | Path) -> list[SentenceHistory]:
         raise DataError(f"{path}: there is no such file") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged or unreadable ({error})") from None
-    found = []
+    sentences = []
     for number, line in enumerate(lines, start=1):
         if line:
             try:
-                found.append(SentenceHistory.from_plain(json.loads(line)))
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                sentences.append(SentenceHistory.from_plain(json.loads(line)))
+            except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
                 reason = f"{type(error).__name__}: {error}"
                 raise DataError(f"{path}, line {number}: not a line of a decoding history ({reason})") from None
-    return found
+    return sentences

@@ -40,7 +40,7 @@ class Request:
         text_list("constraints", self.constraints)
 
     @property
-    def asked(self) -> frozenset[str]:
+    def fields(self) -> frozenset[str]:
         """The fields that ask for something."""
         return frozenset(name for name in (DRAFT, KNOWN, CONSTRAINTS) if getattr(self, name))
 
@@ -86,7 +86,7 @@ NOTHING_WANTED = Wanted([], False, [False], [])
 def encode_request(sentence: Sentence, tokenizer: Tokenizer, where: str) -> Wanted:
     """tokenizer: of the language that is written. where: for messages. Raises DataError for what cannot be kept: both a
     draft and known words, known words without a gap, characters that the vocabulary does not have."""
-    if isinstance(sentence, str) or not sentence.asked:
+    if isinstance(sentence, str) or not sentence.fields:
         return NOTHING_WANTED
     if sentence.draft and sentence.known:
         raise DataError(f"{where}: a draft and known words exclude each other")

@@ -125,8 +125,8 @@ class Translator:
         ConfigError for options that the method does not have, DataError for a sentence that is too long, TypeError for
         a text where a list is meant.
         """
-        found = self.candidates(sentences, batch_size=batch_size, choose=choose, teacher=teacher, **options)
-        return [item.best for item in found]
+        chosen = self.candidates(sentences, batch_size=batch_size, choose=choose, teacher=teacher, **options)
+        return [item.best for item in chosen]
 
     def candidates(
         self,
@@ -147,8 +147,11 @@ class Translator:
         sentences = text_list("sentences", sentences, (str, Request))
         check_batch_size(batch_size)
         decoding = self.decoding(options)
-        asked = None if choose is None else parse(Choice, choose, "choose")
-        choice = resolve_choice(asked, teacher=teacher is not None, num_candidates=decoding.num_candidates)
+        choice = resolve_choice(
+            None if choose is None else parse(Choice, choose, "choose"),
+            teacher=teacher is not None,
+            num_candidates=decoding.num_candidates,
+        )
         if teacher is not None and choice is not Choice.TEACHER:
             raise ConfigError(
                 f"teacher: has no effect with choose={choice.value} and num_candidates={decoding.num_candidates}"
@@ -170,9 +173,9 @@ class Translator:
         decoded = self.decode(sentences, decoding=decoding, batch_size=batch_size, advance=advance)
         written = self.sides(decoding)[1]
         texts = iter(written.decode([ids for item in decoded for ids in item.tokens]))
-        found = [Candidates.of(item, [next(texts) for _ in item.tokens]) for item in decoded]
+        candidates = [Candidates.of(item, [next(texts) for _ in item.tokens]) for item in decoded]
         sources = [source_of(sentence) for sentence in sentences]
-        return choose(found, sources, choice=choice, teacher=teacher, batch_size=batch_size)
+        return choose(candidates, sources, choice=choice, teacher=teacher, batch_size=batch_size)
 
     def decode(
         self,
@@ -193,8 +196,8 @@ class Translator:
             device=self.device,
             wanted=self.wanted(sentences, "the input", decoding=decoding),
         )
-        for indices, found in batches:
-            for index, item in zip(indices, found, strict=True):
+        for indices, decoded in batches:
+            for index, item in zip(indices, decoded, strict=True):
                 results[index] = item
             advance(len(indices))
         return [item for item in results if item is not None]
@@ -210,19 +213,20 @@ class Translator:
         """What is asked of the translations, in ids; None where it is nothing. Raises ConfigError for what the method
         cannot do, DataError, naming the text and the line, for what cannot be kept."""
         requests = [sentence for sentence in sentences if not isinstance(sentence, str)]
-        asked = frozenset[str]().union(*(request.asked for request in requests))
-        for what in sorted(asked - self.model.edits):
+        fields = frozenset[str]().union(*(request.fields for request in requests))
+        for what in sorted(fields - self.model.edits):
             able = f"; it heeds {', '.join(sorted(self.model.edits))}" if self.model.edits else ""
             raise ConfigError(
                 f"{what}: a {type(self.model).__name__} checkpoint ({self.folder}) has no use for it{able}"
             )
-        if not asked:
+        if not fields:
             return None
-        found, limit, total = [], self.model.max_target_length, self.model.max_total_length
+        wanted: list[Wanted] = []
+        limit, total = self.model.max_target_length, self.model.max_total_length
         for line, sentence in enumerate(sentences, start=1):
             where = f"{name}, line {line}"
-            found.append(encode_request(sentence, self.sides(decoding)[1], where))
-            number = found[-1].num_tokens
+            wanted.append(encode_request(sentence, self.sides(decoding)[1], where))
+            number = wanted[-1].num_tokens
             if limit is not None and number > limit:
                 raise DataError(
                     f"{where}: draft, known words and constraints have {number} tokens, but {self.folder} writes at "
@@ -235,7 +239,7 @@ class Translator:
                         f"{where}: {both} tokens with draft, known words and constraints, but {self.folder} takes at "
                         f"most {total} of both sides ({self.model.limiting})"
                     )
-        return found
+        return wanted
 
     def encode(
         self,

@@ -154,17 +154,18 @@ def unpack(answer: Any, *, limit: int, decoding: Autoregressive.Decoding) -> Dec
     The engine divides log-probabilities by length^alpha, which is undone here.
     """
     alpha = alpha_of(decoding)
-    found = []
+    hypotheses = []
     for names, score in zip(answer.hypotheses, answer.scores, strict=True):
         tokens = [token_id(name) for name in names]
         log_prob = score * len(tokens) ** alpha
         rank = log_prob / float(length_penalty(torch.tensor(float(len(tokens))), alpha))
         ended = tokens[-1:] == [EOS]
         tokens = tokens[:-1] if ended else tokens
-        found.append((rank, tokens[:limit], log_prob, not ended or len(tokens) > limit))
-    found = sorted(found, key=lambda item: -item[0])[: decoding.num_candidates]
+        hypotheses.append((rank, tokens[:limit], log_prob, not ended or len(tokens) > limit))
+    hypotheses = sorted(hypotheses, key=lambda item: -item[0])[: decoding.num_candidates]
     steps = min(max(len(names) for names in answer.hypotheses), limit + 1)  # the last to end ended the search
-    return Decoded([tokens for _, tokens, _, _ in found], [value for _, _, value, _ in found], steps, found[0][3])
+    _, tokens_of, scores, truncated = zip(*hypotheses, strict=True)
+    return Decoded(list(tokens_of), list(scores), steps, truncated[0])
 
 
 def token_name(index: int) -> str:

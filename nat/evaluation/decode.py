@@ -157,16 +157,18 @@ def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
     translator.wanted(text.sentences, text.name, decoding=system.decoding)  # and what cannot be kept
     # first of all, for it warms up what is timed next
     alone = measure_alone(system, text, config.speed_sentences) if config.speed else []
-    found = translate(system, text.sentences)
-    report = results(system, text, found, alone=alone, ter=config.ter)
-    report |= edit_report(text, found.best, translator.sides(system.decoding)[1])
+    translations = translate(system, text.sentences)
+    report = results(system, text, translations, alone=alone, ter=config.ter)
+    report |= edit_report(text, translations.best, translator.sides(system.decoding)[1])
     if comet is not None:
-        score = comet_score(comet, text.sources, found.best, text.references, on_gpu=translator.device.type == "cuda")
+        score = comet_score(
+            comet, text.sources, translations.best, text.references, on_gpu=translator.device.type == "cuda"
+        )
         report |= {"comet": score, "comet_model": config.comet}
     if config.history is not None:
-        write_history(config.outputs["history"].path, how_made(system, text, found))
-    write_outputs({name: output.path for name, output in config.outputs.items()}, text, found, report)
-    return found.best, report
+        write_history(config.outputs["history"].path, how_made(system, text, translations))
+    write_outputs({name: output.path for name, output in config.outputs.items()}, text, translations, report)
+    return translations.best, report
 
 
 def answers(config: DecodeConfig, lines: Iterable[str]) -> Iterator[str]:
@@ -204,27 +206,27 @@ def measure_alone(system: System, text: Text, count: int) -> list[float]:
 # --- files -----------------------------------------------------------------------------------------
 
 
-def write_outputs(paths: dict[str, Path], text: Text, found: Translations, report: dict[str, Any]) -> None:
+def write_outputs(paths: dict[str, Path], text: Text, translations: Translations, report: dict[str, Any]) -> None:
     """Every file whole or not at all; the report, which says that all is done, last. Raises DataError."""
     if "output" in paths:
-        write_output(paths["output"], "".join(f"{line}\n" for line in found.best))
+        write_output(paths["output"], "".join(f"{line}\n" for line in translations.best))
     if "nbest" in paths:
-        write_output(paths["nbest"], "".join(nbest_lines(found)))
+        write_output(paths["nbest"], "".join(nbest_lines(translations)))
     if "jsonl" in paths:
-        rows = (to_json(json_row(i, text, found)) + "\n" for i in range(len(text.sources)))
+        rows = (to_json(json_row(i, text, translations)) + "\n" for i in range(len(text.sources)))
         write_output(paths["jsonl"], "".join(rows))
     if "pictures" in paths:
         assert text.references is not None
-        write_polygons(text.sources, found.best, text.references, paths["pictures"])
+        write_polygons(text.sources, translations.best, text.references, paths["pictures"])
     if "report" in paths:
         write_json(paths["report"], report)
 
 
-def nbest_lines(found: Translations) -> list[str]:
+def nbest_lines(translations: Translations) -> list[str]:
     """The format of Moses: index (from 0) ||| text ||| log-probability under the model. Different texts: of candidates
     that read alike the first. The separator within a text is written as Moses does, &#124;&#124;&#124;."""
     lines = []
-    for i, item in enumerate(found.candidates):
+    for i, item in enumerate(translations.candidates):
         scores: dict[str, float] = {}
         for text, score in zip(item.texts, item.scores, strict=True):
             scores.setdefault(text.replace("|||", "&#124;" * 3), score)
@@ -232,9 +234,9 @@ def nbest_lines(found: Translations) -> list[str]:
     return lines
 
 
-def json_row(i: int, text: Text, found: Translations) -> dict[str, Any]:
+def json_row(i: int, text: Text, translations: Translations) -> dict[str, Any]:
     """All that is known of sentence i (from 0). Scores are log-probabilities; chosen: index (from 0) in nbest."""
-    item = found.candidates[i]
+    item = translations.candidates[i]
     columns: dict[str, Sequence[Any] | None] = {
         "text": item.texts,
         "score": item.scores,

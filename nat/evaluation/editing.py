@@ -102,10 +102,10 @@ def as_written(texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
 def stand_in_order(parts: Sequence[str], line: str) -> bool:
     position = 0
     for part in parts:
-        found = line.find(part, position)
-        if found < 0:
+        start = line.find(part, position)
+        if start < 0:
             return False
-        position = found + len(part)
+        position = start + len(part)
     return True
 
 

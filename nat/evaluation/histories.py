@@ -12,14 +12,14 @@ from nat.evaluation.results import Translations, translate
 from nat.evaluation.system import System
 
 
-def how_made(system: System, text: Text, found: Translations | None = None) -> list[SentenceHistory]:
-    """The history of every sentence. found: its translations, where they are there; they are made once more if they
-    come without history, which costs time and so is not kept while speed is measured."""
-    if found is None or not system.decoding.history:
+def how_made(system: System, text: Text, translations: Translations | None = None) -> list[SentenceHistory]:
+    """The history of every sentence. translations: those of the text, where they are there; they are made once more if
+    they come without history, which costs time and so is not kept while speed is measured."""
+    if translations is None or not system.decoding.history:
         system = replace(system, decoding=replace(system.decoding, history=True))
-        found = translate(system, text.sentences, name="with history")
+        translations = translate(system, text.sentences, name="with history")
     tokenizer = system.translator.sides(system.decoding)[1]
-    return [sentence_history(i, text, item, tokenizer) for i, item in enumerate(found.candidates)]
+    return [sentence_history(i, text, item, tokenizer) for i, item in enumerate(translations.candidates)]
 
 
 def sentence_history(i: int, text: Text, item: Candidates, tokenizer: Tokenizer) -> SentenceHistory:

@@ -19,13 +19,12 @@ from nat.config import to_plain
 from nat.data.references import all_references
 from nat.decoding.candidates import Candidates, Metric, sentence_bleu, sentence_chrf, with_teacher_scores
 from nat.decoding.requests import Sentence, source_of
-from nat.evaluation.editing import describe_edits
 from nat.evaluation.inputs import Text
 from nat.evaluation.speed import Speed, device_name, machine_name, translate_timed
 from nat.evaluation.system import System
 from nat.progress import Progress
 from nat.runs.folder import run_summary
-from nat.scoring.polygons import describe_points, score_points
+from nat.scoring.polygons import score_points
 from nat.scoring.scores import copied_rate, exact_match_rate, repetition_rate, score_corpus, unknown_rate
 
 GROUPS = (4, 7, 10, 15, 21, 31)  # words of the source that begin a group of BLEU by length
@@ -59,35 +58,35 @@ def translate(system: System, sentences: Sequence[Sentence], *, name: str = "") 
     """All sentences, timed; with a teacher's scores, even where it had no say (that is not timed)."""
     with Progress(f"translate {name}".strip(), total=len(sentences), unit="sentences") as progress:
         timed = translate_timed(system, sentences, advance=progress.advance)
-    found = timed.candidates
-    if system.scorer is not None and any(item.teacher_scores is None for item in found):
+    candidates = timed.candidates
+    if system.scorer is not None and any(item.teacher_scores is None for item in candidates):
         with Progress("score", total=len(sentences), unit="sentences") as progress:
-            found = with_teacher_scores(
-                found,
+            candidates = with_teacher_scores(
+                candidates,
                 [source_of(sentence) for sentence in sentences],
                 system.scorer.translator,
                 batch_size=system.batch_size,
                 advance=progress.advance,
             )
-    return Translations(found, timed.seconds)
+    return Translations(candidates, timed.seconds)
 
 
 def results(
-    system: System, text: Text, found: Translations, *, alone: Sequence[float], ter: bool = False
+    system: System, text: Text, translations: Translations, *, alone: Sequence[float], ter: bool = False
 ) -> dict[str, Any]:
     """All fields but those of COMET. alone: milliseconds of sentences by themselves; empty where nothing was timed."""
     report = (
-        quality(text, found, ter=ter)
-        | point_report(system, text, found)
-        | candidate_report(system, text, found)
-        | teacher_report(system, found)
+        quality(text, translations, ter=ter)
+        | point_report(system, text, translations)
+        | candidate_report(system, text, translations)
+        | teacher_report(system, translations)
     )
-    return report | speed_report(speed_of(system, alone, found)) | provenance(system)
+    return report | speed_report(speed_of(system, alone, translations)) | provenance(system)
 
 
-def quality(text: Text, found: Translations, *, ter: bool = False) -> dict[str, Any]:
+def quality(text: Text, translations: Translations, *, ter: bool = False) -> dict[str, Any]:
     """Scores (null without references), rates and counts."""
-    best, filled = found.best, found.filled
+    best, filled = translations.best, translations.filled
     return {
         "text": text.name,
         "num_sentences": len(best),
@@ -95,8 +94,8 @@ def quality(text: Text, found: Translations, *, ter: bool = False) -> dict[str, 
         "exact_match": None if text.references is None else exact_match_rate(best, text.references),
         "copied_rate": copied_rate(best, text.sources),
         "repetition_rate": repetition_rate(best),
-        "unknown_rate": unknown_rate([item.tokens[item.chosen] for item in found.candidates]),
-        "passes": found.mean_passes,
+        "unknown_rate": unknown_rate([item.tokens[item.chosen] for item in translations.candidates]),
+        "passes": translations.mean_passes,
         "passes_by_length": passes_by_length(filled),
         "num_empty": len(best) - len(filled),
         "num_empty_translations": sum(not item.best for item in filled),
@@ -139,10 +138,10 @@ def score_report(text: Text, best: Sequence[str], *, ter: bool) -> dict[str, Any
     return report
 
 
-def point_report(system: System, text: Text, found: Translations) -> dict[str, Any]:
+def point_report(system: System, text: Text, translations: Translations) -> dict[str, Any]:
     """Scores of polygons and triangles, see `score_points`; {} for text, and without references."""
     points = system.translator.tokenizers.vocabularies.points and text.references is not None
-    return score_points(text.sources, found.best, text.references or []) if points else {}
+    return score_points(text.sources, translations.best, text.references or []) if points else {}
 
 
 def bleu_by_source_words(text: Text, best: Sequence[str]) -> list[dict[str, Any]]:
@@ -150,7 +149,7 @@ def bleu_by_source_words(text: Text, best: Sequence[str]) -> list[dict[str, Any]
     has, from and to, their mean, and how many sentences there are."""
     assert text.references is not None
     numbers = [len(source.split()) for source in text.sources]
-    found = []
+    groups = []
     for first, beyond in pairwise((1, *GROUPS, max([0, *numbers]) + 1)):
         here = [i for i, number in enumerate(numbers) if first <= number < beyond]
         if here:
@@ -158,15 +157,15 @@ def bleu_by_source_words(text: Text, best: Sequence[str]) -> list[dict[str, Any]
             references = [text.references[i] for i in here]
             scores = score_corpus([best[i] for i in here], references, tokenizer=text.tokenizer)
             group = {"from": min(words), "to": max(words), "mean_words": sum(words) / len(words)}
-            found.append(group | {"sentences": len(here), "bleu": scores.bleu})
-    return found
+            groups.append(group | {"sentences": len(here), "bleu": scores.bleu})
+    return groups
 
 
-def candidate_report(system: System, text: Text, found: Translations) -> dict[str, Any]:
+def candidate_report(system: System, text: Text, translations: Translations) -> dict[str, Any]:
     """num_candidates: the mean over sentences that are not empty. num_choice_differs: sentences whose translation is
     not the first candidate. oracle_bleu, oracle_chrf: of the candidates of the highest sentence BLEU (sentence chrF),
     the best that a choice could make; null without references, and where there was nothing to choose from."""
-    filled = found.filled
+    filled = translations.filled
     report: dict[str, Any] = {
         "num_candidates": sum(len(item.texts) for item in filled) / max(1, len(filled)),
         "choice": system.choice.value,
@@ -174,9 +173,9 @@ def candidate_report(system: System, text: Text, found: Translations) -> dict[st
         "oracle_bleu": None,
         "oracle_chrf": None,
     }
-    if text.references is not None and found.candidates and system.decoding.num_candidates > 1:
-        with_bleu = oracle(found.candidates, text.references, sentence_bleu(text.tokenizer))
-        with_chrf = oracle(found.candidates, text.references, sentence_chrf())
+    if text.references is not None and translations.candidates and system.decoding.num_candidates > 1:
+        with_bleu = oracle(translations.candidates, text.references, sentence_bleu(text.tokenizer))
+        with_chrf = oracle(translations.candidates, text.references, sentence_chrf())
         report["oracle_bleu"] = score_corpus(with_bleu, text.references, tokenizer=text.tokenizer).bleu
         report["oracle_chrf"] = score_corpus(with_chrf, text.references, tokenizer=text.tokenizer).chrf
     return report
@@ -192,11 +191,11 @@ def oracle(candidates: Sequence[Candidates], references: Sequence[str], metric: 
     ]
 
 
-def teacher_report(system: System, found: Translations) -> dict[str, Any]:
+def teacher_report(system: System, translations: Translations) -> dict[str, Any]:
     """The mean log-probability of a translation under the teacher; {} without one."""
     if system.scorer is None:
         return {}
-    chosen = [item.teacher_scores[item.chosen] for item in found.candidates if item.teacher_scores is not None]
+    chosen = [item.teacher_scores[item.chosen] for item in translations.candidates if item.teacher_scores is not None]
     known = [score for score in chosen if score is not None]
     return {
         "teacher": system.scorer.path,
@@ -205,14 +204,14 @@ def teacher_report(system: System, found: Translations) -> dict[str, Any]:
     }
 
 
-def speed_of(system: System, alone: Sequence[float], found: Translations) -> Speed | None:
+def speed_of(system: System, alone: Sequence[float], translations: Translations) -> Speed | None:
     """None where nothing was measured."""
     if not alone:
         return None
     return Speed.of(
         alone,
-        seconds=found.seconds,
-        num_sentences=len(found.filled),
+        seconds=translations.seconds,
+        num_sentences=len(translations.filled),
         batch_size=system.batch_size,
         device=system.translator.device,
     )
@@ -243,52 +242,3 @@ def provenance(system: System) -> dict[str, Any]:
         | {"nat": nat.__version__},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def describe(report: dict[str, Any]) -> str:
-    """The report for people to read."""
-
-    def shown(name: str, digits: int = 2) -> str:
-        value = report.get(name)
-        return "-" if value is None else f"{value:.{digits}f}"
-
-    lines = [
-        f"{report['model']} {report['run_dir']} (weights: {report['weights']}), {report['text']}",
-        f"sentences {report['num_sentences']}: empty {report['num_empty']}, at the length limit "
-        f"{report['num_truncated']}; left out of the text {report['num_dropped']}",
-        *([f"  sources cut to data.source_words: {report['num_cut_sources']}"] if report["num_cut_sources"] else []),
-        *(f"  left out: {reason}: {count['pairs']}" for reason, count in report["dropped_reasons"].items()),
-    ]
-    lines += describe_points(report)
-    if report["bleu"] is not None:
-        lines.append(f"BLEU {shown('bleu')}  chrF {shown('chrf')}  length ratio {shown('length_ratio', 3)}")
-        lines[-1] += f"  exact {100 * report['exact_match']:.2f} %"
-        lines[-1] += f"  TER {shown('ter')}" if "ter" in report else ""
-        lines.append(
-            f"BLEU {shown(f'bleu_{LONGER}plus_words')}  chrF {shown(f'chrf_{LONGER}plus_words')}  on the "
-            f"{report[f'num_{LONGER}plus_words']} sources of {LONGER} words and more"
-        )
-        lines += [f"  {report[name]}" for name in report if name.endswith("_signature") and report[name]]
-    if "comet" in report:
-        lines.append(f"COMET {shown('comet', 4)}  ({report['comet_model']})")
-    lines.append(
-        f"repetition {100 * report['repetition_rate']:.2f} %  unknown {100 * report['unknown_rate']:.2f} %  "
-        f"copied {100 * report['copied_rate']:.2f} %  passes {shown('passes')}"
-    )
-    if report["decoding"]["num_candidates"] > 1:
-        lines.append(
-            f"candidates {shown('num_candidates')}, choice: {report['choice']}, not the first one "
-            f"{report['num_choice_differs']} times"
-        )
-        if report["oracle_bleu"] is not None:
-            lines[-1] += f"; the best choice has BLEU {shown('oracle_bleu')}, or chrF {shown('oracle_chrf')}"
-    lines += describe_edits(report)
-    if "teacher" in report:
-        lines.append(f"teacher score {shown('teacher_score', 3)} ({report['teacher']})")
-    if report["sentences_per_second"] is not None:
-        lines.append(
-            f"alone {shown('ms_per_sentence_p50', 1)} ms (95 %: {shown('ms_per_sentence_p95', 1)} ms), one thread; "
-            f"batches of {report['batch_size']}: {shown('sentences_per_second', 1)} sentences/s, "
-            f"{report['num_threads']} threads; {report['device']}"
-        )
-    return "\n".join(lines)

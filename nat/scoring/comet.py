@@ -45,5 +45,5 @@ def comet_score(
     samples = [{"src": source, "mt": line} for source, line in zip(sources, translations, strict=True)]
     if references is not None:
         samples = [sample | {"ref": line} for sample, line in zip(samples, references, strict=True)]
-    found = model.predict(samples, batch_size=BATCH_SIZE, gpus=int(on_gpu), progress_bar=False)
-    return float(found.system_score)
+    prediction = model.predict(samples, batch_size=BATCH_SIZE, gpus=int(on_gpu), progress_bar=False)
+    return float(prediction.system_score)

@@ -22,30 +22,30 @@ MOST_INVALID = 1.0  # per cent; with more the paper writes FAIL
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer. points: (n, 2) quantised coordinates. found, truth: indices of points."""
+    """One answer. points: (n, 2) quantised coordinates. answer, truth: indices of points."""
 
     points: np.ndarray
-    found: list[int]
+    answer: list[int]
     truth: list[int]
 
     @property
     def is_right(self) -> bool:
-        return self.found == self.truth
+        return self.answer == self.truth
 
     @property
     def is_simple(self) -> bool:
-        return is_simple_polygon(self.points, self.found)
+        return is_simple_polygon(self.points, self.answer)
 
     @property
     def covered(self) -> float:
         """The polygon's area over the true one's."""
-        return area(self.points[self.found]) / area(self.points[self.truth])
+        return area(self.points[self.answer]) / area(self.points[self.truth])
 
     @property
     def triangles_found(self) -> float:
         """Share of the true triangles that are among those found, each three indices in any order."""
         truth = _triangles(self.truth)
-        return len(truth & _triangles(self.found)) / max(1, len(truth))
+        return len(truth & _triangles(self.answer)) / max(1, len(truth))
 
 
 def score_points(sources: Sequence[str], outputs: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
