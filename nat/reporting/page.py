@@ -161,6 +161,6 @@ def viewed_pass(each: Pass) -> dict[str, Any]:
     """t: tokens. p: probability of each when it was written. f: the first letters of the fates."""
     return {
         "t": each.tokens,
-        "p": [round(math.exp(value), 3) for value in each.confidence],
+        "p": [finite(math.exp(value)) for value in each.confidence],
         "f": "".join(fate.name[0].lower() for fate in each.fate),
     }

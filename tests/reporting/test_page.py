@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterator
@@ -154,6 +155,12 @@ def test_the_command_is_as_it_was_typed(folder: Path) -> None:
     words = shlex.split(html.unescape(command))
     assert words[1].startswith("run_dirs=[/") and "'" not in words[1]
     assert words[-4:] == ["samples=3", "speed_sentences=2", "device=cpu", "max_sentences=5"]
+
+
+def test_what_is_no_number_is_null() -> None:
+    """Of a model that has diverged; NaN is no JSON, and the viewer would not start."""
+    shown = work.viewed_pass(Pass(["x", "y"], [math.nan, -math.inf], [Fate.WRITTEN, Fate.KEPT]))
+    assert shown == {"t": ["x", "y"], "p": [None, 0.0], "f": "wk"}
 
 
 def test_systems_of_either_front_are_marked() -> None:

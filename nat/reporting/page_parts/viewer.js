@@ -25,7 +25,7 @@
 
   const display = (token) => SPECIAL[token] || token;
   const describe = (token, p, fate) =>
-    `${display(token)}: ${FATES[fate][2]}` + (token === "<mask>" ? "" : `, probability ${p.toFixed(3)} when written`);
+    `${display(token)}: ${FATES[fate][2]}` + (token === "<mask>" ? "" : `, probability ${number(p, 3)} when written`);
 
   function tokenNode(token, p, fate, width) {
     const [name, mark, meaning] = FATES[fate];
