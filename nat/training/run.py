@@ -59,11 +59,11 @@ class RunConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
 
-# May differ when a run is resumed: they do not change what the finished part of the run was.
+# May differ when a run is resumed: they do not change what the finished part of the run was. Text is known by content.
 FREE_ON_RESUME = (
     "trainer.max_updates", "trainer.max_minutes", "trainer.max_tokens", "trainer.device", "trainer.num_threads",
     "trainer.compile", "trainer.log_every", "trainer.save_every", "trainer.max_skipped", "trainer.average_best",
-    "validation", "data.cache", "data.test", "run_dir", "init_from",
+    "validation", "data.cache", "data.train", "data.valid", "data.test", "run_dir", "init_from",
 )  # fmt: skip
 
 

@@ -17,12 +17,10 @@ def test_relative_paths_are_those_of_the_current_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "set").mkdir()
-    made = data(
-        train=["a.en", "../a.de"], valid="hub:set", test="/there/t.tsv", cache="cache", tokenizer={"path": "tokenizer"}
-    ).absolute()
+    made = data(train=["a.en", "../a.de"], valid="hub:set", test="/there/t.tsv", cache="cache").absolute()
     assert made.train == [f"{tmp_path}/a.en", f"{tmp_path.parent}/a.de"]
     assert (made.valid, made.test) == (f"hub:{tmp_path}/set", "/there/t.tsv")
-    assert (made.cache, made.tokenizer.path) == (f"{tmp_path}/cache", f"{tmp_path}/tokenizer")
+    assert made.cache == f"{tmp_path}/cache"
     named = data(train="embedded:lohelp/train.tsv.gz", valid="hub:someone/text", test="task:convex_hull?pairs=9")
     assert named.absolute() == named
 
@@ -50,8 +48,13 @@ def test_a_run_is_decoded_from_another_folder(
         main(arguments)
     assert not stop.value.code
     assert json.loads((tmp_path / "out.txt.json").read_text())["num_sentences"] == 150
+    (tmp_path / "there").rename(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    assert nat_train(*options, "trainer.max_updates=3") == 0  # the folder was moved: the text is the same
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").rename(tmp_path / "there")
     (tmp_path / "there" / "t.tsv").rename(tmp_path / "moved.tsv")
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    assert f"{tmp_path}/there/t.tsv: there is no such file" in capsys.readouterr().err
+    assert f"{tmp_path}/here/t.tsv: there is no such file" in capsys.readouterr().err
