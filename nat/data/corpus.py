@@ -105,7 +105,7 @@ class DataConfig:
         }
         if self.cache is not None:
             changes["cache"] = os.path.abspath(self.cache)
-        return replace(self, **changes, tokenizer=self.tokenizer.absolute())
+        return replace(self, **changes)
 
     def _wrong_columns(self) -> list[str]:
         names = self.target.split(JOIN)

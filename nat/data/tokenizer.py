@@ -7,10 +7,9 @@ translates between these and the model's own ids, so that any SentencePiece mode
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from io import BytesIO
 from pathlib import Path
@@ -71,11 +70,6 @@ class TokenizerConfig:
             raise ConfigError("path: this and source_model or target_model exclude each other")
         if self.target_model is not None and self.source_model is None:
             raise ConfigError("target_model: source_model is needed beside it")
-
-    def absolute(self) -> TokenizerConfig:
-        """See `DataConfig.absolute`."""
-        paths = {name: getattr(self, name) for name in ("path", "source_model", "target_model")}
-        return replace(self, **{name: os.path.abspath(path) for name, path in paths.items() if path is not None})
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,13 +75,13 @@ def distill(config: DistillConfig) -> dict[str, Any]:
 def outcome(manifest: dict[str, Any], folder: str) -> str:
     """The main numbers of the manifest in `folder`, for people. Raises DataError where they are not in it."""
     try:
-        text = (
+        bleu = manifest["bleu_against_original"]
+        return (
             f"{manifest['num_lines']} lines, {manifest['num_truncated']} cut at the length limit, "
-            f"{manifest['num_empty']} empty, {manifest['num_unknown']} left out for an <unk>"
+            f"{manifest['num_empty']} empty, {manifest['num_unknown']} left out for an <unk>, "
+            f"mean score {manifest['mean_score']:.3f}"
+            + ("" if bleu is None else f", BLEU against the original targets {bleu:.2f}")
         )
-        score, bleu = manifest["mean_score"], manifest["bleu_against_original"]
-        text += "" if score is None else f", mean score {score:.3f}"
-        return text + ("" if bleu is None else f", BLEU against the original targets {bleu:.2f}")
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder}/{MANIFEST}: damaged, or of another version of nat ({error})") from None
 
@@ -112,14 +112,14 @@ def join(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:
 
 
 def write_lines(job: Job, out: Path) -> None:
-    """Raises DataError if no line is kept."""
-    number = 0
+    """Raises DataError if no best translation is kept."""
+    num_best = 0
     with open(out, "w", encoding="utf-8") as file:
         for lines in (aligned_lines if job.config.fertilities is FertilitySource.ALIGNER else kept_lines)(job):
             file.write(as_text(lines))
-            number += len(lines)
-    if not number:
-        raise DataError(f"{job.folder}: the teacher wrote <unk> in every translation; no line is left")
+            num_best += sum(line["rank"] == 0 for line in lines)
+    if not num_best:
+        raise DataError(f"output={job.folder}: the teacher wrote <unk> in every translation, no line is left")
 
 
 def describe(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def describe(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:
         "num_empty": sum(is_blank(line[job.data.target]) for line in best),
         "num_truncated": sum("truncated" in line for line in best),
         "num_unknown": sum(UNKNOWN in line for part in job.parts for line in read_shard(part)),
-        "mean_score": float(np.mean([line["score"] for line in best])) if best else None,
+        "mean_score": float(np.mean([line["score"] for line in best])),
         **compare(job, outputs),
         "corpus_sha256": file_digest(job.folder / CORPUS),
         "batch_size": job.batch_size,

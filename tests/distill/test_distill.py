@@ -227,12 +227,12 @@ def test_a_damaged_shard_is_named(
 def test_a_translation_with_unk_is_left_out_and_counted(
     tiny_runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    decode = nat.Translator.decode
+    decode, every = nat.Translator.decode, 4
 
     def with_unk(*arguments: Any, **options: Any) -> list[Decoded]:
         """Every fourth sentence's best translation holds an <unk>, its second one none."""
         translations = decode(*arguments, **options)
-        return [one if number % 4 else spoilt(one) for number, one in enumerate(translations)]
+        return [one if number % every else spoilt(one) for number, one in enumerate(translations)]
 
     def spoilt(one: Decoded) -> Decoded:
         return replace(one, tokens=[[*one.tokens[0], int(Symbol.UNK)], *one.tokens[1:]])
@@ -248,6 +248,9 @@ def test_a_translation_with_unk_is_left_out_and_counted(
     manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
     assert (manifest["num_lines"], manifest["num_unknown"]) == (21, 3)
     assert manifest["mean_score"] == pytest.approx(np.mean([line["score"] for line in lines if line["rank"] == 0]))
+    every = 1
+    assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={tmp_path / 'none'}", *options) == 2
+    assert "the teacher wrote <unk> in every translation, no line is left" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
