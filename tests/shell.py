@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import gzip
+import hashlib
 import importlib
 import json
 import os
@@ -36,11 +38,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 TINY = {
     "train": (
         "trainer.max_updates=2 trainer.tokens_per_update=100 trainer.precision=fp32 trainer.device=cpu "
-        "trainer.compile=false validation.every=2 validation.max_sentences=4 schedule.warmup=1 "
-        "encoder.num_layers=1 model.size.dim=16 model.size.num_heads=2 model.size.ffn_dim=32"
+        "trainer.compile=false validation.every=2 validation.max_sentences=2 validation.num_samples=1 "
+        "schedule.warmup=1 encoder.num_layers=1 model.size.dim=16 model.size.num_heads=2 model.size.ffn_dim=32"
     ),
     "decode": "speed_sentences=2",
-    "report": "speed_sentences=2 max_sentences=6 samples=2",
+    "report": "speed_sentences=2 max_sentences=6 samples=2 plots=false",
     "doctor": "sentences=4",
     "edit": "num_cases=4",
     "cloze": "max_sentences=4",
@@ -48,8 +50,8 @@ TINY = {
         "repeats=1 alignments.batch_size=2 alignments.vocabulary_size=20 edits.batch_size=2 edits.vocabulary_size=20 "
         "attention.kinds=[linear] attention.lengths=[64,128] attention.fit_from=64 attention.dim=16 "
         "attention.num_heads=2 training.updates=1 training.dim=16 training.num_layers=1 training.num_heads=2 "
-        "training.ffn_dim=16 training.vocabulary_size=300 training.tokens_per_update=50 training.contenders=[ctc] "
-        "decoding.dim=16 decoding.num_layers=1 decoding.num_heads=2 decoding.ffn_dim=16 decoding.vocabulary_size=300 "
+        "training.ffn_dim=16 training.seconds=0.1 training.vocabulary_size=300 training.tokens_per_update=50 "
+        "training.contenders=[ctc] decoding.dim=16 decoding.num_layers=1 decoding.num_heads=2 decoding.ffn_dim=16 decoding.vocabulary_size=300 "
         "decoding.sentences=1 decoding.batch_size=2 decoding.batches=1"
     ),
 }
@@ -174,7 +176,7 @@ def small_text(folder: Path) -> Path:
         pages = path.name.endswith(".jsonl.gz")
         head = lines[:1] if path.parent.name == "lohelp4" else []
         rows = [shortened(line) for line in lines[:40]] if pages else [row for row in lines[len(head) :] if short(row)]
-        rows = rows[: 120 if path.name.startswith("train") else 8]
+        rows = rows[: 120 if path.name.startswith("train") else 4]
         copy = folder / path.relative_to(ROOT / "data")
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(gzip.compress("".join(f"{row}\n" for row in [*head, *rows]).encode("utf-8")))
@@ -225,6 +227,7 @@ def warm_up(text: Path) -> None:
     for line in WARM_UP.splitlines():
         with contextlib.suppress(SystemExit):
             perform(line.split())
+    gc.freeze()  # forks share what is there
 
 
 def few(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -282,8 +285,7 @@ def perform(words: list[str]) -> None:
     if program == "pip":
         check_installation(arguments)
     elif program == "torchrun":
-        module = arguments.index("-m") + 1
-        perform([arguments[module].replace("nat.cli.", "nat-"), *arguments[module + 1 :]])
+        run_ranks(arguments)
     elif program == "python":
         run_python(arguments, compose=compose)
     elif compose:
@@ -291,6 +293,18 @@ def perform(words: list[str]) -> None:
     else:
         command = program.removeprefix("nat-")
         importlib.import_module(f"nat.cli.{command}").main([*arguments, *tiny_options(command, arguments)])
+
+
+def run_ranks(arguments: list[str]) -> None:
+    """torchrun --nproc-per-node=N -m nat.cli.COMMAND ...: N forks that talk to one another."""
+    count, module = int(arguments[0].removeprefix("--nproc-per-node=")), arguments.index("-m") + 1
+    port, ranks = workers.free_port(), []
+    for rank in range(count):
+        ranks.append(os.fork())
+        if ranks[-1] == 0:
+            os.environ.update(workers.rank_environment(rank, count, port))
+            perform([arguments[module].replace("nat.cli.", "nat-"), *arguments[module + 1 :]])
+    sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in ranks))
 
 
 def run_python(arguments: list[str], *, compose: bool) -> None:
@@ -305,9 +319,14 @@ def run_python(arguments: list[str], *, compose: bool) -> None:
 
 
 def read_only(command: str, arguments: list[str]) -> None:
-    """Compose and check a command's options, and stop there."""
+    """Compose and check a command's options, and stop there; once for words that differ in paths alone."""
     from nat import config
 
+    shape = [command, *(re.sub(r"=[^=]*/[^,?]*", "=PATH", word) for word in arguments)]
+    mark = Path(os.environ["NAT_VENV"], f"composed-{hashlib.sha256(repr(shape).encode()).hexdigest()}")
+    if mark.exists():
+        return
+    mark.touch()
     parse = config.parse
 
     def check(kind: type, node: Any, path: str = "") -> Any:

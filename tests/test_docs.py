@@ -2,7 +2,7 @@
 
 Each page is read from top to bottom in a folder of its own. What stands as runs/NAME without having been made on the
 page is a stand-in made by RUNS. tests/shell.py makes all of it quick: `bash scripts/NAME.sh` composes and checks
-every command of that script here and runs it under the mark `slow`, and torchrun starts one rank.
+every command of that script here, and runs them under the mark `slow`.
 """
 
 from __future__ import annotations
