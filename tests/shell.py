@@ -51,8 +51,8 @@ TINY = {
         "attention.kinds=[linear] attention.lengths=[64,128] attention.fit_from=64 attention.dim=16 "
         "attention.num_heads=2 training.updates=1 training.dim=16 training.num_layers=1 training.num_heads=2 "
         "training.ffn_dim=16 training.seconds=0.1 training.vocabulary_size=300 training.tokens_per_update=50 "
-        "training.contenders=[ctc] decoding.dim=16 decoding.num_layers=1 decoding.num_heads=2 decoding.ffn_dim=16 decoding.vocabulary_size=300 "
-        "decoding.sentences=1 decoding.batch_size=2 decoding.batches=1"
+        "training.contenders=[ctc] decoding.dim=16 decoding.num_layers=1 decoding.num_heads=2 decoding.ffn_dim=16 "
+        "decoding.vocabulary_size=300 decoding.sentences=1 decoding.batch_size=2 decoding.batches=1"
     ),
 }
 CLIENT = """#!{python} -IS
