@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import typing
 from collections.abc import Mapping
@@ -385,6 +386,35 @@ def test_no_special_symbol_but_unk_is_decoded(name: str) -> None:
             for hypotheses, *_ in translations(model, source, decoding):
                 used = {token for hypothesis in hypotheses for token in hypothesis}
                 assert used & {int(s) for s in Symbol} <= {int(Symbol.UNK)}
+
+
+@EACH_MODEL
+@pytest.mark.parametrize("copying", [False, True])
+def test_unknown_words_can_be_banned(name: str, copying: bool) -> None:
+    fields = {f.name for f in dataclasses.fields(type(make_model(name)).Config)}
+    if copying and "copying" not in fields:
+        pytest.skip("this method cannot copy")
+    options: dict[str, Any] = {"copying": {"enabled": True, "initial_share": 0.9}} if copying else {}
+    model = make_model(name, dtype=torch.float64, seed=2, **options)
+    unknown = int(Symbol.UNK)
+    if model.points:
+        with pytest.raises(ConfigError, match="allow_unknown=false: has no effect on points"):
+            type(model).Decoding(allow_unknown=False)
+        return
+    with torch.no_grad():  # its logit is the sum of all others
+        model.net.embeddings.target.weight[unknown] = model.net.embeddings.target.weight.sum(dim=0)  # type: ignore[union-attr, operator, index]
+    source = make_batch([(6, 1), (2, 1), (9, 1)], vocabularies=model.vocabularies).source
+    source = dataclasses.replace(source, tokens=source.tokens.masked_fill(source.tokens == NUM_SYMBOLS + 3, unknown))
+    seen = 0
+    for decoding in decodings(model):
+        free = [tokens for row in translations(model, source, decoding) for tokens in row[0]]
+        seen += sum(tokens.count(unknown) for tokens in free)
+        strict = dataclasses.replace(decoding, allow_unknown=False)
+        together = translations(model, source, strict)
+        assert not any(unknown in tokens for row in together for tokens in row[0])
+        assert all(score > -math.inf for row in together for score in row[1])
+        assert together == [translations(model, source.select(torch.tensor([i])), strict)[0] for i in range(3)]
+    assert seen > 0
 
 
 @EACH_MODEL

@@ -136,6 +136,7 @@ class EngineTranslator(Translator):
             max_input_length=0,  # no silent cutting
             max_decoding_length=longest + 1,  # EOS after the last token: without it, the limit cut the translation
             min_decoding_length=0,
+            disable_unk=not decoding.allow_unknown,
             return_scores=True,
             return_end_token=True,
         )

@@ -31,14 +31,16 @@ from nat.search.refine import History
 
 @dataclass(frozen=True)
 class TeacherState(Rows):
-    """What is kept between two steps, for `decoding/beam.py`. copyable: None where nothing is copied."""
+    """What is kept between two steps, for `nat.search.beam`. copyable: None where nothing is copied. banned: symbols
+    that are not to be written."""
 
     decoder: DecoderState
     copyable: Copyable | None
+    banned: tuple[int, ...]
 
     def select_sentences(self, rows: Int[Tensor, " N"]) -> TeacherState:
         copyable = None if self.copyable is None else self.copyable.select(rows)
-        return TeacherState(self.decoder.select_sentences(rows), copyable)
+        return TeacherState(self.decoder.select_sentences(rows), copyable, self.banned)
 
     def reorder(self, origin: Int[Tensor, "B K"]) -> TeacherState:
         return replace(self, decoder=self.decoder.reorder(origin))
@@ -131,7 +133,7 @@ class Autoregressive(TranslationModel):
         limits = (source.lengths * decoding.max_length_factor).long() + decoding.max_length_offset
         if self.max_target_length is not None:
             limits = limits.clamp(max=self.max_target_length)
-        memory = self.net.encode(source)
+        memory = replace(self.net.encode(source), banned=decoding.banned)
         state = self.start(memory)
         random = decoding.random(source)
         if random is not None and decoding.temperature is not None:
@@ -174,7 +176,7 @@ class Autoregressive(TranslationModel):
 
     def start(self, memory: Memory) -> TeacherState:
         """The state before the first step."""
-        return TeacherState(DecoderState.start(self.net.decoder, memory), self.net.copyable(memory))
+        return TeacherState(DecoderState.start(self.net.decoder, memory), self.net.copyable(memory), memory.banned)
 
     def step(
         self, tokens: Int[Tensor, "B K"], position: int, state: TeacherState
@@ -182,4 +184,4 @@ class Autoregressive(TranslationModel):
         """`NextToken`: one position for every hypothesis, see `step_decoder`."""
         x = self.net.embed(tokens) + self.net.target_positions(1, start=position)  # (B, K, D)
         x, decoder = step_decoder(self.net.decoder, x, state.decoder)
-        return self.net.head_for(state.copyable).full(x), replace(state, decoder=decoder)
+        return self.net.head_for(state.copyable, state.banned).full(x), replace(state, decoder=decoder)

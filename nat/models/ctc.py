@@ -8,7 +8,7 @@ https://arxiv.org/abs/2110.07515) as options.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -115,8 +115,9 @@ class CTC(TranslationModel):
         )
         self.split = SlotSplit(config.upsampling, dim=config.size.dim)
 
-    def log_probs(self, source: Source) -> tuple[Float[Tensor, "B A V"], Slots]:
-        memory = self.net.encode(source)
+    def log_probs(self, source: Source, *, banned: tuple[int, ...] = ()) -> tuple[Float[Tensor, "B A V"], Slots]:
+        """Of every slot, of symbols that are not banned."""
+        memory = replace(self.net.encode(source), banned=banned)
         slots = self.split(memory)
         return self.net.log_probs(self.net.place(slots.states), slots.valid, memory), slots
 
@@ -192,7 +193,7 @@ class CTC(TranslationModel):
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, CTC.Decoding)
         source = source.compact()
-        log_probs, slots = self.log_probs(source)
+        log_probs, slots = self.log_probs(source, banned=decoding.banned)
         if decoding.beam_size > 1:
             prior = decoding.prior(num_tokens=log_probs.size(2), device=log_probs.device)
             default = None if prior is None else max(LM_TOKEN_BEAM, decoding.beam_size + 1)

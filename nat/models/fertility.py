@@ -186,7 +186,7 @@ class Fertility(TranslationModel):
         the fertilities' own log-probability."""
         assert isinstance(decoding, Fertility.Decoding)
         source = source.compact()
-        memory = self.net.encode(source)
+        memory = replace(self.net.encode(source), banned=decoding.banned)
         random = RowRandom.of((source.tokens, source.valid), seed=decoding.seed)
         chosen = self.choose_fertilities(memory, random.fork(0), decoding)  # (B, C, S)
         num_canvases = chosen.size(1)

@@ -264,7 +264,7 @@ class Imputer(TranslationModel):
     def prepare(self, source: Source, decoding: Decoding) -> Work:
         """Encoder and canvas of each candidate, and how much a pass commits (Chan et al. 2020: one slot of every block;
         Saharia et al. 2020: 1/K of the canvas, here rounded up, so that K passes suffice)."""
-        memory = self.net.encode(source)
+        memory = replace(self.net.encode(source), banned=decoding.banned)
         slots = self.split(memory)
         lengths = slots.lengths
         num_commits, blocks = (lengths + decoding.passes - 1) // decoding.passes, lengths.clamp(min=1)

@@ -5,7 +5,7 @@ Stern et al. 2019, https://arxiv.org/abs/1902.03249.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import ClassVar
 
@@ -144,10 +144,15 @@ class InsertionTransformer(TranslationModel):
         source = source.compact()
         copies = decoding.num_copies(source)
         limits = decoding.limits(source, positions=self.max_target_length)
+
+        def log_probs(texts: Texts, memory: Memory) -> Tensor:
+            return self.log_probs(texts.canvases[0].tokens, texts.canvases[0].valid, memory)
+
         refined = insert_until_complete(
-            lambda texts, memory: self.log_probs(texts.canvases[0].tokens, texts.canvases[0].valid, memory),
+            log_probs,
             Texts.of(start(source, copies=copies)),
-            self.net.encode(source).repeat_rows(copies),
+            replace(self.net.encode(source), banned=decoding.banned).repeat_rows(copies),
+            scorer=lambda texts, memory: log_probs(texts, replace(memory, banned=())),
             rule=rule,
             limits=limits.repeat_interleave(copies)[:, None],
             random=decoding.random(source),

@@ -242,9 +242,10 @@ class Kermit(TranslationModel):
     ) -> Refined[Texts]:
         """Passes over both sides of pairs. limits: tokens that each side may have."""
         return insert_until_complete(
-            lambda texts, _: self.log_probs(texts, nonempty=nonempty),
+            lambda texts, _: self.log_probs(texts, nonempty=nonempty, banned=decoding.banned),
             texts,
             Rows(),
+            scorer=lambda texts, _: self.log_probs(texts),
             rule=decoding.rule(Finalisation.SLOT, end=EOS),
             limits=limits,
             random=random,
@@ -252,9 +253,12 @@ class Kermit(TranslationModel):
             history=decoding.history,
         )
 
-    def log_probs(self, texts: Texts, *, nonempty: bool = False) -> Float[Tensor, "B A V"]:
+    def log_probs(
+        self, texts: Texts, *, nonempty: bool = False, banned: tuple[int, ...] = ()
+    ) -> Float[Tensor, "B A V"]:
         """Of what may be inserted into each gap of both sides, -inf beyond the vocabulary of its side; 0 on a side
-        where no row has an open gap. nonempty: gaps between fixed tokens have no end."""
+        where no row has an open gap. nonempty: gaps between fixed tokens have no end. banned: symbols that are not
+        inserted."""
         present = torch.ones_like(texts.cut)
         slots = self.net(*(Segment(text.tokens, text.valid, present) for text in texts.canvases))
         width = max(self.vocabularies.source_size, self.vocabularies.target_size)
@@ -262,7 +266,7 @@ class Kermit(TranslationModel):
         for side, canvas in zip(Side, texts.canvases, strict=True):
             log_probs = slots[side].new_zeros((*canvas.open_gaps.shape, width))
             if bool(canvas.open_gaps.any()):
-                own = self.net.log_probs(slots[side], side)
+                own = self.net.log_probs(slots[side], side, banned=banned)
                 log_probs = F.pad(own, (0, width - own.size(2)), value=-torch.inf)
             if nonempty:
                 log_probs[:, :, EOS] = log_probs[:, :, EOS].masked_fill(between_fixed(canvas), -torch.inf)

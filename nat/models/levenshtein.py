@@ -225,7 +225,7 @@ class Levenshtein(TranslationModel):
         source = source.compact()
         copies = decoding.num_copies(source)
         limits = decoding.limits(source, positions=self.max_target_length)
-        memory = self.net.encode(source).repeat_rows(copies)
+        memory = replace(self.net.encode(source), banned=decoding.banned).repeat_rows(copies)
         refined = refine(
             self.stepper(decoding),
             start(source, copies=copies),
@@ -299,6 +299,7 @@ class Levenshtein(TranslationModel):
         calls = 2 * given.any(dim=1)
         if not bool(given.any()):
             return canvas, calls
+        memory = replace(memory, banned=())  # what is given may be anything
         log_probs = held_out(
             lambda tokens: self.heads.tokens(self.net, tokens, canvas.valid, memory), canvas, given, symbol=PLH
         )

@@ -99,10 +99,18 @@ class MaskPredict(TranslationModel):
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, MaskPredict.Decoding)
         source = source.compact()
-        copies, samples, limit = decoding.num_copies, decoding.temperature is not None, self.max_target_length
+        copies = decoding.num_copies
         if source.draft is not None and bool(source.draft.valid.any(dim=1).all()):
             copies = decoding.num_candidates  # the draft's length is the only one
-        beam = LengthBeam.of(self.length, self.net, source, copies=copies, samples=samples, limit=limit)
+        beam = LengthBeam.of(
+            self.length,
+            self.net,
+            source,
+            copies=copies,
+            samples=decoding.temperature is not None,
+            limit=self.max_target_length,
+            banned=decoding.banned,
+        )
         canvas, beam, calls = self.start(beam, decoding)
         refined = refine(
             self.stepper(decoding),
@@ -129,7 +137,8 @@ class MaskPredict(TranslationModel):
             return masked_canvas(beam.lengths), beam, calls
         canvas, drafted = first_canvas(source, beam.lengths)
         asked, valid = drafted, canvas.valid
-        log_probs = held_out(lambda tokens: self.log_probs(tokens, valid, beam.memory), canvas, valid, symbol=MASK)
+        memory = replace(beam.memory, banned=())  # what is given may be anything
+        log_probs = held_out(lambda tokens: self.log_probs(tokens, valid, memory), canvas, valid, symbol=MASK)
         if source.phrases is not None:
             canvas = with_phrases(canvas, source.phrases, log_probs, orders=decoding.orders)
             asked = asked | canvas.fixed.any(dim=1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nat.config import option
 from nat.data.batch import Source
-from nat.data.vocabulary import Vocabularies
+from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
 from nat.nn.rng import RowRandom
 from nat.search.editing import num_orders
@@ -20,9 +20,10 @@ from nat.search.insertion import Finalisation, InsertionRule
 @dataclass(frozen=True)
 class DecodingOptions:
     """Options that every decoder has. A method's nested `Decoding` adds its own. calls_per_pass: decoder calls, at
-    most, of one of `max_passes`, where the method has that option."""
+    most, of one of `max_passes`, where the method has that option. writes_text: whether it writes tokens of text."""
 
     calls_per_pass: ClassVar[int] = 1
+    writes_text: ClassVar[bool] = True
     num_candidates: int = option(
         1, "translations made for each sentence, for the candidate stage", minimum=1, maximum=10_000
     )
@@ -34,10 +35,18 @@ class DecodingOptions:
     )
     seed: int = option(1, "seed of whatever is sampled", minimum=0)
     history: bool = option(False, "keep token, confidence and fate of every position at every pass")
+    allow_unknown: bool = option(True, "whether <unk> may be written; false: its probability is shared by all others")
 
     def __post_init__(self) -> None:
+        if not self.allow_unknown and not self.writes_text:
+            raise ConfigError("allow_unknown=false: has no effect on points, there is no <unk> among them")
         if self.seed != 1 and not self.is_random:
             raise ConfigError(f"seed={self.seed}: has no effect without temperature, for nothing is sampled")
+
+    @property
+    def banned(self) -> tuple[int, ...]:
+        """Symbols that are not to be written, though the method could. What is given is not written."""
+        return () if self.allow_unknown else (int(Symbol.UNK),)
 
     @property
     def is_random(self) -> bool:

@@ -6,6 +6,7 @@ Vinyals et al. 2015, https://arxiv.org/abs/1506.03134. Departs from the paper: e
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +73,7 @@ class Pointer(TranslationModel):
 
     @dataclass(frozen=True)
     class Decoding(BeamOptions):
+        writes_text: ClassVar[bool] = False
         max_length_factor: float | None = option(
             None,
             "a sequence ends after factor * S + offset points; null: 1 with mask_used, else 6",

@@ -7,6 +7,7 @@ all points, and "on no polygon", is the output, and the polygon is read from it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class PointerParallel(TranslationModel):
 
     @dataclass(frozen=True)
     class Decoding(SampleOptions):
-        pass
+        writes_text: ClassVar[bool] = False
 
     def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
         super().__init__(vocabularies)

@@ -140,9 +140,16 @@ class Refinement(TranslationModel):
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, Refinement.Decoding)
         source = source.compact()
-        copies, samples = decoding.num_copies, decoding.temperature is not None
-        limit = self.max_target_length
-        beam = LengthBeam.of(self.length, self.net, source, copies=copies, samples=samples, limit=limit)
+        copies = decoding.num_copies
+        beam = LengthBeam.of(
+            self.length,
+            self.net,
+            source,
+            copies=copies,
+            samples=decoding.temperature is not None,
+            limit=self.max_target_length,
+            banned=decoding.banned,
+        )
         inputs, valid = self.copied(beam.source, beam.lengths)
         canvas = Canvas.start(torch.full(valid.shape, PAD, device=valid.device), valid)
         refined = refine(

@@ -118,9 +118,16 @@ class Vanilla(TranslationModel):
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, Vanilla.Decoding)
         source = source.compact()
-        copies, samples = decoding.num_copies, decoding.temperature is not None
-        limit = self.max_target_length
-        beam = LengthBeam.of(self.length, self.net, source, copies=copies, samples=samples, limit=limit)
+        copies = decoding.num_copies
+        beam = LengthBeam.of(
+            self.length,
+            self.net,
+            source,
+            copies=copies,
+            samples=decoding.temperature is not None,
+            limit=self.max_target_length,
+            banned=decoding.banned,
+        )
         x, valid = self.copied(beam.source, beam.lengths)
         log_probs = self.net.log_probs(self.net.place(x), valid, beam.memory)
         tokens = decoding.pick(log_probs, decoding.random(source))

@@ -23,31 +23,32 @@ from nat.ops.selection import packed
 @dataclass(frozen=True)
 class Head:
     """What is said of decoder states (B, L, D) over the target vocabulary V; with a copy head, of those that read
-    `source`, a mixture with its tokens."""
+    `source`, a mixture with its tokens. banned: symbols that have no probability here, the others share it."""
 
     output: OutputLayer
     embedding: TokenEmbedding
     copying: CopyHead | None = None
     source: Copyable | None = None
+    banned: tuple[int, ...] = ()
 
     @property
     def forbidden(self) -> list[int]:
         """Symbols of probability 0."""
-        return self.output.forbidden
+        return [*self.output.forbidden, *self.banned]
 
     def scores(self, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """Logits, in the precision of the product; with a copy head, which mixes probabilities, log-probabilities."""
-        logits = self.output(states, self.embedding)
-        if self.copying is None:
-            return logits
-        assert self.source is not None
-        mixed: Tensor = self.copying(F.log_softmax(at_least_float32(logits), dim=-1), states, self.source)
-        return mixed
+        scores: Tensor = self.output(states, self.embedding)
+        if self.copying is not None:
+            assert self.source is not None
+            scores = self.copying(F.log_softmax(at_least_float32(scores), dim=-1), states, self.source)
+        return without(scores, self.banned)
 
     def full(self, states: Float[Tensor, "B L D"]) -> Float[Tensor, "B L V"]:
         """All log-probabilities, in float32 (float64) at least."""
         scores = self.scores(states)
-        return scores if self.copying is not None else F.log_softmax(at_least_float32(scores), dim=-1)
+        done = self.copying is not None and not self.banned
+        return scores if done else F.log_softmax(at_least_float32(scores), dim=-1)
 
     def argmax(self, states: Float[Tensor, "B L D"]) -> Int[Tensor, "B L"]:
         """The most probable tokens; without a gradient."""
@@ -101,6 +102,11 @@ class Head:
             there, states, *rest = packed(where, states, *tensors)
             return there, self.scores(states), *rest
         return tuple(tensor.flatten(0, 1) for tensor in (where, self.scores(states), *tensors))
+
+
+def without(scores: Float[Tensor, "*B V"], banned: tuple[int, ...]) -> Float[Tensor, "*B V"]:
+    """Scores that give no probability to these symbols."""
+    return scores.index_fill(-1, torch.tensor(banned, device=scores.device), -torch.inf) if banned else scores
 
 
 def log_probs_at(scores: Float[Tensor, "B L V"], tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:

@@ -22,6 +22,7 @@ from nat.errors import ConfigError
 from nat.nn.attention.base import tightest
 from nat.nn.dropout import Dropout
 from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions, TokenEmbedding
+from nat.nn.head import without
 from nat.nn.transformer import Encoder, Size, initialise
 from nat.ops.editing import bracket, deletion, rearrange
 from nat.ops.precision import at_least_float32
@@ -115,9 +116,11 @@ class JointNet(nn.Module):
         segment = rearrange(states, columns)
         return self.slot(torch.cat((segment[:, :-1], segment[:, 1:]), dim=-1))
 
-    def log_probs(self, slots: Float[Tensor, "B G D"], side: Side) -> Float[Tensor, "B G V"]:
-        """log p(token | slot), in the vocabulary of the side."""
-        return F.log_softmax(at_least_float32(self.logits(slots, side)), dim=-1)
+    def log_probs(
+        self, slots: Float[Tensor, "B G D"], side: Side, *, banned: tuple[int, ...] = ()
+    ) -> Float[Tensor, "B G V"]:
+        """log p(token | slot), in the vocabulary of the side without the banned symbols."""
+        return F.log_softmax(at_least_float32(without(self.logits(slots, side), banned)), dim=-1)
 
     def logits(self, slots: Float[Tensor, "B G D"], side: Side) -> Float[Tensor, "B G V"]:
         """In the vocabulary of the side."""

@@ -147,15 +147,15 @@ class Seq2Seq(nn.Module):
 
     def head(self, memory: Memory) -> Head:
         """What is asked of states that read this memory."""
-        return self.head_for(self.copyable(memory))
+        return self.head_for(self.copyable(memory), memory.banned)
 
     def copyable(self, memory: Memory) -> Copyable | None:
         """What the head may copy from; None where nothing is copied."""
         return None if self.copying is None else self.copying.copyable(memory)
 
-    def head_for(self, source: Copyable | None) -> Head:
+    def head_for(self, source: Copyable | None, banned: tuple[int, ...] = ()) -> Head:
         """source: what `copyable` gave."""
-        return Head(self.output, self.embeddings.target, self.copying, source)
+        return Head(self.output, self.embeddings.target, self.copying, source, banned)
 
     def states(self, x: Float[Tensor, "B L D"], valid: Bool[Tensor, "B L"], memory: Memory) -> Float[Tensor, "B L D"]:
         """Of the last layer, for the head; x: placed decoder inputs."""

@@ -40,11 +40,12 @@ class Size:
 @dataclass(frozen=True)
 class Memory(Rows):
     """The encoder's view of the source. states: (B, S, D). valid: (B, S). tokens: (B, S) what stands there, for who
-    copies; None from an encoder that is asked by itself."""
+    copies; None from an encoder that is asked by itself. banned: symbols that are not to be written from it."""
 
     states: Float[Tensor, "B S D"]
     valid: Bool[Tensor, "B S"]
     tokens: Int[Tensor, "B S"] | None = None
+    banned: tuple[int, ...] = ()
 
 
 class FeedForward(nn.Module):

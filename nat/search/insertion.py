@@ -206,6 +206,7 @@ def insert_until_complete(
     texts: Texts,
     memory: M,
     *,
+    scorer: LogProbs[M],
     rule: InsertionRule,
     limits: Int[Tensor, "B N"],
     random: RowRandom | None,
@@ -213,7 +214,8 @@ def insert_until_complete(
     history: bool = False,
 ) -> Refined[Texts]:
     """Passes over texts until nothing more is inserted, and scores of what was given. limits: tokens that each may
-    have; one that begins longer stays so. random: the rows' own numbers, for samples."""
+    have; one that begins longer stays so. random: the rows' own numbers, for samples. scorer: as log_probs, for what
+    was given, which may be what is not to be inserted."""
 
     def step(texts: Texts, work: Work[M], number: int) -> tuple[Texts, int]:
         numbers = None if work.random is None else work.random.fork(number)
@@ -221,12 +223,12 @@ def insert_until_complete(
 
     work = Work(memory, random, limits)
     refined = refine(step, texts, work, max_passes=max_passes, finished=complete, history=history)
-    scored, calls = score_given(log_probs, refined.canvas, memory)
+    scored, calls = score_given(scorer, refined.canvas, memory)
     return replace(refined, canvas=scored, calls=refined.calls + calls)
 
 
 @torch.no_grad()
-def score_given(log_probs: LogProbs[M], texts: Texts, memory: M) -> tuple[Texts, Int[Tensor, " B"]]:
+def score_given(scorer: LogProbs[M], texts: Texts, memory: M) -> tuple[Texts, Int[Tensor, " B"]]:
     """With scores of the tokens that were given: log p(c | l) of each in its slot, while it and every other one of them
     are taken out, the even positions in one call, the odd ones in another. Also returns each row's calls."""
     given = [canvas.positions[GIVEN] for canvas in texts.canvases]
@@ -235,7 +237,7 @@ def score_given(log_probs: LogProbs[M], texts: Texts, memory: M) -> tuple[Texts,
     for parity in (0, 1) if bool(calls.any()) else ():
         hidden = [of_text & (torch.arange(of_text.size(1), device=texts.device) % 2 == parity) for of_text in given]
         left = tuple(opened(canvas.without(out)) for canvas, out in zip(texts.canvases, hidden, strict=True))
-        contents = log_probs(replace(texts, canvases=left), memory)
+        contents = scorer(replace(texts, canvases=left), memory)
         where, begin = contents.logsumexp(dim=2), torch.zeros_like(calls)[:, None]
         for number, (canvas, out) in enumerate(zip(canvases, hidden, strict=True)):
             slot = begin + (canvas.valid & ~out).cumsum(dim=1)

@@ -33,10 +33,19 @@ class LengthBeam(Rows):
 
     @classmethod
     def of(
-        cls, predictor: LengthPredictor, net: Seq2Seq, source: Source, *, copies: int, samples: bool, limit: int | None
+        cls,
+        predictor: LengthPredictor,
+        net: Seq2Seq,
+        source: Source,
+        *,
+        copies: int,
+        samples: bool,
+        limit: int | None,
+        banned: tuple[int, ...] = (),
     ) -> Self:
-        """Of lengths up to `limit`. source: right-padded."""
+        """Of lengths up to `limit`. source: right-padded. banned: symbols that are not to be written."""
         memory, log_probs = predictor.encode(net, source)
+        memory = replace(memory, banned=banned)
         best = predictor.best(log_probs, source.lengths, 1 if samples else copies, limit=limit)
         lengths, scores = (part.expand(-1, copies).flatten() for part in best)
         log_probs = log_probs.repeat_interleave(copies, dim=0)

@@ -343,9 +343,9 @@ def test_a_gap_between_given_words_is_left_empty_only_where_it_may(
     model = kermit()
     honest = model.net.log_probs
 
-    def ending(slots: Tensor, side: Side) -> Tensor:
+    def ending(slots: Tensor, side: Side, **options: Any) -> Tensor:
         """Every slot wants to end."""
-        found = honest(slots, side)
+        found = honest(slots, side, **options)
         return found.index_add(2, torch.tensor([EOS]), torch.full_like(found[:, :, :1], 50.0)).log_softmax(dim=2)
 
     monkeypatch.setattr(model.net, "log_probs", ending)

@@ -81,10 +81,14 @@ def decode(
     max_passes: int = 5000,
     random: RowRandom | None = None,
 ) -> Refined[Texts]:
+    def of_texts(texts: Texts, memory: RowRandom) -> Tensor:
+        return log_probs(texts.canvases[0], memory)
+
     return insert_until_complete(
-        lambda texts, memory: log_probs(texts.canvases[0], memory),
+        of_texts,
         Texts.of(canvas),
         memory,
+        scorer=of_texts,
         rule=rule,
         limits=torch.full((len(canvas), 1), limit),
         random=random,
