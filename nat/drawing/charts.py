@@ -44,16 +44,16 @@ def draw(chart: Chart) -> Figure:
     if chart.crowded:
         return draw_panels(chart) if chart.joined else draw_crowd(chart)
     with style():
-        columns = 1 if max((len(label(series)) for series in chart.series), default=0) > LONG_NAME else 2
+        columns = 1 if max((len(label_of(series)) for series in chart.series), default=0) > LONG_NAME else 2
         figure, axes = new_axes(WIDTH, HEIGHT + LEGEND * (1 + -(-len(chart.series) // columns)))
         axes.set(xlabel=chart.x, ylabel=chart.y)
         for series in chart.series:
             if chart.joined:
-                line(axes, series, series.number - 1)
+                draw_line(axes, series, series.number - 1)
             else:
-                point(axes, series, series.number - 1, name=label(series))
+                draw_point(axes, series, series.number - 1, name=label_of(series))
                 write_number(axes, series, PLACES[0])
-        finish(axes, chart)
+        finish_axes(axes, chart)
         legend_below(figure, axes, ncols=columns, handlelength=2.2)
     return figure
 
@@ -65,8 +65,8 @@ def draw_crowd(chart: Chart) -> Figure:
         axes.set(xlabel=chart.x, ylabel=chart.y)
         for number, (family, members) in enumerate(chart.families.items()):
             for i, series in enumerate(members):
-                point(axes, series, number, name="" if i else family)
-        finish(axes, chart)
+                draw_point(axes, series, number, name="" if i else family)
+        finish_axes(axes, chart)
         legend_below(figure, axes, ncols=6)
         number_points(figure, axes, chart)
     return figure
@@ -106,10 +106,10 @@ def draw_panels(chart: Chart) -> Figure:
         panels = figure.subplots(rows, PANELS, sharex=True, sharey=True, squeeze=False).flatten()
         for axes, (family, members) in zip(panels, families.items(), strict=False):
             for i, series in enumerate(members):
-                line(axes, series, i)
+                draw_line(axes, series, i)
             if first not in members:
-                axes.plot(*zip(*first.points, strict=True), color=INK, linewidth=0.8, label=label(first), zorder=0)
-            finish(axes, chart)
+                axes.plot(*zip(*first.points, strict=True), color=INK, linewidth=0.8, label=label_of(first), zorder=0)
+            finish_axes(axes, chart)
             axes.set_title(family, fontsize=9, loc="left")
             axes.tick_params(labelbottom=True)
             axes.legend(loc="upper left", bbox_to_anchor=(0, -0.12), frameon=False, fontsize=7, borderaxespad=0.3)
@@ -120,7 +120,7 @@ def draw_panels(chart: Chart) -> Figure:
     return figure
 
 
-def point(axes: Axes, series: Series, look: int, *, name: str) -> None:
+def draw_point(axes: Axes, series: Series, look: int, *, name: str) -> None:
     """The first of the points, and a thin line to the others. look: number of its colour and marker."""
     xs, ys = zip(*series.points, strict=True)
     axes.plot(xs, ys, color=color(look), linewidth=0.8)
@@ -133,17 +133,17 @@ def write_number(axes: Axes, series: Series, place: tuple[float, float]) -> None
     )
 
 
-def line(axes: Axes, series: Series, look: int) -> None:
+def draw_line(axes: Axes, series: Series, look: int) -> None:
     """look: number of its colour, marker and dashes."""
     xs, ys = zip(*series.points, strict=True)
     every = max(1, len(xs) // 12)
     axes.plot(
         xs, ys, color=color(look), marker=marker(look), markevery=every, markersize=4, linewidth=1.3,
-        linestyle=LINES[look // len(PALETTE) % len(LINES)], label=label(series),
+        linestyle=LINES[look // len(PALETTE) % len(LINES)], label=label_of(series),
     )  # fmt: skip
 
 
-def finish(axes: Axes, chart: Chart) -> None:
+def finish_axes(axes: Axes, chart: Chart) -> None:
     """The guide, and logarithmic axes."""
     if chart.guide is not None:
         axes.plot(*zip(*chart.guide.points, strict=True), label=chart.guide.name, **GUIDE)
@@ -202,5 +202,5 @@ def plain_ticks(axis: Axis, base: int) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def label(series: Series) -> str:
+def label_of(series: Series) -> str:
     return f"{series.number} {series.name}"

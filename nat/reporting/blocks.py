@@ -51,7 +51,7 @@ def quickstart(figures: Figures) -> str:
     minutes = ", ".join(f"{row['name']} {row['training_minutes']:.0f} min" for row in rows)
     made = f"{source(rows, 'bash scripts/quickstart.sh')}; training: {minutes}."
     narrow = [column for column in COLUMNS if column[0] not in ("p95", "M parameters")]  # 120 columns of text
-    return "\n".join([systems_table(rows, narrow), "", paragraph(made, measured(rows))])
+    return "\n\n".join([systems_table(rows, narrow), paragraph(made, measured(rows))])
 
 
 def whole(figures: Figures) -> str:
@@ -61,11 +61,10 @@ def whole(figures: Figures) -> str:
         f"{row['training_minutes']:.0f} min"
         for row in rows
     }
-    told = "; ".join(f"{model}: {text}" for model, text in trained.items())
+    budgets = "; ".join(f"{model}: {text}" for model, text in trained.items())
     made = source(rows, "bash scripts/reproduce_small.sh; bash scripts/results_page.sh")
-    return "\n".join(
-        [paragraph(f"**The whole corpus** ({made}). {told}."), "", systems_table(rows), "", measured(rows)]
-    )
+    introduction = paragraph(f"**The whole corpus** ({made}). {budgets}.")
+    return "\n\n".join([introduction, systems_table(rows), measured(rows)])
 
 
 def paired(rows: Sequence[Figures]) -> dict[str, dict[str, Figures]]:
@@ -90,7 +89,7 @@ def systems(figures: Figures) -> str:
     gains = [pairs[name]["distilled"]["bleu"] - pairs[name]["raw"]["bleu"] for name in single]
     minutes = span([row["training_minutes"] for row in rows if row["training_updates"] == 1500], 0)
     made = source(rows, "bash scripts/compare_systems.sh; bash scripts/results_page.sh")
-    told = paragraph(
+    introduction = paragraph(
         f"**Every system with one budget** ({made}): sentences of at most 12 words, 1500 updates of 512 target tokens",
         f"each ({minutes} minutes), from the teacher's weights; the teacher learnt from the whole corpus. Distilled",
         f"over raw text: {min(gains):+.1f} to {max(gains):+.1f} BLEU for single-pass systems; NPD with 10 candidates",
@@ -101,7 +100,8 @@ def systems(figures: Figures) -> str:
     )
     headings = ["system", "BLEU raw", "BLEU distilled", "chrF", "passes", "ms alone p50", "sentences/s"]
     rest = paragraph(measured(rows), "chrF, passes and speed: of the distilled run where there is one.")
-    return "\n".join([told, "", markdown_table(headings, [pair_cells(*pair) for pair in pairs.items()]), "", rest])
+    table = markdown_table(headings, [pair_cells(*pair) for pair in pairs.items()])
+    return "\n\n".join([introduction, table, rest])
 
 
 def pair_cells(name: str, texts: Mapping[str, Figures]) -> list[str]:
@@ -150,8 +150,8 @@ def points(figures: Figures) -> str:
     headings = ["model", "exact hulls, 10 points", "area", "exact, 50 points (never seen)", "area"]
     headings += ["polygons not simple, 50 points", "ms alone, 50 points"]
     made = source(rows, "nat-train experiment=MODEL; bash scripts/results_page.sh", seed="seed")
-    told = f"Measured ({made}; trained on 5-20 points; {rows[0]['10']['num_sentences']} test sets each):"
-    return "\n".join([paragraph(told), "", markdown_table(headings, [cells(row) for row in rows])])
+    introduction = f"Measured ({made}; trained on 5-20 points; {rows[0]['10']['num_sentences']} test sets each):"
+    return "\n\n".join([paragraph(introduction), markdown_table(headings, [cells(row) for row in rows])])
 
 
 def modes(figures: Figures) -> str:
@@ -162,16 +162,17 @@ def modes(figures: Figures) -> str:
         return [row["name"], rounded(row["bleu"], 2), *shares, rounded(row["passes"], 1)]
 
     headings = ["system", "BLEU", "mixing %", "floor %", "above it %", "repetition %", "passes"]
-    told = paragraph(
+    introduction = paragraph(
         f"English to German, French and Spanish at once ({source(rows, 'bash scripts/study_multimodality.sh')};",
         f"{figures['num_sentences']} test sentences; [the triangles](simplex.png), [all",
         "figures](study.md)). BLEU: against the reference in the language that a translation chose;",
         "mixing: words in another language than the sentence's; floor: what the references score.",
     )
-    return "\n".join([told, "", markdown_table(headings, [cells(row) for row in rows]), "", judged(figures["claims"])])
+    table = markdown_table(headings, [cells(row) for row in rows])
+    return "\n\n".join([introduction, table, claims_paragraph(figures["claims"])])
 
 
-def judged(claims: Sequence[Figures]) -> str:
+def claims_paragraph(claims: Sequence[Figures]) -> str:
     """What is said in the literature of who mixes more, and what was measured."""
     kept = [claim for claim in claims if claim["holds"] and claim["p_value"] < 0.05]
     others = [

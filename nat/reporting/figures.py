@@ -18,8 +18,8 @@ def series_of(number: int, row: Row, points: list[tuple[float, float]], notes: l
 
 def charts(rows: Sequence[Row], curves: Curves) -> list[Chart]:
     """All that have something to show."""
-    every = [alone(rows), together(rows), by_source_length(rows), passes_by_length(rows), *training(rows, curves)]
-    return [chart for chart in every if chart.series]
+    by_row = [make(rows) for make in (latency_chart, throughput_chart, source_length_chart, passes_chart)]
+    return [chart for chart in (*by_row, *training_charts(rows, curves)) if chart.series]
 
 
 def pareto_front(points: Mapping[int, tuple[float, float]]) -> tuple[int, ...]:
@@ -44,7 +44,7 @@ def numbered(rows: Sequence[Row], *names: str) -> list[tuple[int, Row]]:
     return [(i, row) for i, row in enumerate(rows, start=1) if all(row.get(name) is not None for name in names)]
 
 
-def alone(rows: Sequence[Row]) -> Chart:
+def latency_chart(rows: Sequence[Row]) -> Chart:
     known = numbered(rows, "bleu", "ms_per_sentence_p50", "ms_per_sentence_p95")
     speeds = ("ms_per_sentence_p50", "ms_per_sentence_p95")
     return Chart(
@@ -64,7 +64,7 @@ def alone(rows: Sequence[Row]) -> Chart:
     )
 
 
-def together(rows: Sequence[Row]) -> Chart:
+def throughput_chart(rows: Sequence[Row]) -> Chart:
     known = numbered(rows, "bleu", "sentences_per_second")
     return Chart(
         name="quality_against_throughput",
@@ -79,7 +79,7 @@ def together(rows: Sequence[Row]) -> Chart:
     )
 
 
-def by_source_length(rows: Sequence[Row]) -> Chart:
+def source_length_chart(rows: Sequence[Row]) -> Chart:
     series = []
     for i, row in numbered(rows, "bleu_by_source_words"):
         groups = row["bleu_by_source_words"]
@@ -97,7 +97,7 @@ def by_source_length(rows: Sequence[Row]) -> Chart:
     )
 
 
-def passes_by_length(rows: Sequence[Row]) -> Chart:
+def passes_chart(rows: Sequence[Row]) -> Chart:
     series = []
     for i, row in numbered(rows, "passes_by_length"):
         groups = row["passes_by_length"]
@@ -118,7 +118,7 @@ def passes_by_length(rows: Sequence[Row]) -> Chart:
     )
 
 
-def training(rows: Sequence[Row], curves: Curves) -> list[Chart]:
+def training_charts(rows: Sequence[Row], curves: Curves) -> list[Chart]:
     """Validation BLEU and training loss of each run, once however many systems it serves."""
     first: dict[str, tuple[int, Row]] = {}
     for i, row in enumerate(rows, start=1):

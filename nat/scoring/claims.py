@@ -90,4 +90,4 @@ def describe_claims(findings: Sequence[Finding]) -> str:
     ]
     table = markdown_table(["claim", "BLEU", "difference", "p", ""], rows, text=(0, 4))
     note = f"p: paired bootstrap resampling by sacreBLEU, {NUM_RESAMPLES} test sets."
-    return "\n".join([table, "", note, ""])
+    return f"{table}\n\n{note}\n"

@@ -26,13 +26,13 @@ def accuracy(
     }
     sentences = {name: [Contents.of(lines, languages).shares] for name, lines in references.items()}
     return {
-        "words": told(languages, words),
-        "tokens": told(languages, pieces),
-        "sentences": told(languages, sentences, least=ANY),
+        "words": accuracy_of(languages, words),
+        "tokens": accuracy_of(languages, pieces),
+        "sentences": accuracy_of(languages, sentences, least=ANY),
     }
 
 
-def told(
+def accuracy_of(
     languages: Languages, posteriors: Mapping[str, Sequence[Posteriors]], least: float = TELLING
 ) -> dict[str, Any]:
     """accuracy: share of the telling ones (weight above `least`) whose most probable language is the true one.

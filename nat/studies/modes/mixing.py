@@ -45,8 +45,8 @@ class Contents:
     @classmethod
     def of(cls, lines: Sequence[str], languages: Languages) -> Contents:
         posteriors = [languages.posteriors(words_of(line)) for line in lines]
-        told = np.array([weights_of(part).sum() for part in posteriors])
-        masses = told[:, None] * likeliest_shares(posteriors, len(languages.names))
+        weights = np.array([weights_of(part).sum() for part in posteriors])
+        masses = weights[:, None] * likeliest_shares(posteriors, len(languages.names))
         even = np.full(len(languages.names), 1.0 / len(languages.names))
         means = np.array([part.mean(axis=0) if len(part) else even for part in posteriors]).reshape(masses.shape)
         return cls(masses, means)

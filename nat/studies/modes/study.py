@@ -101,15 +101,14 @@ def study(config: ModesConfig) -> tuple[dict[str, Any], str]:
     lines_of = {f"outputs/{name}.txt": part for name, part in originals.items()}  # by file, written when all is known
     for system, training in zip(systems, training_names(systems), strict=True):
         translations = translate(system, sentences.text.sources, name=system.name)
-        contents = Contents.of(translations.best, languages)
+        contents, output = Contents.of(translations.best, languages), f"outputs/{files[system.name]}.txt"
         judged.append(Judged(system.name, contents, chosen(contents, references)))
-        rows.append({"name": system.name, "training_text": training} | measured(judged[-1], names))
-        rows[-1] |= scored(translations, judged[-1], sentences, config.bleu_tokenizer) | provenance(system)
-        rows[-1]["output"] = f"outputs/{files[system.name]}.txt"
+        row = {"name": system.name, "training_text": training, "output": output} | measured(judged[-1], names)
+        row |= scored(translations, judged[-1], sentences, config.bleu_tokenizer)
+        rows.append(row | provenance(system))
         languages_of = language_lines(system, translations, contents, sentences, languages)
-        lines_of[f"outputs/{files[system.name]}.txt"] = translations.best
-        lines_of[f"languages/{files[system.name]}.jsonl"] = list(map(to_json, languages_of))
-    alike = {name: Judged(f"{REFERENCES} {name}", part, part) for name, part in zip(names, references, strict=True)}
+        lines_of |= {output: translations.best, f"languages/{files[system.name]}.jsonl": list(languages_of)}
+    reference_texts = [Judged(f"{REFERENCES} {name}", part, part) for name, part in zip(names, references, strict=True)]
     figures = {
         "languages": names,
         "text": sentences.text.name,
@@ -117,7 +116,7 @@ def study(config: ModesConfig) -> tuple[dict[str, Any], str]:
         "num_incomplete": sentences.num_incomplete,
         "smoothing": config.smoothing,
         "systems": rows,
-        "references": [{"name": text.name} | measured(text, names) for text in alike.values()],
+        "references": [{"name": text.name} | measured(text, names) for text in reference_texts],
         "claims": [examine(claim, {text.name: text for text in judged}) for claim in claims],
         "accuracy": accuracy(languages, sentences.references, first.sides()[1]),
         "telling_weight": TELLING,
@@ -128,7 +127,7 @@ def study(config: ModesConfig) -> tuple[dict[str, Any], str]:
     for name, lines in lines_of.items():
         write_lines(folder / name, lines)
     if config.plots is not False and has_plots() and drawable(names):
-        write_simplex([panel(text) for text in (*judged, together(alike))], names, folder)
+        write_simplex([panel(text) for text in (*judged, joined(reference_texts))], names, folder)
     write_json(folder / "study.json", figures)
     return figures, tables
 
@@ -192,10 +191,9 @@ def panel(text: Judged) -> Panel:
     return Panel(text.name, note, contents.shares[contents.telling], contents.main[contents.telling])
 
 
-def together(texts: Mapping[str, Judged]) -> Judged:
+def joined(texts: Sequence[Judged]) -> Judged:
     """The references of all languages as one text."""
-    parts = [text.contents for text in texts.values()]
-    masses, means = (np.concatenate([getattr(part, name) for part in parts]) for name in ("masses", "means"))
+    masses, means = (np.concatenate([getattr(text.contents, name) for text in texts]) for name in ("masses", "means"))
     return Judged(REFERENCES, Contents(masses, means), Contents(masses, means))
 
 
@@ -208,27 +206,29 @@ def named_texts(sentences: Sentences) -> dict[str, list[str]]:
 
 def language_lines(
     system: System, translations: Translations, contents: Contents, sentences: Sentences, languages: Languages
-) -> Iterator[dict[str, Any]]:
-    """line: in the split's file. language: the main one, null where no word tells. shares: of the languages, in their
-    order. words, pieces: each with its language, null where it tells too little. posteriors: of the words."""
+) -> Iterator[str]:
+    """JSON objects. line: in the split's file. language: the main one, null where no word tells. shares: of the
+    languages, in their order. words, pieces: each with its language, null where it tells too little. posteriors: of the
+    words."""
     tokenizer = system.translator.sides(system.decoding)[1]
     for i, (item, line) in enumerate(zip(translations.candidates, sentences.text.lines or [], strict=True)):
         words, pieces = words_of(item.best), tokenizer.pieces(item.tokens[item.chosen])
         posteriors = languages.posteriors(words)
         texts, parts = [word.text for word in words], languages.of_pieces(pieces)
-        yield {
+        fields = {
             "line": line,
             "source": sentences.text.sources[i],
             "translation": item.best,
             "language": languages.names[contents.main[i]] if contents.telling[i] else None,
             "shares": [round(float(share), 4) for share in contents.shares[i]],
-            "words": [list(pair) for pair in zip(texts, told(posteriors, languages), strict=True)],
+            "words": [list(pair) for pair in zip(texts, languages_told(posteriors, languages), strict=True)],
             "posteriors": [[round(float(p), 4) for p in row] for row in posteriors],
-            "pieces": [list(pair) for pair in zip(pieces, told(parts, languages), strict=True)],
+            "pieces": [list(pair) for pair in zip(pieces, languages_told(parts, languages), strict=True)],
         }
+        yield to_json(fields)
 
 
-def told(posteriors: Posteriors, languages: Languages) -> list[str | None]:
+def languages_told(posteriors: Posteriors, languages: Languages) -> list[str | None]:
     """The language of each, None where it tells too little."""
     weights = weights_of(posteriors)
     return [languages.names[row.argmax()] if w > TELLING else None for row, w in zip(posteriors, weights, strict=True)]

@@ -39,7 +39,7 @@ def systems_table(figures: Row) -> str:
         f"of the sentences. {', '.join(f'{name} %' for name in names)}: sentences by their main language; the others "
         "have no word that tells one."
     )
-    return "\n".join([markdown_table(headings, rows, text=(0, 1)), "", note, ""])
+    return f"{markdown_table(headings, rows, text=(0, 1))}\n\n{note}\n"
 
 
 def system_cells(row: Row, names: Sequence[str]) -> list[str]:
@@ -62,7 +62,8 @@ def claims_table(claims: Sequence[Row]) -> str:
         verdict = "holds" if claim["holds"] else "does not hold"
         rows.append([claim["claim"], verdict, values, rounded(claim["p_value"], 3)])
     note = f"mixes more: excess above the floor; p: paired bootstrap, {NUM_RESAMPLES} samples of the sentences."
-    return "\n".join([markdown_table(["mixes more", "", "excess %", "p"], rows, text=(0, 1)), "", note, ""])
+    table = markdown_table(["mixes more", "", "excess %", "p"], rows, text=(0, 1))
+    return f"{table}\n\n{note}\n"
 
 
 def accuracy_table(figures: Row) -> str:
@@ -101,4 +102,4 @@ def texts_table(texts: Sequence[Row] | None) -> str:
         "C: mean entropy of the target words aligned to a source word; F: mean KL divergence of these from the first "
         "text's, 0 is most faithful (Zhou et al. 2020, equations 3 and 4), in nats; aligned by fast_align's model."
     )
-    return "\n".join([markdown_table(headings, rows), "", note, ""])
+    return f"{markdown_table(headings, rows)}\n\n{note}\n"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nat.errors import DataError
-from nat.studies.modes.accuracy import accuracy, told
+from nat.studies.modes.accuracy import accuracy, accuracy_of
 from nat.studies.modes.languages import ORDER, Languages, Spelling, contexts, weights_of, words_of
 
 TARGETS = {
@@ -142,5 +142,5 @@ def test_accuracy_and_confusion_of_references() -> None:
 
 
 def test_accuracy_of_nothing_is_0() -> None:
-    found = told(learn(), {"de": [], "fr": [], "es": [np.empty((0, 3))]})
+    found = accuracy_of(learn(), {"de": [], "fr": [], "es": [np.empty((0, 3))]})
     assert (found["total"], found["accuracy"], found["expected"]) == (0, 0.0, 0.0)
