@@ -137,11 +137,11 @@ class Autoregressive(TranslationModel):
         state = self.start(memory)
         random = decoding.random(source)
         if random is not None and decoding.temperature is not None:
-            found = sample(self.step, state, limits, random=random, temperature=decoding.temperature)
+            hypotheses = sample(self.step, state, limits, random=random, temperature=decoding.temperature)
         elif decoding.beam_size == 1:
-            found = greedy(self.step, state, limits)
+            hypotheses = greedy(self.step, state, limits)
         else:
-            found = beam_search(
+            hypotheses = beam_search(
                 self.step,
                 state,
                 limits,
@@ -149,12 +149,14 @@ class Autoregressive(TranslationModel):
                 num_candidates=decoding.num_candidates,
                 alpha=0.6 if decoding.length_penalty is None else decoding.length_penalty,
             )
-        valid = torch.arange(found.tokens.size(2), device=found.tokens.device) < found.lengths[:, :, None]
+        valid = (
+            torch.arange(hypotheses.tokens.size(2), device=hypotheses.tokens.device) < hypotheses.lengths[:, :, None]
+        )
         history: tuple[History, ...] = ()
         if decoding.history:
-            pairs = zip(found.tokens.unbind(1), valid.unbind(1), strict=True)
+            pairs = zip(hypotheses.tokens.unbind(1), valid.unbind(1), strict=True)
             history = tuple(self.written(memory, Target(*pair)) for pair in pairs)
-        return Translation(found.tokens, valid, found.scores, found.steps, found.truncated, history)
+        return Translation(hypotheses.tokens, valid, hypotheses.scores, hypotheses.steps, hypotheses.truncated, history)
 
     def written(self, memory: Memory, target: Target) -> History:
         """A translation with log p(y_t | y_<t, x), by a forced pass. A search writes a token a pass, so that what it

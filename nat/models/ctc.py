@@ -144,10 +144,10 @@ class CTC(TranslationModel):
         head = self.net.head(memory)
         with torch.no_grad():
             states = self.net.states(self.net.place(slots.states), slots.valid, memory)
-            given, _ = target_scores(head, states, slots, batch.target)
+            scored, _ = target_scores(head, states, slots, batch.target)
             predicted = head.argmax(states)
-        reference = ctc.best_path(given)
-        where = shown(predicted, reference, slots.valid & given.alignable()[:, None], random, ratio=ratio)
+        reference = ctc.best_path(scored)
+        where = shown(predicted, reference, slots.valid & scored.alignable()[:, None], random, ratio=ratio)
         return reveal(slots.states, self.net.embed(reference), where)
 
     def guide(self, head: Head, slots: Slots, batch: Batch, random: RowRandom) -> Guide:
@@ -156,8 +156,8 @@ class CTC(TranslationModel):
         gold = gold_positions(slots.valid, random, share=self.config.deep_supervision.gold)
 
         def feed(states: Tensor) -> Tensor:
-            given, _ = target_scores(head, states, slots, batch.target)
-            return ctc.best_path(given).where(gold, head.argmax(states))
+            scored, _ = target_scores(head, states, slots, batch.target)
+            return ctc.best_path(scored).where(gold, head.argmax(states))
 
         return feed
 
@@ -165,8 +165,8 @@ class CTC(TranslationModel):
         """The mean over the layers that predict."""
         smoothing, totals = self.config.label_smoothing, []
         for states in layers:
-            given, mean = target_scores(head, states, slots, batch.target, with_mean=smoothing > 0)
-            nll, alignable = ctc.marginal_loss(given, states.dtype)  # (B)
+            scored, mean = target_scores(head, states, slots, batch.target, with_mean=smoothing > 0)
+            nll, alignable = ctc.marginal_loss(scored, states.dtype)  # (B)
             total = nll.sum()
             if smoothing > 0:
                 uniform = -mean.masked_fill(~(slots.valid & alignable[:, None]), 0.0).sum()
@@ -186,8 +186,8 @@ class CTC(TranslationModel):
         memory = self.net.encode(batch.source)
         slots = self.split(memory)
         states = self.net.states(self.net.place(slots.states), slots.valid, memory)
-        given, _ = target_scores(self.net.head(memory), states, slots, batch.target)
-        nll, alignable = ctc.marginal_loss(given, states.dtype)
+        scored, _ = target_scores(self.net.head(memory), states, slots, batch.target)
+        nll, alignable = ctc.marginal_loss(scored, states.dtype)
         return (-nll).masked_fill(~alignable, -torch.inf)
 
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
@@ -232,11 +232,11 @@ class CTC(TranslationModel):
     ) -> tuple[Int[Tensor, "B N T"], Bool[Tensor, "B N T"], Float[Tensor, "B N"]]:
         """Tokens of paths, their validity, and the log-probability of each path (not of all paths of its target) at
         temperature 1."""
-        found = log_probs.gather(2, path.transpose(1, 2)).masked_fill(~slots.valid[:, :, None], 0.0)  # (B, A, N)
+        slot_scores = log_probs.gather(2, path.transpose(1, 2)).masked_fill(~slots.valid[:, :, None], 0.0)  # (B, A, N)
         valid = slots.valid.repeat_interleave(path.size(1), dim=0)
         tokens, kept = ctc.collapse(path.flatten(0, 1), valid, blank=BLANK, pad=PAD)
         shape = (len(path), path.size(1), -1)
-        return tokens.view(shape), kept.view(shape), found.sum(dim=1)
+        return tokens.view(shape), kept.view(shape), slot_scores.sum(dim=1)
 
     def alignments(
         self,

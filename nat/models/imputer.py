@@ -190,18 +190,19 @@ class Imputer(TranslationModel):
     def expert(self, slots: Slots, memory: Memory, target: Target, random: RowRandom) -> Int[Tensor, "B A"]:
         """The alignment that is partly shown. Departs from the paper: it is the model's own, which begins as the CTC
         model that the paper keeps beside it, and needs no second set of weights."""
-        given, _ = target_scores(self.net.head(memory), self.masked_states(slots, memory), slots, target)
+        scored, _ = target_scores(self.net.head(memory), self.masked_states(slots, memory), slots, target)
         if self.config.alignment is Expert.BEST:
-            return ctc.best_path(given)
-        return imputer.sample_path(given, random.uniform(slots.valid.size(1)))
+            return ctc.best_path(scored)
+        return imputer.sample_path(scored, random.uniform(slots.valid.size(1)))
 
     def masks(self, slots: Slots, share: RowRandom, places: RowRandom) -> Bool[Tensor, "B A"]:
         """The slots to predict (Chan et al. 2020)."""
         lengths, uniform = slots.lengths, places.uniform(slots.valid.size(1))
         if self.config.masking is Masking.BERNOULLI:
-            given = self.config.mask_probability
-            probability = share.uniform() if given is None else torch.full_like(share.uniform(), given)
-            return imputer.bernoulli_mask(uniform, probability, lengths)
+            probability = self.config.mask_probability
+            shares = share.uniform()
+            probabilities = shares if probability is None else torch.full_like(shares, probability)
+            return imputer.bernoulli_mask(uniform, probabilities, lengths)
         block = self.config.mask_block or DEFAULT_BLOCK
         blocks = lengths if self.config.masking is Masking.UNIFORM else torch.full_like(lengths, block)
         return imputer.block_mask(uniform, share.uniform(), lengths, blocks)
@@ -218,8 +219,8 @@ class Imputer(TranslationModel):
         """Minus the log of the marginal over the alignments that agree with what is shown (Chan et al. 2020). What
         is shown has probability 1 there, whatever the network says of it: only masked slots learn."""
         smoothing = self.config.label_smoothing
-        given, mean = target_scores(head, states, slots, target, with_mean=smoothing > 0)
-        nll, _ = ctc.marginal_loss(given.certain(~masked).agreeing(alignment, ~masked), states.dtype)
+        scored, mean = target_scores(head, states, slots, target, with_mean=smoothing > 0)
+        nll, _ = ctc.marginal_loss(scored.certain(~masked).agreeing(alignment, ~masked), states.dtype)
         total, count = nll.sum(), masked.sum()
         terms = {"nll": LossTerm(total.detach(), count, weight=0.0)}
         if smoothing > 0:
@@ -231,8 +232,8 @@ class Imputer(TranslationModel):
         batch = batch.compact()
         memory = self.net.encode(batch.source)
         slots = self.split(memory)
-        given, _ = target_scores(self.net.head(memory), self.masked_states(slots, memory), slots, batch.target)
-        nll, alignable = ctc.marginal_loss(given, slots.states.dtype)
+        scored, _ = target_scores(self.net.head(memory), self.masked_states(slots, memory), slots, batch.target)
+        nll, alignable = ctc.marginal_loss(scored, slots.states.dtype)
         return (-nll).masked_fill(~alignable, -torch.inf)
 
     # --- decoding -------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ class InsertionTransformer(TranslationModel):
     ) -> insertion.SlotScores:
         """log p(c, l) of what is missing, of ends, and their means."""
         head = self.net.head(memory)
-        given = insertion.SlotScores.of(
+        scores = insertion.SlotScores.of(
             head.scores(slots),
             tokens,
             partial,
@@ -132,8 +132,8 @@ class InsertionTransformer(TranslationModel):
             with_mean=self.config.label_smoothing > 0,
             forbidden=head.forbidden,
         )
-        slot_logits = given.normaliser if self.where is None else slots @ self.where
-        return given.located(slot_logits, partial, partial.slots)
+        slot_logits = scores.normaliser if self.where is None else slots @ self.where
+        return scores.located(slot_logits, partial, partial.slots)
 
     # --- decoding -------------------------------------------------------------------------------------
 

@@ -152,19 +152,21 @@ class Pointer(TranslationModel):
         state = self.start(memory)
         limits = self.limits(source, decoding)
         if random is not None and decoding.temperature is not None:
-            found = sample(self.step, state, limits, random=random, temperature=decoding.temperature)
+            hypotheses = sample(self.step, state, limits, random=random, temperature=decoding.temperature)
         elif decoding.beam_size == 1:
-            found = greedy(self.step, state, limits)
+            hypotheses = greedy(self.step, state, limits)
         else:
             size, count = decoding.beam_size, decoding.num_candidates
-            found = possible(beam_search(self.step, state, limits, beam_size=size, num_candidates=count))
-        valid = torch.arange(found.tokens.size(2), device=found.tokens.device) < found.lengths[:, :, None]
-        tokens = from_lowest(found.tokens, valid) if self.cyclic else found.tokens
+            hypotheses = possible(beam_search(self.step, state, limits, beam_size=size, num_candidates=count))
+        valid = (
+            torch.arange(hypotheses.tokens.size(2), device=hypotheses.tokens.device) < hypotheses.lengths[:, :, None]
+        )
+        tokens = from_lowest(hypotheses.tokens, valid) if self.cyclic else hypotheses.tokens
         history: tuple[History, ...] = ()
         if decoding.history:
-            pairs = zip(found.tokens.unbind(1), valid.unbind(1), strict=True)
+            pairs = zip(hypotheses.tokens.unbind(1), valid.unbind(1), strict=True)
             history = tuple(self.written(memory, *pair) for pair in pairs)
-        return Translation(tokens, valid, found.scores, found.steps, found.truncated, history)
+        return Translation(tokens, valid, hypotheses.scores, hypotheses.steps, hypotheses.truncated, history)
 
     def written(self, memory: Memory, tokens: Int[Tensor, "B T"], valid: Bool[Tensor, "B T"]) -> History:
         """A sequence as it was written, a polygon from its first point on, each point with its log-probability after
@@ -193,9 +195,9 @@ class Pointer(TranslationModel):
         if self.mask_used and position:
             allowed = allowed.scatter(2, points.clamp(min=0)[:, :, None] + 1, False)
         x, decoder = step_decoder(self.decoder, self.inputs(state.states, points), state.decoder)
-        found = F.log_softmax(self.head(x, state.keys, allowed), dim=-1)  # (B, K, 1 + S)
-        log_probs = F.pad(found[:, :, 1:], (NUM_SYMBOLS, 0), value=-torch.inf)
-        log_probs[:, :, Symbol.EOS] = found[:, :, 0]
+        places_log_probs = F.log_softmax(self.head(x, state.keys, allowed), dim=-1)  # (B, K, 1 + S)
+        log_probs = F.pad(places_log_probs[:, :, 1:], (NUM_SYMBOLS, 0), value=-torch.inf)
+        log_probs[:, :, Symbol.EOS] = places_log_probs[:, :, 0]
         return log_probs, replace(state, decoder=decoder, allowed=allowed)
 
     @property
@@ -211,9 +213,14 @@ class Pointer(TranslationModel):
         return fits & each_once(batch.compact().target) if self.mask_used else fits
 
 
-def possible(found: Hypotheses) -> Hypotheses:
+def possible(hypotheses: Hypotheses) -> Hypotheses:
     """Few points may have fewer sequences than the beam has candidates: then the last one stands for the others."""
-    last = (found.scores > -torch.inf).sum(dim=1, keepdim=True) - 1
-    index = torch.minimum(torch.arange(found.scores.size(1), device=last.device), last)
-    tokens = found.tokens.gather(1, index[:, :, None].expand_as(found.tokens))
-    return replace(found, tokens=tokens, lengths=found.lengths.gather(1, index), scores=found.scores.gather(1, index))
+    last = (hypotheses.scores > -torch.inf).sum(dim=1, keepdim=True) - 1
+    index = torch.minimum(torch.arange(hypotheses.scores.size(1), device=last.device), last)
+    tokens = hypotheses.tokens.gather(1, index[:, :, None].expand_as(hypotheses.tokens))
+    return replace(
+        hypotheses,
+        tokens=tokens,
+        lengths=hypotheses.lengths.gather(1, index),
+        scores=hypotheses.scores.gather(1, index),
+    )

@@ -92,12 +92,12 @@ class PointerParallel(TranslationModel):
         points = from_lowest(points, valid)
         labels = successors(points, valid, count=wide.size(1)) + 1
         inside = memory.valid.repeat_interleave(count, dim=0)
-        found = token_log_probs(wide, labels, inside)  # (B * N, S) by point
-        scores = found.sum(dim=1)
+        by_point = token_log_probs(wide, labels, inside)  # (B * N, S) by point
+        scores = by_point.sum(dim=1)
         tokens = (points + NUM_SYMBOLS).masked_fill(~valid, int(Symbol.PAD))
         history: tuple[History, ...] = ()
         if decoding.history:  # of each point, that of the one after it
-            each = found.gather(1, points.clamp(min=0).masked_fill(~valid, 0))
+            each = by_point.gather(1, points.clamp(min=0).masked_fill(~valid, 0))
             made = History.of_one_pass(tokens, valid, each)
             starts = torch.arange(len(source), device=points.device) * count
             history = tuple(made.select(starts + n) for n in range(count))

@@ -58,8 +58,8 @@ class Exits:
     token: int | None = option(None, "decoder layers of the token classifier; null: all", minimum=1, maximum=1024)
 
     def layers(self, head: Policy, *, all_layers: int) -> int:
-        given: int | None = getattr(self, head.value)
-        return all_layers if given is None else given
+        exit_layer: int | None = getattr(self, head.value)
+        return all_layers if exit_layer is None else exit_layer
 
     def check(self, *, all_layers: int, sharing: Sharing) -> None:
         """Raises ConfigError where a head wants more layers than there are, or where no head uses the last ones."""

@@ -71,9 +71,9 @@ def glanced_cross_entropy(
         where = shown(predicted(net, x, target, memory), target.tokens, target.valid, random, ratio=ratio)
         x, hidden = reveal(x, net.embed(target.tokens), where), hidden & ~where
     if gold is not None:
-        given = gold_positions(target.valid, random.fork(1), share=gold)
-        guide = gold_guide(head, target.tokens, given)
-        hidden = hidden & ~given  # there the layers need only copy; the paper's results leave these out too
+        fed = gold_positions(target.valid, random.fork(1), share=gold)
+        guide = gold_guide(head, target.tokens, fed)
+        hidden = hidden & ~fed  # there the layers need only copy; the paper's results leave these out too
     layers = net.layers(net.place(x), target.valid, memory, guide=guide)
     return CrossEntropy.of_layers(
         [head.cross_entropy(states, target.tokens, hidden, label_smoothing=label_smoothing) for states in layers]

@@ -64,8 +64,8 @@ class LengthPredictor(nn.Module):
         """Of these target lengths; -inf where out of reach."""
         index = target_lengths - source_lengths + self.config.max_offset
         inside = (index >= 0) & (index < log_probs.size(1))
-        found = log_probs.gather(1, index.clamp(0, log_probs.size(1) - 1)[:, None]).squeeze(1)
-        return found.masked_fill(~inside, -torch.inf)
+        scores = log_probs.gather(1, index.clamp(0, log_probs.size(1) - 1)[:, None]).squeeze(1)
+        return scores.masked_fill(~inside, -torch.inf)
 
     def best(
         self, log_probs: Float[Tensor, "B O"], source_lengths: Int[Tensor, " B"], count: int, *, limit: int | None
@@ -83,9 +83,9 @@ class LengthPredictor(nn.Module):
     def loss(self, log_probs: Float[Tensor, "B O"], batch: Batch) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Minus the log-probability of the targets' lengths, summed, and how many there are; those out of reach are
         left out."""
-        found = self.log_prob(log_probs, batch.source.lengths, batch.target.lengths)
-        known = found > -torch.inf
-        return -found.masked_fill(~known, 0.0).sum(), known.sum()
+        scores = self.log_prob(log_probs, batch.source.lengths, batch.target.lengths)
+        known = scores > -torch.inf
+        return -scores.masked_fill(~known, 0.0).sum(), known.sum()
 
     def max_source_length(self, net: Seq2Seq) -> int | None:
         """The most tokens of a source that `encode` takes: [LENGTH] needs a place in the encoder's attention."""

@@ -42,10 +42,10 @@ def corrupt(
 
     drawn = alphabet[0] + (noise[:, :, 2] * (alphabet[1] - alphabet[0])).long().clamp(max=alphabet[1] - alphabet[0] - 1)
     before, after = F.pad(tokens[:, :-1], (1, 0)), F.pad(tokens[:, 1:], (0, 1))
-    found = drawn.where(replaces, tokens)
-    found = before.where(shifted(repeats), found)
-    found = after.where(swaps, found)
-    return before.where(shifted(swaps), found)
+    noisy = drawn.where(replaces, tokens)
+    noisy = before.where(shifted(repeats), noisy)
+    noisy = after.where(swaps, noisy)
+    return before.where(shifted(swaps), noisy)
 
 
 def _without_overlap(starts: Tensor) -> Tensor:

@@ -54,23 +54,23 @@ def ctc_loss(
     vocabulary takes 35-45 ms, its gradient is right only below a log_softmax, and is NaN at -inf entries.
     On a GPU it copies the lengths to the host (one synchronisation).
     """
-    given = TargetScores.gather(log_probs, targets, canvas_lengths, target_lengths, blank=blank)
-    return marginal_loss(given, log_probs.dtype)
+    scored = TargetScores.gather(log_probs, targets, canvas_lengths, target_lengths, blank=blank)
+    return marginal_loss(scored, log_probs.dtype)
 
 
-def marginal_loss(given: TargetScores, dtype: torch.dtype) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
+def marginal_loss(scored: TargetScores, dtype: torch.dtype) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
     """`ctc_loss` of gathered scores, some of which the caller may have forbidden. dtype: that of log_probs."""
-    if given.scores.is_cuda and torch.are_deterministic_algorithms_enabled():  # refused by the native backward
-        return marginal_loss_reference(given, dtype)
-    ids, scores = given.ids, given.scores
+    if scored.scores.is_cuda and torch.are_deterministic_algorithms_enabled():  # refused by the native backward
+        return marginal_loss_reference(scored, dtype)
+    ids, scores = scored.ids, scored.scores
     # Each target position is a class of its own, column 1 + its index; repeats share one, to be seen as such.
     repeats = F.pad(ids[:, 2:] == ids[:, 1:-1], (min(2, ids.size(1)), 0))
     columns = torch.arange(ids.size(1), device=ids.device).masked_fill(repeats, 0).cummax(1).values[:, 1:]
-    lengths = given.canvas_lengths, given.target_lengths
+    lengths = scored.canvas_lengths, scored.target_lengths
     nll = F.ctc_loss(scores.transpose(0, 1), columns, *lengths, reduction="none", zero_infinity=True)
     # Native backward returns exp(score) too much, which a log_softmax would cancel: take it away again.
     surplus = scores.exp().sum((1, 2))
-    return only_possible(nll + (surplus.detach() - surplus), given.alignable(), dtype)
+    return only_possible(nll + (surplus.detach() - surplus), scored.alignable(), dtype)
 
 
 def ctc_loss_reference(
@@ -82,17 +82,17 @@ def ctc_loss_reference(
     blank: int,
 ) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
     """`ctc_loss` as the forward recursion of eq. 6-8, in plain torch."""
-    given = TargetScores.gather(log_probs, targets, canvas_lengths, target_lengths, blank=blank)
-    return marginal_loss_reference(given, log_probs.dtype)
+    scored = TargetScores.gather(log_probs, targets, canvas_lengths, target_lengths, blank=blank)
+    return marginal_loss_reference(scored, log_probs.dtype)
 
 
-def marginal_loss_reference(given: TargetScores, dtype: torch.dtype) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
+def marginal_loss_reference(scored: TargetScores, dtype: torch.dtype) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
     """`marginal_loss` as the forward recursion of eq. 6-8, in plain torch."""
-    lattice = Lattice.build(given)
+    lattice = Lattice.build(scored)
     alpha = lattice.initial(FLOOR)
-    for t in range(given.scores.size(1)):
+    for t in range(scored.scores.size(1)):
         alpha = lattice.advance(alpha, lattice.predecessors(alpha, FLOOR).logsumexp(0), t)
-    return only_possible(-lattice.final(alpha).logsumexp(1), given.alignable(), dtype)
+    return only_possible(-lattice.final(alpha).logsumexp(1), scored.alignable(), dtype)
 
 
 def best_alignment(
@@ -112,10 +112,10 @@ def best_alignment(
 
 
 @torch.no_grad()
-def best_path(given: TargetScores) -> Int[Tensor, "B A"]:
+def best_path(scored: TargetScores) -> Int[Tensor, "B A"]:
     """`best_alignment` of gathered scores."""
-    lattice, blank = Lattice.build(given), given.ids[:, 0]
-    num_slots, alpha, moves = given.scores.size(1), lattice.initial(-torch.inf), []
+    lattice, blank = Lattice.build(scored), scored.ids[:, 0]
+    num_slots, alpha, moves = scored.scores.size(1), lattice.initial(-torch.inf), []
     for t in range(num_slots):
         best, move = lattice.predecessors(alpha, -torch.inf).max(0)
         alpha = lattice.advance(alpha, best, t)
@@ -125,7 +125,7 @@ def best_path(given: TargetScores) -> Int[Tensor, "B A"]:
     possible = score > FLOOR / 2
     path = []
     for t in range(num_slots - 1, -1, -1):
-        inside = t < given.canvas_lengths
+        inside = t < scored.canvas_lengths
         token = lattice.labels.gather(1, state[:, None]).squeeze(1)
         path.append(token.where(inside & possible, blank))
         state = state - moves[t].gather(1, state[:, None]).squeeze(1) * inside

@@ -27,8 +27,8 @@ def successors(points: Int[Tensor, "B T"], valid: Bool[Tensor, "B T"], *, count:
     """The point after each of `count` points on a closed sequence that has each once at most, -1 for those that it has
     not. valid: the first ones of each row."""
     after = rotate(points, valid, torch.ones_like(points[:, 0]))
-    found = points.new_full((len(points), count + 1), -1)  # the last column takes the padding
-    return found.scatter(1, points.masked_fill(~valid, count), after)[:, :count]
+    following = points.new_full((len(points), count + 1), -1)  # the last column takes the padding
+    return following.scatter(1, points.masked_fill(~valid, count), after)[:, :count]
 
 
 def follow(

@@ -71,9 +71,9 @@ def best_edits(
     kept = after > before
     lengths, ends = valid.sum(dim=1, keepdim=True), target_valid.sum(dim=1, keepdim=True)
     gap = F.pad((after - before - 1).masked_fill(~kept, 0), (0, 1))
-    found = torch.zeros((len(tokens), width + 1), dtype=torch.bool, device=tokens.device)
-    found = found.scatter(1, (after - 1).where(kept, width), True)[:, :-1]
-    return Edits(valid & ~kept, gap.scatter(1, lengths, ends - done[-1]), target_valid & ~found)
+    is_kept = torch.zeros((len(tokens), width + 1), dtype=torch.bool, device=tokens.device)
+    is_kept = is_kept.scatter(1, (after - 1).where(kept, width), True)[:, :-1]
+    return Edits(valid & ~kept, gap.scatter(1, lengths, ends - done[-1]), target_valid & ~is_kept)
 
 
 def _choices(

@@ -30,10 +30,10 @@ def in_pieces(
 ) -> Iterator[Piece]:
     """Features of x, PIECE positions at a time; `padding` at positions that are not valid."""
     for start in range(0, max(1, x.size(2)), PIECE):
-        found = features(x[:, :, start : start + PIECE])
+        mapped = features(x[:, :, start : start + PIECE])
         if valid is not None:
-            found = found.masked_fill(~valid[:, None, start : start + PIECE, None], padding)
-        yield found
+            mapped = mapped.masked_fill(~valid[:, None, start : start + PIECE, None], padding)
+        yield mapped
 
 
 def mix_by_features(

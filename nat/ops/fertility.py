@@ -26,8 +26,8 @@ def from_links(
     links = links & target_valid[:, :, None] & source_valid[:, None, :]
     linked = links.any(dim=2)  # (B, T)
     first = links.to(torch.uint8).argmax(dim=2)  # (B, T): of equal values the first
-    nearest, found = _nearest(linked, target_valid)
-    chosen = torch.where(found, first.gather(1, nearest), _by_position(target_valid, source_valid))
+    nearest, has_link = _nearest(linked, target_valid)
+    chosen = torch.where(has_link, first.gather(1, nearest), _by_position(target_valid, source_valid))
     return _count(chosen, target_valid, source_valid)
 
 

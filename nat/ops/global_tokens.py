@@ -60,8 +60,10 @@ def global_attention(
     lengths: tokens of each row, one at least. dropout: on the weights.
     """
     shared = with_first(keys, values, lengths, first=first, extra=extra)
-    found = window_attention(queries, keys, values, lengths, window=window, shared=shared, skip=first, dropout=dropout)
+    windowed = window_attention(
+        queries, keys, values, lengths, window=window, shared=shared, skip=first, dropout=dropout
+    )
     if not first:
-        return found
+        return windowed
     rows = attend_from_first(queries[:, :, :first], keys, values, lengths, extra=extra, dropout=dropout)
-    return torch.cat((rows, found[:, :, first:]), dim=2)
+    return torch.cat((rows, windowed[:, :, first:]), dim=2)

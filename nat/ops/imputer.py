@@ -33,8 +33,8 @@ def constrained_loss(
     Returns (nll, possible), value, gradient and type as of `ctc_loss`; possible is False, nll and gradient 0, also
     where no alignment of the target agrees with what is known.
     """
-    given = TargetScores.gather(log_probs, targets, canvas_lengths, target_lengths, blank=blank)
-    return marginal_loss(given.agreeing(known, is_known), log_probs.dtype)
+    scored = TargetScores.gather(log_probs, targets, canvas_lengths, target_lengths, blank=blank)
+    return marginal_loss(scored.agreeing(known, is_known), log_probs.dtype)
 
 
 def constrained_loss_reference(
@@ -48,8 +48,8 @@ def constrained_loss_reference(
     blank: int,
 ) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
     """`constrained_loss` in plain torch."""
-    given = TargetScores.gather(log_probs, targets, canvas_lengths, target_lengths, blank=blank)
-    return marginal_loss_reference(given.agreeing(known, is_known), log_probs.dtype)
+    scored = TargetScores.gather(log_probs, targets, canvas_lengths, target_lengths, blank=blank)
+    return marginal_loss_reference(scored.agreeing(known, is_known), log_probs.dtype)
 
 
 def sample_alignment(
@@ -70,9 +70,9 @@ def sample_alignment(
 
 
 @torch.no_grad()
-def sample_path(given: TargetScores, uniform: Float[Tensor, "B A"]) -> Int[Tensor, "B A"]:
+def sample_path(scored: TargetScores, uniform: Float[Tensor, "B A"]) -> Int[Tensor, "B A"]:
     """`sample_alignment` of gathered scores."""
-    lattice, blank, num_slots = Lattice.build(given), given.ids[:, 0], given.scores.size(1)
+    lattice, blank, num_slots = Lattice.build(scored), scored.ids[:, 0], scored.scores.size(1)
     alphas = [lattice.initial(-torch.inf)]
     for t in range(num_slots):
         arriving = lattice.predecessors(alphas[-1], -torch.inf).logsumexp(0)
@@ -82,7 +82,7 @@ def sample_path(given: TargetScores, uniform: Float[Tensor, "B A"]) -> Int[Tenso
     state = 2 * lattice.target_lengths + 1  # the end: one step after the last blank, a skip after the last token
     path = []
     for t in range(num_slots - 1, -1, -1):
-        inside = t < given.canvas_lengths
+        inside = t < scored.canvas_lengths
         state = state - _draw_move(lattice, alphas[t + 1], state, uniform[:, t]) * inside
         label = lattice.labels.gather(1, state.clamp(max=lattice.labels.size(1) - 1)[:, None]).squeeze(1)
         path.append(label.where(inside & possible, blank))

@@ -104,8 +104,8 @@ def tree_weights(partial: Partial, *, temperature: float, dtype: torch.dtype = t
 def joint_log_probs(logits: Float[Tensor, "B G V"], slots: Bool[Tensor, "B G"]) -> Float[Tensor, "B G V"]:
     """log p(c, l) = softmax over all contents of all slots together (section 3.2); -inf where there is no slot, of
     which each row has one at least."""
-    given = at_least_float32(logits).masked_fill(~slots[:, :, None], -torch.inf)
-    return F.log_softmax(given.flatten(1), dim=1).view_as(given)
+    possible = at_least_float32(logits).masked_fill(~slots[:, :, None], -torch.inf)
+    return F.log_softmax(possible.flatten(1), dim=1).view_as(possible)
 
 
 def factored_log_probs(

@@ -107,15 +107,15 @@ class Lattice:
     target_lengths: Int[Tensor, " B"]
 
     @classmethod
-    def build(cls, given: TargetScores) -> Lattice:
-        states = torch.arange(2 * given.ids.size(1) - 1, device=given.ids.device)
+    def build(cls, scored: TargetScores) -> Lattice:
+        states = torch.arange(2 * scored.ids.size(1) - 1, device=scored.ids.device)
         columns = torch.where(states % 2 == 1, (states + 1) // 2, 0)
-        labels = given.ids[:, columns]
+        labels = scored.ids[:, columns]
         differs = F.pad(labels[:, 2:] != labels[:, :-2], (min(2, len(states)), 0))
-        return cls(labels, given.scores[:, :, columns], differs, given.canvas_lengths, given.target_lengths.long())
+        return cls(labels, scored.scores[:, :, columns], differs, scored.canvas_lengths, scored.target_lengths.long())
 
     def initial(self, nothing: float) -> Tensor:
-        """Alpha before the first slot (B, 2T+1): at state 0, whence states 0 and 1 are reached (eq. 6, t = 1)."""
+        """Alpha before the first slot (B, 2T+1): at state 0, from which 0 and 1 are reached (eq. 6, t = 1)."""
         alpha = torch.full_like(self.labels, nothing, dtype=self.scores.dtype)
         alpha[:, 0] = 0
         return alpha

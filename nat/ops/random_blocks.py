@@ -23,13 +23,13 @@ def random_blocks(
     low = torch.minimum((own - reach).clamp(min=first), ends.clamp(min=first))  # (B, C): the window, as far as
     high = torch.minimum((own + reach + 1).clamp(min=first), ends.clamp(min=first))  # it is no part of the first
     eligible = ((ends - first).clamp(min=0) - (high - low))[:, None]  # (B, 1, C)
-    found: list[Tensor] = []
+    picked: list[Tensor] = []
     for r in range(uniform.size(2)):  # the drawn one of those not drawn before
         drawn = (uniform[:, :, r] * (eligible - r).clamp(min=0)).long()  # (B, H, C)
-        for earlier in torch.stack(found, dim=-1).sort(dim=-1).values.unbind(dim=-1) if found else ():
+        for earlier in torch.stack(picked, dim=-1).sort(dim=-1).values.unbind(dim=-1) if picked else ():
             drawn = drawn + (drawn >= earlier)
-        found.append(drawn)
-    number = torch.stack(found, dim=-1)
+        picked.append(drawn)
+    number = torch.stack(picked, dim=-1)
     there = torch.arange(uniform.size(2), device=counts.device) < eligible[..., None]
     blocks = number + first
     blocks = blocks + (blocks >= low[:, None, :, None]) * (high - low)[:, None, :, None]
@@ -68,14 +68,14 @@ def random_block_attention(
     seen = there[..., None] & (places >= skip) & (places < lengths[:, None, None, None, None])
     common = shared.seen[:, None, None].expand(-1, heads, count, -1)
     seen = torch.cat((common, seen.flatten(3)), dim=-1)  # (B, H, C, G + J W)
-    found = attend_blocks(
+    mixed = attend_blocks(
         blocks,
         _gathered(shared.keys, key_blocks, reach, chosen),
         _gathered(shared.values, value_blocks, reach, chosen),
         (seen | ~seen.any(dim=-1, keepdim=True))[:, :, :, None],  # padding may see nothing else
         dropout=dropout,
     )
-    return from_blocks(found, queries.size(2))
+    return from_blocks(mixed, queries.size(2))
 
 
 def _gathered(

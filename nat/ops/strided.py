@@ -41,11 +41,11 @@ def strided_attention(
     q, k, v = (_taken(part, place).unflatten(1, (widest, members)).flatten(0, 1) for part in (queries, keys, values))
     there[:, :, 0] = True  # where a residue has no member, something must be seen
     seen = there.flatten(0, 1)[:, None, None]
-    found = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), seen, dropout=dropout)  # (B R, H, M, E)
+    mixed = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), seen, dropout=dropout)  # (B R, H, M, E)
     position = torch.arange(width, device=lengths.device)
     cell = position % strides[:, None] * members + position // strides[:, None]
     cell = cell.masked_fill(position >= lengths[:, None], 0)
-    back = found.transpose(1, 2).unflatten(0, (-1, widest)).flatten(1, 2)  # (B, R M, H, E)
+    back = mixed.transpose(1, 2).unflatten(0, (-1, widest)).flatten(1, 2)  # (B, R M, H, E)
     return _taken(back.transpose(1, 2), cell).transpose(1, 2)
 
 

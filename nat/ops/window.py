@@ -115,7 +115,7 @@ def chunked(
     length = queries.size(2)
     offsets = torch.arange(dilation, device=lengths.device)
     queries, keys, values = (_residues(part, dilation) for part in (queries, keys, values))
-    found = _near(
+    mixed = _near(
         queries,
         keys,
         values,
@@ -125,7 +125,7 @@ def chunked(
         skips=((skip - offsets + dilation - 1) // dilation).clamp(min=0).repeat(len(lengths)),
         dropout=dropout,
     )
-    return _together(found, dilation, length)
+    return _together(mixed, dilation, length)
 
 
 def _near(
@@ -154,14 +154,14 @@ def _near(
         common = shared.seen[:, None, None].expand(-1, count, width, -1)
         near = torch.cat((common, near), dim=-1)
     every = (-1, -1, count, -1, -1)
-    found = attend_blocks(
+    mixed = attend_blocks(
         blocks,
         side_by_side([shared.keys[:, :, None].expand(every), *neighbourhoods(key_blocks, reach)]),
         side_by_side([shared.values[:, :, None].expand(every), *neighbourhoods(value_blocks, reach)]),
         near[:, None],
         dropout=dropout,
     )
-    return from_blocks(found, length)
+    return from_blocks(mixed, length)
 
 
 def _residues(x: Float[Tensor, "B H N E"], dilation: int) -> Float[Tensor, "R H M E"]:
@@ -214,7 +214,7 @@ def flexible(
     inside = torch.arange(length + extra, device=lengths.device) < lengths[:, None]
     real = torch.cat((shared.seen, inside), dim=1)  # (B, G + N)
 
-    found = _flex(queries.device.type)(
+    mixed = _flex(queries.device.type)(
         queries,
         keys,
         values,
@@ -223,7 +223,7 @@ def flexible(
         ),
         block_mask=block_mask(pattern, length + extra, queries.device),
     )
-    return found[:, :, :length]
+    return mixed[:, :, :length]
 
 
 @functools.lru_cache(maxsize=64)

@@ -66,7 +66,7 @@ class BigBirdAttention(AttentionOfLayer, SelfAttention):
         config, lengths = self.config, row_lengths(queries, valid)
         dropout, first = config.dropout if self.training else 0.0, config.num_tokens
         extra = None if self.extra is None else self.extra(self, keys, values, lengths, dropout=dropout)
-        found = random_block_attention(
+        mixed = random_block_attention(
             queries,
             keys,
             values,
@@ -79,9 +79,9 @@ class BigBirdAttention(AttentionOfLayer, SelfAttention):
             dropout=dropout,
         )
         if not first:
-            return found
+            return mixed
         rows = attend_from_first(queries[:, :, :first], keys, values, lengths, extra=extra, dropout=dropout)
-        return torch.cat((rows, found[:, :, first:]), dim=2)
+        return torch.cat((rows, mixed[:, :, first:]), dim=2)
 
     def uniform(self, num_blocks: int) -> Float[Tensor, "H C R"]:
         """The numbers that choose random blocks: those of a block do not depend on how many there are."""

@@ -54,8 +54,8 @@ class LongformerAttention(HeadAttention):
         queries, keys, values = self.project(x)
         lengths = row_lengths(queries, valid)
         rows = self.global_rows(x, lengths)
-        found = self.windows(queries, keys, values, lengths)
-        return self.merge(torch.cat((rows, found[:, :, rows.size(2) :]), dim=2))
+        windowed = self.windows(queries, keys, values, lengths)
+        return self.merge(torch.cat((rows, windowed[:, :, rows.size(2) :]), dim=2))
 
     def global_rows(self, x: Float[Tensor, "B N D"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B H G E"]:
         """What the global tokens take from all of the sequence."""
@@ -74,14 +74,14 @@ class LongformerAttention(HeadAttention):
         """What each position takes from its window and the global tokens, plain heads before dilated ones."""
         config, first = self.config, self.config.num_tokens
         shared = with_first(keys, values, lengths, first=first, extra=None)
-        found = []
+        windowed = []
         for heads, dilation in ((slice(0, self.num_plain), 1), (slice(self.num_plain, None), config.dilation)):
             q, k, v = (part[:, heads] for part in (queries, keys, values))
-            given = {"window": config.window, "dilation": dilation, "skip": first}
+            pattern = {"window": config.window, "dilation": dilation, "skip": first}
             if q.size(1):
                 common = shared.of_heads(heads)
-                found.append(window_attention(q, k, v, lengths, shared=common, dropout=self.dropout, **given))
-        return torch.cat(found, dim=1)
+                windowed.append(window_attention(q, k, v, lengths, shared=common, dropout=self.dropout, **pattern))
+        return torch.cat(windowed, dim=1)
 
     @property
     def dropout(self) -> float:

@@ -50,9 +50,11 @@ class MixedAttention(Attention):
         cls, config: Config, *, num_layers: int, dim: int, num_heads: int, head_dim: int | None = None
     ) -> list[Attention]:
         """Raises ConfigError if the groups have another number of heads than the layer."""
-        given = [group.num_heads for group in config.groups]
-        if sum(given) != num_heads:
-            raise ConfigError(f"attention.groups: {' + '.join(map(str, given))} heads, but size.num_heads={num_heads}")
+        head_counts = [group.num_heads for group in config.groups]
+        if sum(head_counts) != num_heads:
+            raise ConfigError(
+                f"attention.groups: {' + '.join(map(str, head_counts))} heads, but size.num_heads={num_heads}"
+            )
         if head_dim is None:
             check_heads(dim, num_heads)
             head_dim = dim // num_heads

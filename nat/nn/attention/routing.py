@@ -47,8 +47,8 @@ class Centroids(Running):
     def absorb(self) -> None:
         """mu <- decay mu + (1 - decay) mean of its vectors; a centroid without any stays."""
         means, (vectors, counts) = self.get_buffer("means"), self.sums
-        found = vectors / counts.clamp(min=1)[..., None]
-        means.copy_(torch.where(counts[..., None] > 0, means.lerp(found, 1 - self.decay), means))
+        batch_means = vectors / counts.clamp(min=1)[..., None]
+        means.copy_(torch.where(counts[..., None] > 0, means.lerp(batch_means, 1 - self.decay), means))
 
 
 class RoutingAttention(AttentionOfLayer, SelfAttention):
