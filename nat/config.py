@@ -157,6 +157,9 @@ def _convert_scalar(kind: type, node: Any, path: str, errors: list[str]) -> Any:
     if kind is str and isinstance(node, str) and not node.strip():
         errors.append(f"{path}=: a value is needed")  # such as a shell variable that is not set
         return None
+    if kind is str and isinstance(node, str) and "\0" in node:
+        errors.append(f"{path}={node!r}: no text or path has a NUL character")
+        return None
     if isinstance(node, kind) and not (kind in (int, float) and isinstance(node, bool)):
         return node
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
