@@ -91,7 +91,8 @@ def opening(path: str | Path) -> Iterator[None]:
     except IsADirectoryError:
         raise DataError(f"{path}: this is a folder, a file is needed") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+        reason = " ".join((error.strerror or str(error)).split())
+        raise DataError(f"{path}: cannot be read ({reason})") from None
 
 
 def check_regular(path: str | Path) -> None:

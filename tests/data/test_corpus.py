@@ -274,6 +274,13 @@ def test_missing_file_and_folder(tmp_path, data):
     assert "no.jsonl: there is no such file" in refusal(data(train=f"{tmp_path}/no.jsonl", streaming=True))
 
 
+def test_damaged_parquet(tmp_path, data):
+    pq.write_table(pa.table({"en": ["a"] * 9, "de": ["b"] * 9}), tmp_path / "t.parquet")
+    raw = bytearray((tmp_path / "t.parquet").read_bytes())
+    raw[10:40] = b"\xff" * 30
+    assert refusal(data(train=write(tmp_path / "t.parquet", bytes(raw)))).startswith(f"{tmp_path}/t.parquet: ")
+
+
 def test_damaged_gzip(tmp_path, data):
     whole = gzip.compress("".join(f"{n}\t{n * n}\n" for n in range(5000)).encode())
     path = tmp_path / "t.tsv.gz"
@@ -293,6 +300,7 @@ def test_damaged_gzip(tmp_path, data):
         ({"train": "a.en"}, "data.train=a.en: cannot tell the format"),
         ({"valid": ["a", "b", "c"]}, "data.valid=['a', 'b', 'c']: 3 files are listed, a source and a target file"),
         ({"columns": ["en", "fr"]}, "data.target=de: data.columns has no such column"),
+        ({"train": "x\0y.tsv"}, "data.train='x\\x00y.tsv': no text or path has a NUL character"),
         ({"limit": 0}, "data.limit=0: must be at least 1"),
         ({"treain": "x"}, "data.treain: no such option, did you mean 'train'?"),
     ],
