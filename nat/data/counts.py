@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import parse_qsl
 
 from nat.errors import ConfigError
@@ -23,11 +24,11 @@ class Range:
         return str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
 
 
-def read_counts(text: str, names: Sequence[str], ranges: Sequence[str]) -> dict[str, Range]:
-    """The options in TASK?KEY=VALUE&KEY=VALUE, of those in `names`; only those in `ranges` may be LOW-HIGH. Raises
-    ConfigError."""
+def read_counts(text: str, names: Sequence[str], ranges: Sequence[str]) -> dict[str, Any]:
+    """The options in TASK?KEY=VALUE&KEY=VALUE, of those in `names`: whole numbers, or for those in `ranges` a Range,
+    LOW-HIGH. Raises ConfigError."""
     task, _, query = text.partition("?")
-    options = {}
+    options: dict[str, Any] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key not in names:
             raise ConfigError(f"task:{task} has no '{key}', it has {', '.join(names)}")
@@ -35,7 +36,8 @@ def read_counts(text: str, names: Sequence[str], ranges: Sequence[str]) -> dict[
         if match is None or (match[2] and (key not in ranges or int(match[2]) < int(match[1]))):
             example = " or of a rising range, 5-20" if key in ranges else ""
             raise ConfigError(f"{key}={value}: a whole number is needed, such as {key}=5{example}")
-        options[key] = Range(int(match[1]), int(match[2] or match[1]))
+        low, high = int(match[1]), int(match[2] or match[1])
+        options[key] = Range(low, high) if key in ranges else low
     return options
 
 

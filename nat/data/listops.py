@@ -58,8 +58,7 @@ class ListOps:
     @classmethod
     def parse(cls, text: str) -> ListOps:
         """TASK?OPTIONS. Raises ConfigError."""
-        options = read_counts(text, ("length", "arguments", "depth", "pairs", "seed"), ("length",))
-        return cls(**{key: value if key == "length" else value.low for key, value in options.items()})  # type: ignore[arg-type]
+        return cls(**read_counts(text, ("length", "arguments", "depth", "pairs", "seed"), ("length",)))
 
     def rows(self) -> Iterator[dict[str, Any]]:
         for number in range(self.pairs):

@@ -57,9 +57,7 @@ class Recall:
     def parse(cls, text: str) -> Recall:
         """TASK?OPTIONS. Raises ConfigError."""
         ranges = ("length", "questions", "clues")
-        names = (*ranges, "distance", "letters", "values", "pairs", "seed")
-        options = read_counts(text, names, ranges)
-        return cls(**{key: value if key in ranges else value.low for key, value in options.items()})  # type: ignore[arg-type]
+        return cls(**read_counts(text, (*ranges, "distance", "letters", "values", "pairs", "seed"), ranges))
 
     def rows(self) -> Iterator[dict[str, Any]]:
         for number in range(self.pairs):

@@ -58,9 +58,7 @@ class Task:
     @classmethod
     def parse(cls, text: str) -> Task:
         """TASK?OPTIONS. Raises ConfigError."""
-        options = read_counts(text, ("points", "pairs", "seed"), ("points",))
-        name = text.partition("?")[0]
-        return cls(name, **{key: value if key == "points" else value.low for key, value in options.items()})  # type: ignore[arg-type]
+        return cls(text.partition("?")[0], **read_counts(text, ("points", "pairs", "seed"), ("points",)))
 
     def rows(self) -> Iterator[dict[str, str | int]]:
         """Rows {source, target, line}, see `nat.data.readers`."""
