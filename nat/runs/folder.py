@@ -7,7 +7,9 @@ RUN_DIR/config.yaml         the resolved configuration
         metrics.jsonl       one JSON object a line: training curves, validation scores with signatures
         best/update-N/      the k best weights by the validation metric
         checkpoints/update-N/   the training state, to resume from
-        tensorboard/
+        samples.json        translations of the first sentences, of the last validation
+        tensorboard/        the same for TensorBoard
+        lock                while a command trains: its host and process, see `nat.runs.lock`
 """
 
 from __future__ import annotations
@@ -59,8 +61,7 @@ def load_model(
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The newest complete training state of a run folder."""
-    found = sorted((folder / "checkpoints").glob("update-*"))
-    return found[-1] if found else None
+    return max((folder / "checkpoints").glob("update-*"), default=None)
 
 
 def run_summary(folder: Path) -> dict[str, Any]:

@@ -167,17 +167,17 @@ def saved_options(path: Path) -> Mapping[str, Any]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
     """Options that differ between two configurations and must not when a run is resumed."""
-    found: list[str] = []
+    differing: list[str] = []
     for key in [*old, *(key for key in new if key not in old)]:
         name = f"{path}{key}"
         before, after = old.get(key), new.get(key)
         if name in FREE_ON_RESUME or before == after:
             continue
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += differences(before, after, f"{name}.")
+            differing += differences(before, after, f"{name}.")
         else:
-            found.append(f"{name}: {before} before, {after} now")
-    return found
+            differing.append(f"{name}: {before} before, {after} now")
+    return differing
 
 
 def prepare_data(
@@ -228,8 +228,8 @@ def initialise_from(model: TranslationModel, tokenizers: Tokenizers, folder: Pat
         raise ConfigError(
             f"init_from={folder}: its tokenizer does not match this run's; set data.tokenizer.path={folder}/tokenizer"
         )
-    given, own = load_tensors(folder / WEIGHTS), model.state_dict()
-    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    theirs, own = load_tensors(folder / WEIGHTS), model.state_dict()
+    fitting = {name: value for name, value in theirs.items() if name in own and own[name].shape == value.shape}
     if not fitting:
         raise ConfigError(f"init_from={folder}: none of its weights has a name and shape of this model")
     model.load_state_dict(own | fitting)

@@ -28,6 +28,7 @@ from nat.training.objective import Totals, objective
 # What a pass did to a position, beside what it kept or wrote: predicted, and to be predicted again; new; taken out.
 MARKS = {"masked": "[{}]", "inserted": "{{{}}}", "deleted": "~{}~"}
 
+SCORES = ("bleu", "chrf", "length_ratio", "repetition_rate", "bleu_signature", "chrf_signature")
 NOISE = 0  # the update of which every validation has the noise; none of training's
 
 
@@ -94,39 +95,36 @@ class Validator:
         self.config, self.tokenizers, self.decoding, self.device = config, tokenizers, decoding, device
         if config.metric is Metric.ACCURACY and not tokenizers.vocabularies.points:
             raise ConfigError("validation.metric=accuracy: is of points (data.tokenizer.kind=points); bleu, chrf, loss")
-        text = (corpus.fingerprint, str(config.max_sentences))
-        self.measure = digest(config.metric.value, *text, repr(decoding))  # key of what a score is of
         sentences = corpus.sentences[: config.max_sentences]
         pairs = corpus.pairs(np.concatenate(sentences))
         self.pairs = [pairs[sentence[0] : sentence[-1] + 1] for sentence in sentences]  # of each source, decoded once
         self.sources, self.references = corpus.references(sentences)
         self.tokenizer = config.bleu_tokenizer or tokenizer_of(self.references)
+        how = (config.metric.value, str(self.tokenizer), str(config.max_sentences), repr(decoding))
+        self.measure = digest(corpus.fingerprint, *how)  # key of what a score is of
 
     def __call__(self, model: TranslationModel, *, limit: int | None = None) -> Validated:
         """Decode and score; `limit` looks at the first sentences only."""
         count = len(self.pairs) if limit is None else min(limit, len(self.pairs))
-        found: list[Decoded | None] = [None] * count
-        rows = [pairs[0].source for pairs in self.pairs[:count]]
-        for indices, decoded in decode_in_batches(
-            model, rows, decoding=self.decoding, batch_size=self.config.batch_size, device=self.device
-        ):
-            for index, item in zip(indices, decoded, strict=True):
-                found[index] = item
-        outputs = self.tokenizers.target.decode([item.tokens[0] for item in found if item is not None])
+        decoded = self._decode(model, count, self.decoding)
+        outputs = self.tokenizers.target.decode([item.tokens[0] for item in decoded])
         scores = score_corpus(outputs, self.references[:count], tokenizer=self.tokenizer)
-        values: dict[str, float | str] = {
-            "bleu": scores.bleu,
-            "chrf": scores.chrf,
-            "length_ratio": scores.length_ratio,
-            "repetition_rate": scores.repetition_rate,
-            "bleu_signature": scores.bleu_signature,
-            "chrf_signature": scores.chrf_signature,
-        }
+        values: dict[str, float | str] = {name: getattr(scores, name) for name in SCORES}
         if self.tokenizers.vocabularies.points:
-            found_points = score_points(self.sources[:count], outputs, self.references[:count])
-            values |= {name: value for name, value in found_points.items() if isinstance(value, float)}
+            of_points = score_points(self.sources[:count], outputs, self.references[:count])
+            values |= {name: value for name, value in of_points.items() if isinstance(value, float)}
         values |= self._losses(model, count)
         return Validated(values, self._samples(model, outputs[: self.config.num_samples]))
+
+    def _decode(self, model: TranslationModel, count: int, decoding: DecodingOptions) -> list[Decoded]:
+        """The first sentences, in their order."""
+        rows = [pairs[0].source for pairs in self.pairs[:count]]
+        decoded: dict[int, Decoded] = {}
+        for indices, items in decode_in_batches(
+            model, rows, decoding=decoding, batch_size=self.config.batch_size, device=self.device
+        ):
+            decoded |= zip(indices, items, strict=True)
+        return [decoded[i] for i in range(count)]
 
     def _samples(self, model: TranslationModel, outputs: Sequence[str]) -> list[dict[str, Any]]:
         """The first sentences and their translations, which are decoded again where their passes can be kept."""
@@ -137,13 +135,9 @@ class Validator:
         if not any(f.name == "history" for f in fields(self.decoding)):
             return samples
         decoding = replace(self.decoding, history=True)  # type: ignore[call-arg]
-        rows = [pairs[0].source for pairs in self.pairs[: len(samples)]]
-        for indices, decoded in decode_in_batches(
-            model, rows, decoding=decoding, batch_size=self.config.batch_size, device=self.device
-        ):
-            for index, item in zip(indices, decoded, strict=True):
-                passes = item.history[0] if item.history else []
-                samples[index]["passes"] = [marked(one_pass, self.tokenizers.target) for one_pass in passes]
+        for sample, item in zip(samples, self._decode(model, len(samples), decoding), strict=True):
+            passes = item.history[0] if item.history else []
+            sample["passes"] = [marked(one_pass, self.tokenizers.target) for one_pass in passes]
         return samples
 
     @torch.inference_mode()

@@ -15,7 +15,9 @@ import pytest
 from builders import command
 
 from nat.files import read_json, write_json
+from nat.progress import Progress
 from nat.runs.folder import latest_checkpoint
+from nat.training.distributed import Ranks
 from nat.training.validation import Validated, Validator
 
 pytestmark = pytest.mark.timeout(300)
@@ -142,7 +144,7 @@ def test_a_crash_in_decoding_loses_no_update(
     """Again and again; and what is resumed ends as if nothing had been."""
 
     def crash(*_: Any, **__: Any) -> None:
-        raise RuntimeError("out of memory")
+        raise RuntimeError("a bug")
 
     resume()
     whole = tmp_path / "whole"
@@ -150,7 +152,7 @@ def test_a_crash_in_decoding_loses_no_update(
     for _ in range(2):
         with monkeypatch.context() as patched:
             patched.setattr(Validator, "__call__", crash)
-            with pytest.raises(RuntimeError, match="out of memory"):
+            with pytest.raises(RuntimeError, match="a bug"):
                 resume()
         assert state_file(tmp_path / "run").parent.name == "update-00000012"
     resume()
@@ -178,6 +180,13 @@ def test_a_lower_budget_ends_well(resume: Callable[..., str], tmp_path: Path) ->
 
 
 # --- damage -----------------------------------------------------------------------------------------
+
+
+def test_only_the_main_rank_tells_of_progress(resume: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(Progress.__init__.__kwdefaults__, "interval", 0.0)
+    assert "train 9/10 updates" in resume("trainer.max_updates=10")
+    monkeypatch.setattr(Ranks, "is_main", False)
+    assert "train" not in resume("trainer.max_updates=12")
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_the_expectation_of_reinforce_is_the_enumerated_gradient(
 
 
 def test_samples_come_from_the_head_and_their_mean_gradient_nears_the_expectation(make: Make) -> None:
-    stage = make(model={"max_fertility": 2}, max_length_factor=9, num_samples=1500)
+    stage = make(model={"max_fertility": 2}, max_length_factor=9, num_samples=1000)
     source = batch_for(stage, [(2, 2)]).source
     value = torch.stack([probability * cost for _, probability, cost in enumerated(stage, source)]).sum()
     expected = gradient(value, stage)["fertility.bias"]
