@@ -113,6 +113,8 @@ class Shell:
         shutil.copytree(ROOT / "scripts", folder / "scripts")
         large = shutil.ignore_patterns("*.html", "*.png", "*.svg")
         shutil.copytree(ROOT / "docs" / "results", folder / "docs" / "results", ignore=large)
+        (folder / ".venv" / "bin").mkdir(parents=True)
+        (folder / ".venv" / "bin" / "activate").touch()
         both = b"".join((ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt"))
         number = subprocess.run(["cksum"], input=both, capture_output=True, check=True).stdout.split()[0].decode()
         for extra in ("", "-plot", "-test"):
