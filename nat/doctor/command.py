@@ -16,7 +16,7 @@ from nat.doctor import data_checks, decoding_checks, training_checks
 from nat.doctor.decodes import decode_now, describe_decode, read_decode
 from nat.doctor.facts import DecodeFacts, Facts, Overlap, RunFacts, TrainingText
 from nat.doctor.finding import Check, Finding, Severity
-from nat.doctor.reading import Places, read_origin, read_overlap, read_training_text
+from nat.doctor.reading import read_origin, read_overlap, read_training_text
 from nat.errors import ConfigError, DataError
 from nat.evaluation.inputs import Split, Text, read_corpus
 from nat.evaluation.opening import Runs, SystemConfig, open_system
@@ -95,9 +95,6 @@ def examine_facts(facts: Facts) -> dict[str, Finding]:
 def read_facts(config: DoctorConfig, system: System) -> Facts:
     """All that can be read."""
     translator = system.translator
-    stored = translator.config.get("data") or {}
-    places = Places(translator.folder, str(translator.config.get("run_dir", "")))
-    changes = merge(places.changes(stored), config.data)
     others = config.data.keys() - {*WHERE, *SPLITS}  # the run was validated on other sentences than these
     notes: list[str] = []
     run = RunFacts(translator.config, run_summary(translator.folder), read_metrics(translator.folder))
@@ -107,13 +104,13 @@ def read_facts(config: DoctorConfig, system: System) -> Facts:
     if config.decode is not None:
         calls_per_pass = type(translator.model).Decoding.calls_per_pass
         decode = read_decode(Path(config.decode), folder=translator.folder, calls_per_pass=calls_per_pass)
-    held_out = read_held_out(translator, changes, notes)
-    training, overlaps = read_training(config, translator, changes, held_out, notes)
+    held_out = read_held_out(config, translator, notes)
+    training, overlaps = read_training(config, translator, held_out, notes)
     if decode is None:
         decode = decode_part(config, system, held_out, notes)
     return Facts(
         run=run,
-        origin=read_origin(merge(stored, changes), places),
+        origin=read_origin(data_now(config, translator)),
         training=training,
         overlaps=overlaps,
         num_validated=len(held_out[Split.VALID].sentences) if Split.VALID in held_out and not others else None,
@@ -122,14 +119,19 @@ def read_facts(config: DoctorConfig, system: System) -> Facts:
     )
 
 
-def read_held_out(translator: Translator, changes: dict[str, Any], notes: list[str]) -> dict[Split, TokenizedCorpus]:
+def data_now(config: DoctorConfig, translator: Translator) -> dict[str, Any]:
+    """The run's data options with those of this command."""
+    return merge(translator.config.get("data") or {}, config.data)
+
+
+def read_held_out(config: DoctorConfig, translator: Translator, notes: list[str]) -> dict[Split, TokenizedCorpus]:
     """The held-out splits that can be read."""
     corpora = {}
     for split in (Split.VALID, Split.TEST):
-        if merge(translator.config.get("data") or {}, changes).get(split.value) is None:
+        if data_now(config, translator).get(split.value) is None:
             continue
         try:
-            corpora[split] = read_corpus(translator, split, changes)
+            corpora[split] = read_corpus(translator, split, config.data)
         except DataError as error:
             notes.append(
                 f"split {split.value} cannot be read, so that its overlap with the training text is not known: {error}"
@@ -138,19 +140,16 @@ def read_held_out(translator: Translator, changes: dict[str, Any], notes: list[s
 
 
 def read_training(
-    config: DoctorConfig,
-    translator: Translator,
-    changes: dict[str, Any],
-    held_out: dict[Split, TokenizedCorpus],
-    notes: list[str],
+    config: DoctorConfig, translator: Translator, held_out: dict[Split, TokenizedCorpus], notes: list[str]
 ) -> tuple[TrainingText | None, list[Overlap]]:
     """Figures of the training text, and what the other splits share with it."""
     what = "so that lengths, vocabulary, filters and overlap are not looked at"
-    if merge(translator.config.get("data") or {}, changes).get("streaming"):
+    if data_now(config, translator).get("streaming"):
         notes.append(f"the training text is a stream (data.streaming=true), {what}")
         return None, []
     try:
-        corpus = read_corpus(translator, Split.TRAIN, {name: changes[name] for name in WHERE if name in changes})
+        changes = {name: value for name, value in config.data.items() if name in WHERE}
+        corpus = read_corpus(translator, Split.TRAIN, changes)
     except DataError as error:
         notes.append(f"the training text cannot be read, {what}: {error}")
         return None, []

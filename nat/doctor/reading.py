@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from nat.data.batching import Pair, collate
-from nat.data.corpus import SPLITS
 from nat.data.tokenized import READ_AT_ONCE, TokenizedCorpus
 from nat.data.vocabulary import NUM_SYMBOLS
 from nat.doctor.facts import Origin, Overlap, TrainingText
@@ -24,37 +23,7 @@ ENOUGH = 0.995  # of the pairs, see TrainingText.enough
 LONGEST_CHAIN = 10  # distillations of distilled text: a manifest may name its own corpus by mistake
 
 
-# --- where things are ------------------------------------------------------------------------------
-
-
-class Places:
-    """Relative paths of a run are those of the folder in which its command was typed: this one, or the one that the
-    run's own place gives away (run_dir=runs/ctc, found as /work/runs/ctc, was typed in /work)."""
-
-    def __init__(self, folder: Path, run_dir: str) -> None:
-        self.bases = [Path()]
-        parts, typed = folder.resolve().parts, Path(run_dir).parts
-        if typed and not Path(run_dir).is_absolute() and parts[-len(typed) :] == typed:
-            self.bases.append(Path(*parts[: -len(typed)]))
-
-    def find(self, location: str) -> str:
-        """The path of what exists under that name, else the name."""
-        for base in self.bases:
-            if (base / location).exists():
-                return str(base / location)
-        return location
-
-    def changes(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Data options of the splits whose files lie elsewhere than they say."""
-        stored = {split: data[split] for split in SPLITS if isinstance(data.get(split), (str, list))}
-        places = {
-            split: self.find(value) if isinstance(value, str) else [self.find(item) for item in value]
-            for split, value in stored.items()
-        }
-        return {split: value for split, value in places.items() if value != stored[split]}
-
-
-def read_origin(data: Mapping[str, Any], places: Places) -> Origin:
+def read_origin(data: Mapping[str, Any]) -> Origin:
     """What the manifests of nat-distill say of the training targets, one after the other where a corpus was made from
     another."""
     location = data.get("train")
@@ -63,7 +32,7 @@ def read_origin(data: Mapping[str, Any], places: Places) -> Origin:
         shown = f"data.train={location}"
         if isinstance(location, str) and location.startswith("embedded:"):
             return Origin(False, "; ".join([*seen, f"{shown} is the text that comes with nat, translated by people"]))
-        path = Path(places.find(location)).parent / MANIFEST if isinstance(location, str) else None
+        path = Path(location).parent / MANIFEST if isinstance(location, str) else None
         if path is None or not path.is_file():
             told = f"{shown} has no {MANIFEST} of nat-distill beside it"
             return Origin(None, "; ".join([*seen, told]))

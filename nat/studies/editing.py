@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def edit_study(config: EditStudyConfig) -> dict[str, Any]:
     kept = [
         i for i, (source, line) in enumerate(zip(text.sources, text.references or [], strict=True)) if source and line
     ]
-    text = replace(text, sources=[text.sources[i] for i in kept], references=[(text.references or [])[i] for i in kept])
+    text = text.select(kept)
     abilities = system.translator.model.edits
     plain = translate(system, text.sources, name="unaided").best
     figures: dict[str, Any] = {"run_dir": config.run_dir, "teacher": config.teacher}

@@ -24,7 +24,6 @@ from nat.config import load_yaml, parse, save_yaml
 from nat.data.batching import collate
 from nat.data.corpus import embedded_directory
 from nat.data.lines import read_lines
-from nat.doctor import command as doctor_command
 from nat.doctor.command import CHECKS, DoctorConfig, describe, doctor, examine_facts
 from nat.doctor.decodes import commonest, other_limits
 from nat.doctor.facts import DecodeFacts, Facts, Origin, Overlap, RunFacts, TrainingText, Trial
@@ -534,18 +533,6 @@ def test_the_training_text_is_what_it_was(healthy: Path) -> None:
     assert facts.training is not None
     assert facts.training.num_pairs == 700
     assert facts.num_validated is None  # of the run's own validation
-
-
-def test_relative_paths_are_those_of_where_the_run_was_made(
-    healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "x"
-    shutil.copytree(healthy, folder)
-    paths = {"run_dir": "run", "data.train": "distilled/train.jsonl", "data.valid": "valid.jsonl"}
-    change_config(folder / "run", paths | {"data.test": "test.jsonl"})
-    monkeypatch.chdir("/")
-    assert findings_of(folder) == {}
-    assert doctor_command.Places(folder / "run", "runs/run").find("x/valid.jsonl") == "x/valid.jsonl"
 
 
 REFUSALS = {
