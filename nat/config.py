@@ -57,14 +57,14 @@ class Component(Generic[C]):
     target: type[C]
     config: Any
 
-    def build(self, **given: Any) -> Any:
-        """`target(config, **given)`; `given` are the dimensions and parts that the parent provides."""
-        return self.target(self.config, **given)  # type: ignore[call-arg]
+    def build(self, **provided: Any) -> Any:
+        """`target(config, **provided)`; `provided` are the dimensions and parts that come from the parent."""
+        return self.target(self.config, **provided)  # type: ignore[call-arg]
 
 
-def build(node: Mapping[str, Any], **given: Any) -> Any:
+def build(node: Mapping[str, Any], **provided: Any) -> Any:
     """Check a component's plain description `{_target_: ..., option: value}` and build it."""
-    return parse(Component, node).build(**given)
+    return parse(Component, node).build(**provided)
 
 
 def parse(kind: type[T], node: Any, path: str = "") -> T:
@@ -283,9 +283,9 @@ def _check_range(f: dataclasses.Field[Any], value: Any, path: str, errors: list[
         ("maximum", "at most", lambda bound: value <= bound),
         ("below", "less than", lambda bound: value < bound),
     )
-    given = [(words, bounds[name], holds) for name, words, holds in rules if bounds.get(name) is not None]
-    if not all(holds(bound) for _, bound, holds in given):
-        errors.append(f"{path}={value}: must be " + " and ".join(f"{words} {bound}" for words, bound, _ in given))
+    limits = [(words, bounds[name], holds) for name, words, holds in rules if bounds.get(name) is not None]
+    if not all(holds(bound) for _, bound, holds in limits):
+        errors.append(f"{path}={value}: must be " + " and ".join(f"{words} {bound}" for words, bound, _ in limits))
 
 
 def _join(path: str, name: str) -> str:

@@ -24,10 +24,10 @@ def work(config: dict[str, Any]) -> int:
     from nat.studies.ngrams import LMConfig, estimate
 
     settings = parse(LMConfig, config)
-    found = estimate(settings)
-    counts = ", ".join(f"{count} {order}-grams" for order, count in enumerate(found.num_ngrams, 1))
-    told = "" if found.perplexity is None else f", perplexity {found.perplexity:.2f} on the valid split"
-    print(f"done: {settings.output}: {counts} from {found.num_sentences} sentences{told}")
+    model = estimate(settings)
+    counts = ", ".join(f"{count} {order}-grams" for order, count in enumerate(model.num_ngrams, 1))
+    perplexity = "" if model.perplexity is None else f", perplexity {model.perplexity:.2f} on the valid split"
+    print(f"done: {settings.output}: {counts} from {model.num_sentences} sentences{perplexity}")
     return 0
 
 
