@@ -100,8 +100,9 @@ def _in_one_line(extra_directory: Path | None) -> Iterator[None]:
         file = "" if error.problem_mark is None else error.problem_mark.name
         raise ConfigError(f"{file}{why_unreadable(error)}") from None
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, *HYDRA_RAISES) as error:
-        for path in sorted(extra_directory.rglob("*.yaml")) if extra_directory is not None else ():
-            load_yaml(path)
+        if extra_directory is not None and isinstance(error, (UnicodeDecodeError, RecursionError)):
+            for path in sorted(extra_directory.rglob("*.yaml")):
+                load_yaml(path)  # raises for the one that is to blame
         raise ConfigError(_one_line(error)) from None
 
 
