@@ -23,7 +23,7 @@ from nat.composition import compose
 
 COMMANDS = ("bench", "cloze", "decode", "distill", "doctor", "edit", "lm", "modes", "report", "train")
 MODELS = ("ctc", "autoregressive", "levenshtein", "kermit")
-MEMORY = 6 * 2**30  # of address space, bytes: a process that wants more is told that there is none
+MEMORY = 14 * 2**30  # of address space, bytes: a process that wants more is told that there is none
 PRELOADED = [
     "fuzzing", "nat.training.run", "nat.distill.run", "nat.reporting.report", "nat.doctor.command",
     "nat.studies.editing", "nat.studies.cloze", "nat.studies.ngrams", "nat.studies.modes.study",
