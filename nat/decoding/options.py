@@ -59,8 +59,8 @@ class CommandConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodingConfig(CommandConfig):
-    """Of a command that decodes with one run or several."""
+class DecodingConfig:
+    """Of a command that decodes with one run or several: on what, which text and how."""
 
     device: Device = option(Device.AUTO, "auto (a GPU if there is one), cpu or cuda")
     num_threads: int | None = option(
@@ -69,11 +69,20 @@ class DecodingConfig(CommandConfig):
     data: dict[str, Any] = field(default_factory=dict, metadata={"help": "options over those of the run's corpus"})
     decoding: dict[str, Any] = field(default_factory=dict, metadata={"help": "batch_size and the method's options"})
 
-    def prepare(self) -> None:
-        """As `CommandConfig.prepare`; torch then computes on the threads that were asked for."""
-        super().prepare()
+    def use_threads(self) -> None:
+        """torch computes on as many threads from here on."""
         if self.num_threads is not None:
             torch.set_num_threads(self.num_threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingCommandConfig(CommandConfig, DecodingConfig):
+    """Of a command that decodes, and writes what it finds."""
+
+    def prepare(self) -> None:
+        """As `CommandConfig.prepare`, with the threads."""
+        super().prepare()
+        self.use_threads()
 
 
 def decoding_options(translator: Translator, options: Mapping[str, Any]) -> tuple[DecodingOptions, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from nat.data.batching import Pair, collate
 from nat.data.corpus import SPLITS, DataConfig
 from nat.data.lines import file_digest
 from nat.data.tokenized import TokenizedCorpus, prepare
-from nat.decoding.options import MOST_THREADS, Device, data_options, decoding_options
+from nat.decoding.options import DecodingConfig, data_options, decoding_options
 from nat.decoding.translator import Translator, load
 from nat.distill.fertilities import AlignmentFile, FertilitySource, WordAligner
 from nat.errors import ConfigError, DataError
@@ -35,15 +35,12 @@ class Targets(Enum):
     CORPUS = "corpus"
 
 
-@dataclass(frozen=True)
-class DistillConfig:
-    """Everything that `configs/distill.yaml` holds."""
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(DecodingConfig):
+    """Everything that `configs/distill.yaml` holds. data: options over those of the teacher's run."""
 
     teacher: str = option(help="run folder of the teacher")
     output: str = option(help="folder of the distilled corpus; the same command with the same folder resumes")
-    data: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "the corpus; options that are not given are those of the teacher's run"}
-    )
     split: str = option("train", "split whose sources are translated: train, valid or test")
     targets: Targets = option(Targets.TEACHER, "the teacher's translations, or those of the corpus, with its score")
     fertilities: FertilitySource | None = option(
@@ -55,14 +52,7 @@ class DistillConfig:
     alignments: str | None = option(
         None, "fertilities=alignments: a file in Pharaoh format, a line for each pair of the corpus"
     )
-    decoding: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "batch_size, and the decoding options of the teacher's method"}
-    )
     shard_size: int = option(1024, "pairs in a shard: what a kill can cost each rank", minimum=1, maximum=1_000_000_000)
-    device: Device = option(Device.AUTO, "auto (a GPU if there is one), cpu or cuda")
-    num_threads: int | None = option(
-        None, "CPU threads of torch; null: torch's choice", minimum=1, maximum=MOST_THREADS
-    )
 
     def __post_init__(self) -> None:
         errors = [f"split={self.split}: allowed are {', '.join(SPLITS)}"] if self.split not in SPLITS else []

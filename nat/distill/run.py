@@ -51,8 +51,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     Raises ConfigError or DataError before any work where an option or a file is unusable, or where another command
     writes into the folder.
     """
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
+    config.use_threads()
     ranks = Ranks.from_environment(choose_device(config.device.value))
     lock = FolderLock(Path(config.output), f"output={config.output}")
     try:

@@ -11,7 +11,7 @@ from yaml import YAMLError, safe_load
 
 from nat.config import option, parse
 from nat.decoding.candidates import Choice, resolve_choice
-from nat.decoding.options import DecodingConfig, Device, decoding_options
+from nat.decoding.options import DecodingCommandConfig, Device, decoding_options
 from nat.decoding.translator import Translator, load
 from nat.engines.ctranslate2 import Engine, accelerate
 from nat.errors import ConfigError
@@ -42,7 +42,7 @@ ABOUT_SYSTEM = {f.name for f in fields(SystemOptions)} - {"run_dir", "decoding"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SystemConfig(DecodingConfig):
+class SystemConfig(DecodingCommandConfig):
     """The options of every command that looks at one run."""
 
     run_dir: str = option(help="run folder of the model")
@@ -62,7 +62,7 @@ class SystemConfig(DecodingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SystemsConfig(DecodingConfig):
+class SystemsConfig(DecodingCommandConfig):
     """The options of every command that sets systems side by side."""
 
     run_dirs: list[str] = option(help="run folders, each also as FOLDER?beam_size=4&name=LABEL, see nat-report")

@@ -9,7 +9,7 @@ constraints   random words of other sentences, in many cases: are they all in th
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,10 @@ class EditStudyConfig(SystemConfig):
     num_constraints: int = option(3, "random constraints of a case, at most", minimum=1, maximum=1000)
     num_words: int = option(2, "words of a constraint, at most", minimum=1, maximum=1000)
     seed: int = option(1, "seed of the noise and of the constraints", minimum=0)
+
+    @property
+    def runs(self) -> Iterable[str | None]:
+        return *super().runs, self.teacher
 
 
 def edit_study(config: EditStudyConfig) -> dict[str, Any]:

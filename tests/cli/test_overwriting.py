@@ -72,3 +72,11 @@ def test_a_picture_replaces_a_picture_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"attention\.picture=.*is there already"):
         BenchmarkConfig(attention=sizes).prepare()
     BenchmarkConfig(attention=sizes, overwrite=True).prepare()
+
+
+@pytest.mark.parametrize("kind", [DecodeConfig, EditStudyConfig])
+def test_files_of_the_teacher_are_kept_whatever_is_told(tmp_path: Path, kind: type) -> None:
+    (tmp_path / "run.json").write_text("{}\n")
+    config = kind(run_dir="run", teacher=str(tmp_path), output=f"{tmp_path}/run.json", overwrite=True)
+    with pytest.raises(ConfigError, match="a file of the run"):
+        config.prepare()
