@@ -7,6 +7,7 @@ speed baseline: Kasai et al. 2021, https://arxiv.org/abs/2006.10369.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from nat.models.options import BeamOptions, DecodingOptions
 from nat.nn.attention.full import CausalAttention
 from nat.nn.cached import DecoderState, step_decoder
 from nat.nn.copying import Copyable, Copying
+from nat.nn.limits import LengthLimits
 from nat.nn.seq2seq import Seq2Seq, Seq2SeqConfig
 from nat.nn.transformer import Memory
 from nat.rows import Rows
@@ -48,6 +50,8 @@ class TeacherState(Rows):
 
 class Autoregressive(TranslationModel):
     """p(y|x) = prod_t p(y_t | y_<t, x), with cached greedy and beam search and sampling, and a one-pass `score`."""
+
+    num_ends: ClassVar[int] = 1  # EOS, or BOS
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Seq2SeqConfig):
@@ -165,16 +169,8 @@ class Autoregressive(TranslationModel):
         return History.of_one_pass(target.tokens, target.valid, scores)
 
     @property
-    def max_source_length(self) -> int | None:
-        return self.net.max_source_length
-
-    @property
-    def max_target_length(self) -> int | None:
-        """EOS, or BOS, has a position too."""
-        return None if self.net.max_target_length is None else self.net.max_target_length - 1
-
-    def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
-        return batch.source.valid.any(dim=1) & self.fits(batch.source.lengths, batch.target.lengths)
+    def length_limits(self) -> LengthLimits:
+        return LengthLimits.of(self.net, ends=self.num_ends)
 
     def start(self, memory: Memory) -> TeacherState:
         """The state before the first step."""

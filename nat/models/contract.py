@@ -23,6 +23,7 @@ from nat.losses import CrossEntropy
 from nat.models.options import DecodingOptions
 from nat.nn.attention.base import Attention
 from nat.nn.embedding import Positions
+from nat.nn.limits import LengthLimits
 from nat.rows import Rows
 from nat.search.canvas import Canvas
 from nat.search.insertion import Texts
@@ -141,6 +142,7 @@ class TranslationModel(nn.Module, ABC):
     Decoding: ClassVar[type[DecodingOptions]] = DecodingOptions
     unlearnable: ClassVar[str] = "longer than {limit}"  # why `learnable` may be False; {limit}: as in `limiting`
     points: ClassVar[bool] = False  # whether it reads points and writes their places, however many there are
+    num_ends: ClassVar[int] = 0  # positions of a canvas beside its tokens
     edits: ClassVar[frozenset[str]] = frozenset()  # of draft, known, constraints: what `decode` heeds
 
     def __init__(self, vocabularies: Vocabularies) -> None:
@@ -170,22 +172,27 @@ class TranslationModel(nn.Module, ABC):
 
     def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
         """Positions that the decoder works on for pairs of these lengths; batches are sized by it."""
-        return target_length + 1
+        return target_length + self.num_ends
+
+    @property
+    def length_limits(self) -> LengthLimits:
+        """How long what the model reads and writes may be."""
+        return LengthLimits()
 
     @property
     def max_source_length(self) -> int | None:
         """The longest source that the model takes, in tokens; None where there is no limit."""
-        return None
+        return self.length_limits.source
 
     @property
     def max_target_length(self) -> int | None:
         """The longest canvas that the model takes, in tokens; None where there is no limit."""
-        return self.max_source_length
+        return self.length_limits.target
 
     @property
     def max_total_length(self) -> int | None:
         """The most tokens of a source and its canvas together; None where there is no such limit."""
-        return None
+        return self.length_limits.total
 
     def fits(self, source_lengths: Int[Tensor, " B"], canvas_lengths: Int[Tensor, " B"]) -> Bool[Tensor, " B"]:
         """Where neither is longer than the model takes, nor both together."""
@@ -217,4 +224,4 @@ class TranslationModel(nn.Module, ABC):
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
         """False where a pair cannot be learnt from at all; such pairs are counted, reported and left out."""
-        return batch.source.valid.any(dim=1)
+        return batch.source.valid.any(dim=1) & self.fits(batch.source.lengths, batch.target.lengths)

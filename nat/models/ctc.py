@@ -21,13 +21,13 @@ from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
 from nat.models.contract import LossTerm, Translation, TranslationModel
 from nat.models.options import BeamOptions, DecodingOptions
-from nat.nn.attention.base import tightest
 from nat.nn.copying import Copying
 from nat.nn.glancing import Glancing, gold_positions, reveal, shown
 from nat.nn.head import Head
+from nat.nn.limits import LengthLimits
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, Guide, ParallelConfig, Seq2Seq
-from nat.nn.slots import Slots, SlotSplit, target_scores
+from nat.nn.slots import Slots, SlotSplit, marginal_log_prob, target_scores
 from nat.nn.transformer import Memory
 from nat.ops import ctc
 from nat.search.language_model import Fusion, check_language_model, open_language_model
@@ -186,9 +186,7 @@ class CTC(TranslationModel):
         memory = self.net.encode(batch.source)
         slots = self.split(memory)
         states = self.net.states(self.net.place(slots.states), slots.valid, memory)
-        scored, _ = target_scores(self.net.head(memory), states, slots, batch.target)
-        nll, alignable = ctc.marginal_loss(scored, states.dtype)
-        return (-nll).masked_fill(~alignable, -torch.inf)
+        return marginal_log_prob(self.net.head(memory), states, slots, batch.target)
 
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, CTC.Decoding)
@@ -253,24 +251,15 @@ class CTC(TranslationModel):
         ]
 
     def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
-        return self.config.upsampling * source_length
+        return self.split.num_slots * source_length
 
     @property
-    def max_source_length(self) -> int | None:
-        canvas = self.max_target_length
-        slots = None if canvas is None else canvas // self.config.upsampling
-        return tightest((self.net.max_source_length, slots))
-
-    @property
-    def max_target_length(self) -> int | None:
-        """The most slots."""
-        return self.net.max_target_length
+    def length_limits(self) -> LengthLimits:
+        return self.split.length_limits(self.net)
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
-        batch = batch.compact()
-        canvas = self.config.upsampling * batch.source.lengths
-        alignable = ctc.alignable(batch.target.tokens, batch.target.lengths, canvas)
-        return batch.source.valid.any(dim=1) & alignable & self.fits(batch.source.lengths, canvas)
+        canvas = self.split.num_slots * batch.source.lengths
+        return self.split.alignable(batch) & batch.source.valid.any(dim=1) & self.fits(batch.source.lengths, canvas)
 
 
 def written(path: Int[Tensor, "B A"], log_probs: Float[Tensor, "B A V"], slots: Slots) -> History:

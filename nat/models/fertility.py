@@ -27,6 +27,7 @@ from nat.nn.attention.full import FullAttention
 from nat.nn.attention.positional import OthersAttention, PositionalAttention
 from nat.nn.copying import Copying
 from nat.nn.glancing import Glancing, glanced_cross_entropy
+from nat.nn.limits import LengthLimits
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, Seq2Seq, Seq2SeqConfig
 from nat.nn.transformer import Decoder, Memory, initialise
@@ -171,12 +172,8 @@ class Fertility(TranslationModel):
         return np.maximum(target_length, 1)
 
     @property
-    def max_source_length(self) -> int | None:
-        return self.net.max_source_length
-
-    @property
-    def max_target_length(self) -> int | None:
-        return self.net.max_target_length
+    def length_limits(self) -> LengthLimits:
+        return LengthLimits.of(self.net)
 
     # --- decoding ----------------------------------------------------------------------------------
 

@@ -21,12 +21,12 @@ from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
 from nat.models.contract import LossTerm, Translation, TranslationModel, cross_entropy_terms
 from nat.models.options import DecodingOptions, SampleOptions
-from nat.nn.attention.base import tightest
 from nat.nn.copying import Copying
 from nat.nn.head import Head
+from nat.nn.limits import LengthLimits
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import ParallelConfig, Seq2Seq
-from nat.nn.slots import Slots, SlotSplit, target_scores
+from nat.nn.slots import Slots, SlotSplit, marginal_log_prob, target_scores
 from nat.nn.transformer import Memory
 from nat.ops import ctc, imputer
 from nat.rows import Rows
@@ -232,9 +232,7 @@ class Imputer(TranslationModel):
         batch = batch.compact()
         memory = self.net.encode(batch.source)
         slots = self.split(memory)
-        scored, _ = target_scores(self.net.head(memory), self.masked_states(slots, memory), slots, batch.target)
-        nll, alignable = ctc.marginal_loss(scored, slots.states.dtype)
-        return (-nll).masked_fill(~alignable, -torch.inf)
+        return marginal_log_prob(self.net.head(memory), self.masked_states(slots, memory), slots, batch.target)
 
     # --- decoding -------------------------------------------------------------------------------------
 
@@ -298,21 +296,12 @@ class Imputer(TranslationModel):
     # --- lengths --------------------------------------------------------------------------------------
 
     def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
-        return self.config.upsampling * source_length
+        return self.split.num_slots * source_length
 
     @property
-    def max_source_length(self) -> int | None:
-        canvas = self.max_target_length
-        slots = None if canvas is None else canvas // self.config.upsampling
-        return tightest((self.net.max_source_length, slots))
-
-    @property
-    def max_target_length(self) -> int | None:
-        """The most slots."""
-        return self.net.max_target_length
+    def length_limits(self) -> LengthLimits:
+        return self.split.length_limits(self.net)
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
-        batch = batch.compact()
-        canvas = self.config.upsampling * batch.source.lengths
-        alignable = ctc.alignable(batch.target.tokens, batch.target.lengths, canvas)
-        return batch.source.valid.any(dim=1) & alignable & self.fits(batch.source.lengths, canvas)
+        canvas = self.split.num_slots * batch.source.lengths
+        return self.split.alignable(batch) & batch.source.valid.any(dim=1) & self.fits(batch.source.lengths, canvas)

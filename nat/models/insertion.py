@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.models.contract import LossTerm, Translation, TranslationModel
 from nat.models.options import DecodingOptions, InsertionOptions
+from nat.nn.limits import LengthLimits
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import ParallelConfig, Seq2Seq
 from nat.nn.spans import SpanConfig
@@ -29,7 +29,6 @@ from nat.search.editing import start
 from nat.search.insertion import Finalisation, Texts, insert_until_complete
 
 BOS, EOS, PAD = int(Symbol.BOS), int(Symbol.EOS), int(Symbol.PAD)
-NUM_ENDS = 2  # positions of BOS and EOS around the canvas
 
 
 class Distribution(Enum):
@@ -41,6 +40,7 @@ class InsertionTransformer(TranslationModel):
     """p(c, l | x, y_partial): which token comes next, and into which slot. Trained on random parts of the target, whose
     slots have the missing spans as targets; EOS is the end of a slot, or of the sequence."""
 
+    num_ends: ClassVar[int] = 2  # BOS and EOS around the canvas
     edits: ClassVar[frozenset[str]] = frozenset({"draft", "known", "constraints"})
 
     @dataclass(frozen=True, kw_only=True)
@@ -161,18 +161,6 @@ class InsertionTransformer(TranslationModel):
         )
         return Translation.of_insertions(refined, 0, copies=copies, decoding=decoding)
 
-    # --- lengths --------------------------------------------------------------------------------------
-
-    def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
-        return target_length + NUM_ENDS
-
     @property
-    def max_source_length(self) -> int | None:
-        return self.net.max_source_length
-
-    @property
-    def max_target_length(self) -> int | None:
-        return None if self.net.max_target_length is None else self.net.max_target_length - NUM_ENDS
-
-    def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
-        return batch.source.valid.any(dim=1) & self.fits(batch.source.lengths, batch.target.lengths)
+    def length_limits(self) -> LengthLimits:
+        return LengthLimits.of(self.net, ends=self.num_ends)

@@ -25,6 +25,7 @@ from nat.errors import ConfigError
 from nat.models.contract import LossTerm, Translation, TranslationModel
 from nat.models.options import DecodingOptions, InsertionOptions
 from nat.nn.joint import JointConfig, JointNet, Segment, Side
+from nat.nn.limits import LengthLimits
 from nat.nn.rng import RowRandom
 from nat.nn.spans import SpanConfig
 from nat.ops import insertion
@@ -279,15 +280,8 @@ class Kermit(TranslationModel):
         return source_length + target_length + 4  # BOS and EOS of both
 
     @property
-    def max_source_length(self) -> int | None:
-        return self.net.max_length
-
-    @property
-    def max_total_length(self) -> int | None:
-        return self.net.max_total_length
-
-    def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
-        return batch.source.valid.any(dim=1) & self.fits(batch.source.lengths, batch.target.lengths)
+    def length_limits(self) -> LengthLimits:
+        return LengthLimits(self.net.max_length, self.net.max_length, self.net.max_total_length)
 
 
 def begun(side: Draft) -> Canvas:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -25,6 +24,7 @@ from nat.models.contract import LossTerm, Translation, TranslationModel
 from nat.models.options import DecodingOptions, EditOptions
 from nat.nn.copying import Copying
 from nat.nn.edit_heads import EditHeads, Exits, Sharing
+from nat.nn.limits import LengthLimits
 from nat.nn.rng import RowRandom, class_of
 from nat.nn.roll_in import completed, damaged, dropped, either, kept
 from nat.nn.seq2seq import ParallelConfig, Seq2Seq
@@ -65,6 +65,7 @@ class Levenshtein(TranslationModel):
     """
 
     unlearnable = "an empty side, or a canvas longer than {limit}"
+    num_ends = 2  # BOS and EOS around the canvas
     edits = frozenset({"draft", "known", "constraints"})
 
     @dataclass(frozen=True, kw_only=True)
@@ -308,17 +309,9 @@ class Levenshtein(TranslationModel):
 
     # --- lengths --------------------------------------------------------------------------------------
 
-    def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
-        return target_length + 2
-
     @property
-    def max_source_length(self) -> int | None:
-        return self.net.max_source_length
-
-    @property
-    def max_target_length(self) -> int | None:
-        """The longest canvas: positions count BOS and EOS too."""
-        return None if self.net.max_target_length is None else max(0, self.net.max_target_length - 2)
+    def length_limits(self) -> LengthLimits:
+        return LengthLimits.of(self.net, ends=self.num_ends)
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
         sources, targets = batch.source.lengths, batch.target.lengths

@@ -22,6 +22,7 @@ from nat.models.contract import LossTerm, Translation, TranslationModel
 from nat.models.options import BeamOptions, DecodingOptions
 from nat.nn.attention.full import CausalAttention
 from nat.nn.cached import DecoderState, step_decoder
+from nat.nn.limits import LengthLimits
 from nat.nn.pointing import PointConfig, PointEncoder, PointerHead, each_once, places, pointer_cross_entropy, visited
 from nat.nn.transformer import Decoder, DecoderConfig, Memory
 from nat.ops.cycle import from_lowest, rotate
@@ -58,6 +59,7 @@ class Pointer(TranslationModel):
     """
 
     points = True
+    num_ends = 1  # the end, or what is read before any point
     unlearnable = "an empty source, a point twice under mask_used=true, or longer than {limit}"
 
     @dataclass(frozen=True, kw_only=True)
@@ -201,12 +203,8 @@ class Pointer(TranslationModel):
         return log_probs, replace(state, decoder=decoder, allowed=allowed)
 
     @property
-    def max_source_length(self) -> int | None:
-        return self.encoder.max_length
-
-    @property
-    def max_target_length(self) -> int | None:
-        return None
+    def length_limits(self) -> LengthLimits:
+        return LengthLimits(self.encoder.max_length)
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
         fits = self.encoder.takes(batch.source)

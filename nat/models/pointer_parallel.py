@@ -21,6 +21,7 @@ from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
 from nat.losses import token_log_probs
 from nat.models.contract import LossTerm, Translation, TranslationModel
 from nat.models.options import DecodingOptions, SampleOptions
+from nat.nn.limits import LengthLimits
 from nat.nn.pointing import PointConfig, PointEncoder, PointerHead, each_once, places, pointer_cross_entropy
 from nat.nn.transformer import Memory
 from nat.ops.cycle import follow, from_lowest, successors
@@ -106,12 +107,8 @@ class PointerParallel(TranslationModel):
         return Translation(tokens, valid, scores, passes, torch.zeros_like(passes, dtype=torch.bool), history)
 
     @property
-    def max_source_length(self) -> int | None:
-        return self.encoder.max_length
-
-    @property
-    def max_target_length(self) -> int | None:
-        return None
+    def length_limits(self) -> LengthLimits:
+        return LengthLimits(self.encoder.max_length)
 
     def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
         return source_length

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from nat.models.options import DecodingOptions, LengthBeamOptions
 from nat.nn.copying import Copying
 from nat.nn.glancing import Glancing, glanced_cross_entropy
 from nat.nn.length import LengthPredictor
+from nat.nn.limits import LengthLimits
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, ParallelConfig, Seq2Seq
 from nat.ops.copying import soft_copy, uniform_copy
@@ -140,16 +140,9 @@ class Vanilla(TranslationModel):
             history=History.of_one_pass(tokens, valid, scores) if decoding.history else None,
         )
 
-    def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
-        return target_length
-
     @property
-    def max_source_length(self) -> int | None:
-        return self.length.max_source_length(self.net)
-
-    @property
-    def max_target_length(self) -> int | None:
-        return self.net.max_target_length
+    def length_limits(self) -> LengthLimits:
+        return LengthLimits(self.length.max_source_length(self.net), self.net.max_target_length)
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
-        return self.length.learnable(batch) & self.fits(batch.source.lengths, batch.target.lengths)
+        return self.length.learnable(batch) & super().learnable(batch)

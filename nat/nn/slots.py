@@ -9,10 +9,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from nat.data.batch import Tokens
+from nat.data.batch import Batch, Tokens
 from nat.data.vocabulary import Symbol
+from nat.nn.attention.base import tightest
 from nat.nn.head import Head
+from nat.nn.limits import LengthLimits
+from nat.nn.seq2seq import Seq2Seq
 from nat.nn.transformer import Memory
+from nat.ops import ctc
 from nat.ops.lattice import TargetScores, target_ids
 from nat.rows import Rows
 
@@ -45,6 +49,16 @@ class SlotSplit(nn.Module):
         states = states.unflatten(-1, (self.num_slots, -1)).flatten(1, 2)  # (B, S, s D) -> (B, A, D)
         return Slots(states, memory.valid.repeat_interleave(self.num_slots, dim=1))
 
+    def length_limits(self, net: Seq2Seq) -> LengthLimits:
+        """Of sources whose slots the decoder takes, and of slots."""
+        most = net.max_target_length
+        return LengthLimits(tightest((net.max_source_length, None if most is None else most // self.num_slots)), most)
+
+    def alignable(self, batch: Batch) -> Bool[Tensor, " B"]:
+        """Where the target has an alignment: no more tokens and repeats than slots."""
+        batch = batch.compact()
+        return ctc.alignable(batch.target.tokens, batch.target.lengths, self.num_slots * batch.source.lengths)
+
 
 def target_scores(
     head: Head, states: Float[Tensor, "B A D"], slots: Slots, target: Tokens, *, with_mean: bool = False
@@ -54,3 +68,10 @@ def target_scores(
     ids = target_ids(target.tokens, target.lengths, blank=int(Symbol.BLANK))
     columns, mean = head.columns(states, ids, with_mean=with_mean)
     return TargetScores.of(columns, ids, slots.lengths, target.lengths), mean
+
+
+def marginal_log_prob(head: Head, states: Float[Tensor, "B A D"], slots: Slots, target: Tokens) -> Float[Tensor, " B"]:
+    """log p(y | x), the marginal over all alignments; -inf for a target that has none. target: right-padded."""
+    scores, _ = target_scores(head, states, slots, target)
+    nll, alignable = ctc.marginal_loss(scores, states.dtype)
+    return (-nll).masked_fill(~alignable, -torch.inf)
