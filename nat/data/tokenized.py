@@ -139,9 +139,16 @@ class StreamingCorpus:
 
     @property
     def fingerprint(self) -> str:
-        """A key of the tokenizer and of each file's size, beginning and end: a stream is not read to the end for it."""
-        files = filter(Path.is_file, map(Path, parse_location(self.config.train or []).paths))
-        return digest(self.tokenizers.fingerprint, *(part for path in files for part in outline(path)))
+        """A key of the tokenizer and of each file's size, beginning and end: a stream is not read to the end for it. Of
+        what is no file, such as a data set of the hub, its name."""
+        paths = [Path(path) for path in parse_location(self.config.train or []).paths]
+        files = (
+            file
+            for path in paths
+            for file in (sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path])
+        )
+        parts = (part for file in files for part in (outline(file) if file.is_file() else [str(file)]))
+        return digest(self.tokenizers.fingerprint, *parts)
 
     def only(self, accepts: PairFilter, reason: str) -> StreamingCorpus:
         """See `TokenizedCorpus.only`; the pairs are looked at as they are read."""

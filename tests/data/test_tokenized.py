@@ -202,3 +202,17 @@ def test_the_rest_of_a_stream_joins_the_last_pool(number, sizes):
 def test_a_pool_holds_the_tokens_of_several_updates():
     pairs = [Pair([7], [8, 9])] * 100
     assert [len(pool) for pool in tokenized._pools(iter(pairs), 10, 90)] == [30, 30, 40]
+
+
+def test_the_key_of_a_stream_is_of_what_it_reads_and_not_of_where_that_lies(tmp_path, data, text, tokenizers):
+    def key(location: str) -> str:
+        return prepare(data(train=location, streaming=True), "train", tokenizers, filtered=True).fingerprint
+
+    for name in ("a/b", "c"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "train.tsv").write_text("en\tde\na\tb\n")
+    first = key(f"{tmp_path}/a/b/train.tsv")
+    assert first == key(f"{tmp_path}/c/train.tsv") == key(f"hub:{tmp_path}/c")
+    assert key("hub:one/set") != key("hub:another/set")
+    (tmp_path / "c" / "train.tsv").write_text("en\tde\na\tc\n")
+    assert first != key(f"{tmp_path}/c/train.tsv") == key(f"hub:{tmp_path}/c")
