@@ -178,13 +178,10 @@ def decode_part(
     every = corpus.sentences
     sentences = [every[i] for i in spread_indices(len(every), config.sentences or SENTENCES)]
     sources, references = corpus.references(sentences)
-    limit = system.translator.model.max_source_length
     lengths = corpus.source_lengths[[sentence[0] for sentence in sentences]].tolist()
-    fits = [i for i, length in enumerate(lengths) if limit is None or length <= limit]
+    fits = [i for i, length in enumerate(lengths) if length <= system.longest_source]
     if len(fits) < len(sources):
-        notes.append(
-            f"{len(sources) - len(fits)} sentences of split {split.value} are too long for the model: left out"
-        )
+        notes.append(f"{len(sources) - len(fits)} sentences of split {split.value} are too long for it: left out")
     name = f"split {split.value}, {len(fits)} of {len(every)} sentences"
     return decode_now(system, Text(name, [sources[i] for i in fits], [references[i] for i in fits]))
 

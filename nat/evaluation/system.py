@@ -51,12 +51,13 @@ class System:
 
     @property
     def longest_source(self) -> int:
-        """The limit of tokens: what was asked for, else well beyond what the run was trained on."""
-        if self.max_source_tokens is not None:
-            return self.max_source_tokens
+        """The limit of tokens: what was asked for, else well beyond what the run was trained on; at most what the model
+        takes."""
         filters: dict[str, Any] = self.translator.data_option("filters", {})
         trained = filters.get("max_tokens")
-        return max(USUAL_LIMIT, BEYOND_TRAINING * trained) if isinstance(trained, int) else USUAL_LIMIT
+        usual = max(USUAL_LIMIT, BEYOND_TRAINING * trained) if isinstance(trained, int) else USUAL_LIMIT
+        limits = self.max_source_tokens or usual, self.translator.model.max_source_length
+        return min(limit for limit in limits if limit is not None)
 
     def encode(self, text: Text) -> list[list[int]]:
         """Token ids of the sources. Raises DataError, naming the line, for one that is too long: a line that lacks its

@@ -58,6 +58,7 @@ def edit_study(config: EditStudyConfig) -> dict[str, Any]:
         i for i, (source, line) in enumerate(zip(text.sources, text.references or [], strict=True)) if source and line
     ]
     text = text.select(kept)
+    system.encode(text)  # too long ones are refused now
     abilities = system.translator.model.edits
     plain = translate(system, text.sources, name="unaided").best
     figures: dict[str, Any] = {"run_dir": config.run_dir, "teacher": config.teacher}

@@ -89,6 +89,8 @@ def study(config: ModesConfig) -> tuple[dict[str, Any], str]:
     claims = [parse_claim(claim, [system.name for system in systems]) for claim in config.claims]
     first = systems[0].translator
     sentences = read_sentences(first, config.split, config.data)
+    for system in systems:
+        system.encode(sentences.text)  # too long ones are refused now
     names = list(sentences.references)
     if config.plots:
         check_simplex(names)
