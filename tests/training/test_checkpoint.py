@@ -319,6 +319,25 @@ def test_average_is_the_mean_of_each_tensor() -> None:
     assert mean["a"].dtype == torch.float32
 
 
+def test_the_moving_average_is_that_of_a_loop() -> None:
+    model, moving, none = make_model("ctc"), MovingAverage(0.7), MovingAverage(0.0)
+    expected: dict[str, Tensor] = {}
+    for update in range(4):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        current = {name: value.clone() for name, value in model.state_dict().items()}
+        mixed = {name: 0.7 * expected[name] + 0.3 * value for name, value in current.items()} if update else current
+        expected = {name: mixed[name] if value.is_floating_point() else value for name, value in current.items()}
+        moving.update(model)
+        none.update(model)
+    assert none.weights is None
+    assert moving.weights is not None
+    assert moving.weights.keys() == expected.keys()
+    for name, value in moving.weights.items():
+        torch.testing.assert_close(value, expected[name])
+
+
 @pytest.mark.parametrize(("smaller", "kept"), [(False, [30, 10]), (True, [20, 40])])
 def test_the_best_are_kept_and_offered(tmp_path: Path, smaller: bool, kept: list[int]) -> None:
     best = BestCheckpoints(tmp_path, keep=2, smaller_is_better=smaller)

@@ -178,22 +178,6 @@ def test_accumulation_does_not_change_training(train: Run, model: str) -> None:
             assert torch.allclose(tensor, other[name], atol=1e-5), name
 
 
-def test_the_moving_average_is_that_of_a_loop(train: Run) -> None:
-    """Each update is saved by a run that stops there: the average of all of them, by a loop."""
-    average: dict[str, torch.Tensor] = {}
-    folder = train("run", "trainer.max_updates=1", "trainer.moving_average=0.7", "schedule.shape=constant")
-    for update in range(1, 5):
-        if update > 1:
-            train("run", f"trainer.max_updates={update}", "trainer.moving_average=0.7", "schedule.shape=constant")
-        path = latest_checkpoint(folder)
-        assert path is not None
-        current = load_tensors(path / "model.safetensors")
-        average = {k: 0.7 * average[k] + 0.3 * v for k, v in current.items()} if average else current
-        saved = load_tensors(path / "average.safetensors")
-        for name in current:
-            assert torch.allclose(saved[name], average[name], atol=1e-6)
-
-
 def test_what_is_offered_is_the_moving_average(reference: Path) -> None:
     for kept in (reference / "best").iterdir():
         assert not torch.equal(
@@ -313,13 +297,13 @@ def test_killed_again_and_again_the_run_ends_bit_equal(reference: Path, small: l
     arguments = [*small, "model=ctc", f"run_dir={folder}", "trainer.moving_average=0.5", *slow]
     chance = random.Random(7)
     updates = []
-    for _ in range(10):
+    for _ in range(8):
         log, touches = str(tmp_path / "log"), chance.randint(1, 130)
         process = workers.start(workers.struck, arguments, log, folder, touches)
         assert workers.finish(process) == -signal.SIGKILL, Path(log).read_text()
         path = latest_checkpoint(folder)
         updates.append(read_json(path / "state.json")["state"]["update"] if path else 0)
-    assert 0 < updates[4] < updates[9] < 12
+    assert 0 < updates[4] < updates[7] < 12
     assert command(*arguments) == 0
     assert same_weights(folder, reference)
     assert [line["update"] for line in metrics(folder, "train")] == list(range(1, 13))
