@@ -23,7 +23,7 @@ def guarded(name: str, action: Callable[[], int | None]) -> int:
         discard_output()
         return 1
     except (MemoryError, RuntimeError) as error:
-        text = str(error) or "out of memory"
+        text = str(error) or ("out of memory" if isinstance(error, MemoryError) else "")
         if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", text):
             raise
         return tell(name, f"smaller sizes are needed: {text.splitlines()[0]}", UserError.exit_code)
