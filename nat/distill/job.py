@@ -108,7 +108,7 @@ def prepare_job(config: DistillConfig, lock: FolderLock | None) -> Job:
     folder is new or holds this same work."""
     teacher = load(config.teacher, device=config.device.value)
     run_summary(teacher.folder)  # damaged? better known now than when the manifest is written
-    decoding, batch_size = decoding_options(teacher, config.decoding)
+    decoding, batch_size = decoding_options(teacher, bans_unknown(config, teacher) | config.decoding)
     check_abilities(config, teacher)
     data, corpus = prepare_corpus(config, teacher)
     alignments = None
@@ -129,6 +129,12 @@ def prepare_job(config: DistillConfig, lock: FolderLock | None) -> Job:
         lock.acquire()
         claim(job.folder, identity)
     return job
+
+
+def bans_unknown(config: DistillConfig, teacher: Translator) -> dict[str, Any]:
+    """The default by which distillation differs: a corpus is text, and <unk> has none."""
+    writes_text = config.targets is Targets.TEACHER and type(teacher.model).Decoding.writes_text
+    return {"allow_unknown": False} if writes_text else {}
 
 
 @torch.inference_mode()

@@ -11,8 +11,8 @@ which distils the joined corpora of several languages; the column is then called
 
 OUTPUT/train.jsonl     one object a line: the source and target columns, score (log-probability), line, rank, and
                        fertilities where they are asked for: one number for each source token of the teacher's
-                       tokenizer, whose sum is the number of the target's tokens; a translation that holds an <unk>,
-                       for which there is no text, is left out and counted (num_unknown)
+                       tokenizer, whose sum is the number of the target's tokens; where decoding.allow_unknown=true lets
+                       the teacher write an <unk>, which has no text, the translation is left out and counted
 OUTPUT/manifest.json   teacher, decoding options, corpus, counts, scores, versions
 """
 
