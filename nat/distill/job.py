@@ -108,7 +108,9 @@ def prepare_job(config: DistillConfig, lock: FolderLock | None) -> Job:
     folder is new or holds this same work."""
     teacher = load(config.teacher, device=config.device.value)
     run_summary(teacher.folder)  # damaged? better known now than when the manifest is written
-    decoding, batch_size = decoding_options(teacher, bans_unknown(config, teacher) | config.decoding)
+    writes_text = type(teacher.model).Decoding.writes_text  # and <unk> has none
+    options = ({"allow_unknown": False} if writes_text else {}) | config.decoding
+    decoding, batch_size = decoding_options(teacher, options)
     check_abilities(config, teacher)
     data, corpus = prepare_corpus(config, teacher)
     alignments = None
@@ -129,12 +131,6 @@ def prepare_job(config: DistillConfig, lock: FolderLock | None) -> Job:
         lock.acquire()
         claim(job.folder, identity)
     return job
-
-
-def bans_unknown(config: DistillConfig, teacher: Translator) -> dict[str, Any]:
-    """The default by which distillation differs: a corpus is text, and <unk> has none."""
-    writes_text = config.targets is Targets.TEACHER and type(teacher.model).Decoding.writes_text
-    return {"allow_unknown": False} if writes_text else {}
 
 
 @torch.inference_mode()
