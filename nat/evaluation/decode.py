@@ -65,7 +65,10 @@ class DecodeConfig(SystemConfig):
     )
     teacher: str | None = option(None, "run folder whose model scores the candidates")
     max_source_tokens: int | None = option(
-        None, "a longer source is refused; null: 1000, or 4 times data.filters.max_tokens of the run", minimum=1
+        None,
+        "a longer source is refused; null: 1000, or 4 times data.filters.max_tokens of the run",
+        minimum=1,
+        maximum=1_000_000_000,
     )
     interactive: bool | None = option(
         None, "with source=-: answer each line at once; null: where standard input is a terminal"

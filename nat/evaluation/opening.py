@@ -34,7 +34,7 @@ class SystemOptions:
     engine: Engine = Engine.TORCH
     choose: Choice | None = None
     teacher: str | None = None
-    max_source_tokens: int | None = option(None, minimum=1)
+    max_source_tokens: int | None = option(None, minimum=1, maximum=1_000_000_000)
     decoding: dict[str, Any] = field(default_factory=dict)
 
 
