@@ -59,7 +59,9 @@ row insertion_uniform "end_penalty=2&" "insertion uniform penalty 2"
 row levenshtein "" Levenshtein
 row kermit "end_penalty=2&" "KERMIT penalty 2"
 row kermit_long "end_penalty=2&" "KERMIT 9000 updates penalty 2"
-nat-report "run_dirs=[$rows]" output="$page" plots=true num_threads=1 data.max_words=12 samples=10 speed_sentences=50 "$@"
+if [ -e "$teacher/run.json" ]; then
+  nat-report "run_dirs=[$rows]" output="$page" plots=true num_threads=1 data.max_words=12 samples=10 speed_sentences=50 "$@"
+fi
 
 python -m nat.reporting.published "$runs" "$page"
 echo "$page/index.html"

@@ -102,6 +102,16 @@ def test_scripts_run(page: Path, shell: Shell, tmp_path: Path) -> None:
     read(page, shell, tmp_path, scripts="run")
 
 
+def test_the_results_page_asks_for_every_run_that_is_there(shell: Shell, tmp_path: Path) -> None:
+    folder = shell.checkout(tmp_path)
+    recipes = re.findall(r"^(?:for .*)?row (\w+) ", (folder / "scripts" / "results_page.sh").read_text(), re.MULTILINE)
+    runs = ["small/teacher", "small/ctc", "hull", "hull_parallel", *(f"small/compare/{r}-raw" for r in recipes)]
+    for run in runs:
+        (folder / "runs" / run).mkdir(parents=True, exist_ok=True)
+        (folder / "runs" / run / "run.json").touch()
+    shell.run("bash scripts/results_page.sh runs", folder)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_blocks_say_what_they_are(page: Path) -> None:
     assert {block.kind for block in blocks(page)} <= set(KINDS)
