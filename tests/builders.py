@@ -19,6 +19,7 @@ from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies
 from nat.models.contract import TranslationModel
 from nat.nn.attention.base import Attention, attention_stack
+from nat.nn.head import Head
 from nat.training.distributed import Ranks
 from nat.training.objective import objective
 from nat.training.step import Precision, StepResult, UpdateStep
@@ -91,6 +92,23 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     for key, value in changes.items():
         merged[key] = _merge(base[key], value) if isinstance(value, dict) and isinstance(base[key], dict) else value
     return merged
+
+
+class Literal(Head):
+    """A head of states that are log-probabilities already."""
+
+    def __init__(self) -> None:
+        pass
+
+    def full(self, states: Tensor) -> Tensor:
+        return states
+
+    def best(self, states: Tensor, where: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        best = states.max(dim=-1)
+        return best.indices, best.values
+
+    def of(self, states: Tensor, labels: Tensor) -> Tensor:
+        return states.gather(-1, labels[..., None]).squeeze(-1)
 
 
 def make_batch(lengths: list[tuple[int, int]], *, vocabularies: Vocabularies = VOCABULARIES, seed: int = 0) -> Batch:

@@ -65,7 +65,7 @@ class Work(Rows):
 
     memory: Memory
     slots: Slots
-    random: RowRandom
+    random: RowRandom | None
     block_lengths: Int[Tensor, " B"]
     num_commits: Int[Tensor, " B"]
 
@@ -146,12 +146,6 @@ class Imputer(TranslationModel):
             copying=config.copying,
         )
         self.split = SlotSplit(config.upsampling, dim=config.size.dim)
-
-    def log_probs(
-        self, slots: Slots, memory: Memory, tokens: Int[Tensor, "B A"], is_known: Bool[Tensor, "B A"]
-    ) -> Float[Tensor, "B A V"]:
-        """Of every slot, given the tokens and blanks of the known ones."""
-        return self.net.head(memory).full(self.states(slots, memory, tokens, is_known))
 
     def states(
         self, slots: Slots, memory: Memory, tokens: Int[Tensor, "B A"], is_known: Bool[Tensor, "B A"]
@@ -242,7 +236,7 @@ class Imputer(TranslationModel):
         work = self.prepare(source.compact(), decoding)
         tokens = torch.full_like(work.slots.valid, MASK, dtype=torch.long).masked_fill(~work.slots.valid, PAD)
         refined = refine(
-            lambda canvas, rows, number: (self.impute(canvas, rows, number, temperature=decoding.temperature), 1),
+            lambda canvas, work, number: (self.impute(canvas, work, number, decoding), 1),
             Canvas.start(tokens, work.slots.valid),
             work,
             max_passes=decoding.passes,
@@ -270,19 +264,16 @@ class Imputer(TranslationModel):
         if decoding.schedule is Schedule.BLOCK:
             num_commits, blocks = torch.ones_like(lengths), torch.full_like(lengths, decoding.passes)
         copies = decoding.num_candidates
-        random = RowRandom.of((source.tokens, source.valid), seed=decoding.seed).copies(copies)
         memory, slots = memory.repeat_rows(copies), slots.repeat_rows(copies)
-        return Work(memory, slots, random, blocks.repeat_interleave(copies), num_commits.repeat_interleave(copies))
+        blocks, num_commits = blocks.repeat_interleave(copies), num_commits.repeat_interleave(copies)
+        return Work(memory, slots, decoding.random(source), blocks, num_commits)
 
-    def impute(self, canvas: Canvas, work: Work, number: int, *, temperature: float | None) -> Canvas:
+    def impute(self, canvas: Canvas, work: Work, number: int, decoding: Decoding) -> Canvas:
         """One pass: the most confident of the masked slots are committed, and stay."""
         masked = canvas.tokens == MASK
-        log_probs = self.log_probs(work.slots, work.memory, canvas.tokens, canvas.valid & ~masked)
-        if temperature is None:
-            tokens = log_probs.argmax(dim=-1)
-        else:
-            tokens = work.random.fork(number).sample(log_probs / temperature)
-        confidence = log_probs.gather(2, tokens[:, :, None]).squeeze(2)
+        states = self.states(work.slots, work.memory, canvas.tokens, canvas.valid & ~masked)
+        random = None if work.random is None else work.random.fork(number)
+        tokens, confidence = decoding.choose(self.net.head(work.memory), states, random, where=masked)
         ranks = imputer.rank_in_blocks(-confidence, masked, work.block_lengths)
         commit = masked & (ranks < work.num_commits[:, None])
         fate = torch.where(masked, int(Fate.MASKED), int(Fate.KEPT)).masked_fill(commit, int(Fate.WRITTEN))

@@ -6,7 +6,6 @@ https://arxiv.org/abs/2004.12681.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import ClassVar
@@ -254,7 +253,7 @@ class Levenshtein(TranslationModel):
             canvas, deleting = self.delete(canvas, work)
             canvas, making_room = self.make_room(canvas, work, penalty=decoding.placeholder_penalty)
             random = work.random if number == 1 else None
-            canvas, filling = self.fill(canvas, work, lambda log_probs: decoding.pick(log_probs, random))
+            canvas, filling = self.fill(canvas, work.memory, random, decoding)
             return canvas, deleting.long() + making_room.long() + filling.long()
 
         return step
@@ -284,14 +283,16 @@ class Levenshtein(TranslationModel):
         cut = (counts < wanted).any(dim=1)
         return replace(canvas.inserted(counts, token=PLH), rows={CUT: cut}), is_open.any(dim=1)
 
-    def fill(self, canvas: Canvas, work: Work, pick: Callable[[Tensor], Tensor]) -> tuple[Canvas, Bool[Tensor, " B"]]:
+    def fill(
+        self, canvas: Canvas, memory: Memory, random: RowRandom | None, decoding: Decoding
+    ) -> tuple[Canvas, Bool[Tensor, " B"]]:
         """With tokens in the placeholders."""
         new = canvas.fate == Fate.INSERTED
         if not bool(new.any()):
             return canvas, new.any(dim=1)
-        log_probs = self.heads.tokens(self.net, canvas.tokens, canvas.valid, work.memory)
-        written = pick(log_probs)
-        scores = log_probs.gather(2, written[:, :, None]).squeeze(2).where(new, canvas.scores.to(log_probs))
+        states = self.heads.token_states(self.net, canvas.tokens, canvas.valid, memory)
+        written, scores = decoding.choose(self.net.head(memory), states, random, where=new)
+        scores = scores.where(new, canvas.scores.to(scores))
         return replace(canvas, tokens=written.where(new, canvas.tokens), scores=scores), new.any(dim=1)
 
     def score_given(self, canvas: Canvas, memory: Memory) -> tuple[Canvas, Int[Tensor, " B"]]:
@@ -301,10 +302,12 @@ class Levenshtein(TranslationModel):
         if not bool(given.any()):
             return canvas, calls
         memory = replace(memory, banned=())  # what is given may be anything
-        log_probs = held_out(
-            lambda tokens: self.heads.tokens(self.net, tokens, canvas.valid, memory), canvas, given, symbol=PLH
-        )
-        scores = log_probs.gather(2, canvas.tokens[:, :, None]).squeeze(2)
+        head = self.net.head(memory)
+
+        def log_probs(tokens: Tensor) -> Tensor:
+            return head.of(self.heads.token_states(self.net, tokens, canvas.valid, memory), canvas.tokens)
+
+        scores = held_out(log_probs, canvas, given, symbol=PLH)
         return replace(canvas, scores=scores.where(given, canvas.scores.to(scores))), calls
 
     # --- lengths --------------------------------------------------------------------------------------

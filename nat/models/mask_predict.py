@@ -157,13 +157,13 @@ class MaskPredict(TranslationModel):
         """Predict what is masked; then mask the n_t = N (T - t) / T least confident of all N positions (section 3.3,
         equation 2). A position that is predicted again takes its new probability, the others keep theirs."""
 
-        def step(canvas: Canvas, given: Conditions, number: int) -> tuple[Canvas, int]:
+        def step(canvas: Canvas, conditions: Conditions, number: int) -> tuple[Canvas, int]:
             hidden = canvas.fate == Fate.MASKED
-            log_probs = self.log_probs(canvas.tokens.masked_fill(hidden, MASK), canvas.valid, given.memory)
-            random = None if given.random is None else given.random.fork(number)
-            written = decoding.pick(log_probs, random)
-            tokens = written.where(hidden, canvas.tokens)
-            scores = log_probs.gather(2, written[:, :, None]).squeeze(2).where(hidden, canvas.scores)
+            memory = conditions.memory
+            states = self.states(canvas.tokens.masked_fill(hidden, MASK), canvas.valid, memory)
+            random = None if conditions.random is None else conditions.random.fork(number)
+            written, scores = decoding.choose(self.net.head(memory), states, random, where=hidden)
+            tokens, scores = written.where(hidden, canvas.tokens), scores.where(hidden, canvas.scores)
             left = canvas.rows[TOTAL] * (decoding.max_passes - number) // decoding.max_passes
             fate = torch.where(hidden, int(Fate.WRITTEN), int(Fate.KEPT)).masked_fill(~canvas.valid, int(Fate.NONE))
             fate = fate.masked_fill(lowest(scores, left, canvas.valid & ~canvas.fixed), int(Fate.MASKED))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nat.config import option
 from nat.data.batch import Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
+from nat.nn.head import Head
 from nat.nn.rng import RowRandom
 from nat.search.editing import num_orders
 from nat.search.insertion import Finalisation, InsertionRule
@@ -68,6 +69,22 @@ class DecodingOptions:
         if self.temperature is None:
             return None
         return RowRandom.of((source.tokens, source.valid), seed=self.seed).copies(self.num_candidates)
+
+    def choose(
+        self,
+        head: Head,
+        states: Float[Tensor, "B L D"],
+        random: RowRandom | None,
+        *,
+        where: Bool[Tensor, "B L"] | None = None,
+    ) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
+        """The most probable tokens, or samples at the temperature, with their log-probabilities. What stands at other
+        positions than `where` means nothing."""
+        if random is None or self.temperature is None:
+            return head.best(states, where)
+        log_probs = head.full(states)
+        tokens = self.pick(log_probs, random)
+        return tokens, log_probs.gather(2, tokens[:, :, None]).squeeze(2)
 
     def pick(self, log_probs: Float[Tensor, "B L V"], random: RowRandom | None) -> Int[Tensor, "B L"]:
         """The most probable token of each position, or a sample at the temperature."""

@@ -79,11 +79,6 @@ class Refinement(TranslationModel):
         )
         self.length = LengthPredictor(config.length, dim=config.size.dim)
 
-    def log_probs(
-        self, inputs: Float[Tensor, "B T D"], valid: Bool[Tensor, "B T"], memory: Memory
-    ) -> Float[Tensor, "B T V"]:
-        return self.net.head(memory).full(self.states(inputs, valid, memory))
-
     def states(
         self, inputs: Float[Tensor, "B T D"], valid: Bool[Tensor, "B T"], memory: Memory
     ) -> Float[Tensor, "B T D"]:
@@ -173,11 +168,11 @@ class Refinement(TranslationModel):
         """Every position is predicted anew from the output before (section 3, equation 3). With a temperature the
         first pass samples, and the later ones refine the sample."""
 
-        def step(canvas: Canvas, given: Conditions, number: int) -> tuple[Canvas, int]:
-            log_probs = self.log_probs(canvas.positions[INPUTS], canvas.valid, given.memory)
-            tokens = decoding.pick(log_probs, given.random if number == 1 else None)
-            tokens = tokens.masked_fill(~canvas.valid, PAD)
-            scores = log_probs.gather(2, tokens[:, :, None]).squeeze(2).masked_fill(~canvas.valid, 0.0)
+        def step(canvas: Canvas, conditions: Conditions, number: int) -> tuple[Canvas, int]:
+            states = self.states(canvas.positions[INPUTS], canvas.valid, conditions.memory)
+            random = conditions.random if number == 1 else None
+            tokens, scores = decoding.choose(self.net.head(conditions.memory), states, random)
+            tokens, scores = tokens.masked_fill(~canvas.valid, PAD), scores.masked_fill(~canvas.valid, 0.0)
             fate = torch.where(tokens == canvas.tokens, int(Fate.KEPT), int(Fate.WRITTEN))
             fate = fate.masked_fill(~canvas.valid, int(Fate.NONE))
             inputs = {INPUTS: self.net.embed(tokens)}

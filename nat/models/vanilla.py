@@ -129,9 +129,8 @@ class Vanilla(TranslationModel):
             banned=decoding.banned,
         )
         x, valid = self.copied(beam.source, beam.lengths)
-        log_probs = self.net.log_probs(self.net.place(x), valid, beam.memory)
-        tokens = decoding.pick(log_probs, decoding.random(source))
-        scores = log_probs.gather(2, tokens[:, :, None]).squeeze(2)
+        states = self.net.states(self.net.place(x), valid, beam.memory)
+        tokens, scores = decoding.choose(self.net.head(beam.memory), states, decoding.random(source))
         return Translation.best_of(
             replace(Canvas.start(tokens, valid), scores=scores),
             decoding,

@@ -112,12 +112,6 @@ class EditHeads(nn.Module):
         both = torch.cat((states[:, :-1], states[:, 1:]), dim=-1)
         return F.log_softmax(at_least_float32(self.count(both)), dim=-1)
 
-    def tokens(
-        self, net: Seq2Seq, tokens: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"], memory: Memory
-    ) -> Float[Tensor, "B L V"]:
-        """Log-probabilities of every position; those of placeholders (PLH in `tokens`) are of use."""
-        return net.head(memory).full(self.token_states(net, tokens, valid, memory))
-
     def token_states(
         self, net: Seq2Seq, tokens: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"], memory: Memory
     ) -> Float[Tensor, "B L D"]:

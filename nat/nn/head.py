@@ -17,7 +17,7 @@ from nat.nn.copying import Copyable, CopyHead
 from nat.nn.embedding import OutputLayer, TokenEmbedding
 from nat.ops.log_softmax import softmax_parts
 from nat.ops.precision import at_least_float32
-from nat.ops.selection import packed
+from nat.ops.selection import packed, unpacked
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,18 @@ class Head:
         with torch.no_grad():
             return self.scores(states).argmax(dim=-1)
 
-    def best(self, states: Float[Tensor, "B L D"]) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
-        """The most probable tokens and their log-probabilities."""
-        scores = self.scores(states)
+    def best(
+        self, states: Float[Tensor, "B L D"], where: Bool[Tensor, "B L"] | None = None
+    ) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
+        """The most probable tokens and their log-probabilities; what stands where it is not asked for means nothing."""
+        if where is None:
+            scores = self.scores(states)
+            tokens = scores.argmax(dim=-1)
+            return tokens, log_probs_at(scores, tokens)
+        _, scores = self.packed(states, where)
         tokens = scores.argmax(dim=-1)
-        return tokens, log_probs_at(scores, tokens)
+        log_probs, none = log_probs_at(scores, tokens), torch.zeros_like(where, dtype=scores.dtype)
+        return unpacked(where, tokens, none.long()), unpacked(where, log_probs, none.to(log_probs))
 
     def of(self, states: Float[Tensor, "B L D"], labels: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
         """The log-probability of one token at each position."""
@@ -109,7 +116,7 @@ def without(scores: Float[Tensor, "*B V"], banned: tuple[int, ...]) -> Float[Ten
     return scores.index_fill(-1, torch.tensor(banned, device=scores.device), -torch.inf) if banned else scores
 
 
-def log_probs_at(scores: Float[Tensor, "B L V"], tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+def log_probs_at(scores: Float[Tensor, "*B V"], tokens: Int[Tensor, "*B"]) -> Float[Tensor, "*B"]:
     """log_softmax(scores) of one token at each position."""
     rows = torch.arange(tokens.numel(), device=tokens.device)
-    return softmax_parts(scores.flatten(0, 1), rows, tokens.flatten()).at.view(tokens.shape)
+    return softmax_parts(scores.flatten(0, -2), rows, tokens.flatten()).at.view(tokens.shape)

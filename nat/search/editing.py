@@ -74,14 +74,14 @@ def start(source: Source, *, copies: int = 1) -> Canvas:
 
 
 def held_out(
-    log_probs: Callable[[Tensor], Float[Tensor, "B L V"]], canvas: Canvas, asked: Bool[Tensor, "B L"], *, symbol: int
-) -> Float[Tensor, "B L V"]:
-    """Of the positions that are asked for, each while it and every other one of them are hidden by the symbol: one call
-    for the even positions, one for the odd ones, for a model is only trained to predict what it does not see. What it
-    says of other positions means nothing. log_probs: of all positions, given the tokens."""
+    log_probs: Callable[[Tensor], Tensor], canvas: Canvas, asked: Bool[Tensor, "B L"], *, symbol: int
+) -> Float[Tensor, "B L ..."]:
+    """log_probs of the positions that are asked for, each while it and every other one of them are hidden by the
+    symbol: one call for the even positions, one for the odd ones, for a model is only trained to predict what it does
+    not see. What it says of other positions means nothing. log_probs: (B, L, ...) of all, given the tokens."""
     even = torch.arange(canvas.tokens.size(1), device=canvas.device) % 2 == 0
     of_even, of_odd = (log_probs(canvas.tokens.masked_fill(hidden & asked, symbol)) for hidden in (even, ~even))
-    return of_even.where(even[:, None], of_odd)
+    return of_even.where(even.view(-1, *(1,) * (of_even.dim() - 2)), of_odd)
 
 
 def empty(rows: Rows) -> Canvas:

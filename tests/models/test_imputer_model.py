@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from builders import VOCABULARIES, command, make_batch, make_model
+from builders import VOCABULARIES, Literal, command, make_batch, make_model
 from oracles import collapse_path, rows_of
 from torch import Tensor
 
@@ -42,6 +42,10 @@ SCHEDULES: list[dict[str, Any]] = [
     {"max_passes": 3, "temperature": 0.7, "num_candidates": 3},
     {"schedule": "block", "temperature": 2.0, "num_candidates": 2, "seed": 5},
 ]
+
+
+def log_probs_of(model: Imputer, slots: Slots, memory: Memory, tokens: Tensor, is_known: Tensor) -> Tensor:
+    return model.net.head(memory).full(model.states(slots, memory, tokens, is_known))
 
 
 def imputer(**options: Any) -> Imputer:
@@ -117,9 +121,9 @@ def test_a_known_slot_tells_the_others_and_a_masked_one_tells_nothing() -> None:
     slots, memory = canvas(model, batch)
     nothing = masked_log_probs(model, batch)
     tokens = torch.full((1, 8), BLANK)
-    assert torch.equal(model.log_probs(slots, memory, tokens, torch.zeros(1, 8).bool()), nothing)
+    assert torch.equal(log_probs_of(model, slots, memory, tokens, torch.zeros(1, 8).bool()), nothing)
     one = F.one_hot(torch.tensor([2]), 8).bool()
-    seen = [model.log_probs(slots, memory, tokens.masked_fill(one, token), one) for token in (BLANK, A)]
+    seen = [log_probs_of(model, slots, memory, tokens.masked_fill(one, token), one) for token in (BLANK, A)]
     for x, y in itertools.combinations([nothing, *seen], 2):
         assert ((x.exp() - y.exp()).abs().amax(2) > 1e-6).all()
 
@@ -134,7 +138,7 @@ def shown(model: Imputer, batch: Batch, update: int) -> tuple[Slots, Tensor, Ten
     random = RowRandom.of((source.tokens, source.valid), (target.tokens, target.valid), seed=update)
     alignment = model.expert(slots, memory, target, random.fork(0))
     masked = model.masks(slots, random.fork(1), random.fork(2))
-    return slots, alignment, masked, model.log_probs(slots, memory, alignment, slots.valid & ~masked)
+    return slots, alignment, masked, log_probs_of(model, slots, memory, alignment, slots.valid & ~masked)
 
 
 ROWS = [([A, B, A], [B, A]), ([B], [A, B]), ([A, A], [A]), ([B, A], []), ([A, B], [A, A, B])]
@@ -331,7 +335,8 @@ def oracle(model: Imputer, answers: dict[int, list[int]], *, in_order: bool) -> 
                 probs[b, t, token if sure else int(Symbol.UNK)] = 0.9 if sure else 0.5
         return (probs / probs.sum(2, keepdim=True)).log()
 
-    model.log_probs = log_probs  # type: ignore[method-assign, assignment]
+    model.states = log_probs  # type: ignore[method-assign, assignment]
+    model.net.head = lambda memory: Literal()  # type: ignore[method-assign, assignment]
 
 
 ANSWERS = {2: [A, BLANK], 4: [A, A, BLANK, A], 6: [BLANK, A, B, B, BLANK, B], 8: [BLANK] * 8}
@@ -366,7 +371,7 @@ def test_scores_are_the_log_probabilities_that_were_committed(given: dict[str, A
         for n, history in enumerate(found.history):
             total, before = torch.zeros(len(source), dtype=torch.double), torch.full(slots.valid.shape, MASK)
             for p in range(history.tokens.size(1)):
-                log_probs = model.log_probs(slots, memory, before, slots.valid & (before != MASK))
+                log_probs = log_probs_of(model, slots, memory, before, slots.valid & (before != MASK))
                 written = history.fate[:, p] == int(Fate.WRITTEN)
                 before = history.tokens[:, p].where(written, before)
                 chosen = log_probs.gather(2, before[:, :, None]).squeeze(2)

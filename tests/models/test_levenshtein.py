@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import make_batch, make_model
+from builders import Literal, make_batch, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -287,7 +287,7 @@ def test_early_exit_uses_fewer_layers() -> None:
     model = levenshtein(decoder={"num_layers": 4}, exits={"deletion": 1, "placeholder": 3})
     assert calls_of_layers(model, "deletion") == {"net.decoder": 1}
     assert calls_of_layers(model, "placeholders") == {"net.decoder": 3}
-    assert calls_of_layers(model, "tokens") == {"net.decoder": 4}
+    assert calls_of_layers(model, "token_states") == {"net.decoder": 4}
 
 
 def test_an_own_decoder_has_just_the_layers_that_its_head_uses() -> None:
@@ -296,7 +296,7 @@ def test_an_own_decoder_has_just_the_layers_that_its_head_uses() -> None:
     )
     assert calls_of_layers(model, "deletion") == {"heads.decoders.deletion": 2}
     assert calls_of_layers(model, "placeholders") == {"net.decoder": 4}
-    assert calls_of_layers(model, "tokens") == {"net.decoder": 3}
+    assert calls_of_layers(model, "token_states") == {"net.decoder": 3}
     assert len(model.heads.decoders["deletion"].layers) == 2  # type: ignore[arg-type]
 
 
@@ -311,7 +311,7 @@ def test_an_own_decoder_has_just_the_layers_that_its_head_uses() -> None:
 )
 def test_heads_that_do_not_share_have_parameters_of_their_own(sharing: str, own: set[str]) -> None:
     model = levenshtein(share_decoders=sharing)
-    names = {"deletion": "deletion", "placeholder": "placeholders", "token": "tokens"}
+    names = {"deletion": "deletion", "placeholder": "placeholders", "token": "token_states"}
     assert set(model.heads.decoders) == own
     for head in Policy:
         decoder = f"heads.decoders.{head.value}" if head.value in own else "net.decoder"
@@ -364,7 +364,7 @@ def oracle(model: Levenshtein, targets: list[list[int]], monkeypatch: pytest.Mon
         edits = best_edits(tokens, valid, target.tokens, target.valid)
         return certain(edits.limited(most).placeholders, most + 1)
 
-    def tokens(net: Any, canvas: Tensor, valid: Tensor, memory: Memory) -> Tensor:
+    def token_states(net: Any, canvas: Tensor, valid: Tensor, memory: Memory) -> Tensor:
         target, blank = wanted(memory), canvas == PLH
         rest = Tokens(canvas, valid & ~blank)
         kept = rest.compact()
@@ -380,7 +380,8 @@ def oracle(model: Levenshtein, targets: list[list[int]], monkeypatch: pytest.Mon
         return certain(answers.where(whole, words), SIZE)
 
     monkeypatch.setattr(model.net, "encode", encode)
-    for head in (deletion, placeholders, tokens):
+    monkeypatch.setattr(model.net, "head", lambda memory: Literal())
+    for head in (deletion, placeholders, token_states):
         monkeypatch.setattr(model.heads, head.__name__, head)
 
 
@@ -623,11 +624,11 @@ def test_heads_that_have_nothing_to_decide_are_not_called(monkeypatch: pytest.Mo
     calls: list[str] = []
     targets = [[8, 9], [10]]
     oracle(model, targets, monkeypatch)
-    for name in ("deletion", "placeholders", "tokens"):
+    for name in ("deletion", "placeholders", "token_states"):
         head = getattr(model.heads, name)
         monkeypatch.setattr(model.heads, name, lambda *a, h=head, n=name: h(*(calls.append(n) or a)))
     found = decode(model, Source.from_lists([[9], [9]]))
-    assert calls == ["placeholders", "tokens", "deletion", "placeholders"]
+    assert calls == ["placeholders", "token_states", "deletion", "placeholders"]
     assert found.passes.tolist() == [4, 4]
 
 
@@ -642,7 +643,7 @@ def test_passes_are_the_decoder_calls_that_a_row_needs_whatever_its_batch(
         draft.fixed[:] = draft.valid & (asked == "known")
         draft.closed[1:2] = draft.closed[3, :2] = asked == "known"
         source = replace(source, draft=draft)
-    for name in ("deletion", "placeholders", "tokens"):
+    for name in ("deletion", "placeholders", "token_states"):
         head = getattr(model.heads, name)
         monkeypatch.setattr(model.heads, name, lambda *a, h=head: h(*(calls.append(1) or a)))
     together = decode(model, source, max_passes=4).passes.tolist()
@@ -674,12 +675,13 @@ def test_of_two_orders_the_one_that_inserts_sure_words_is_chosen_and_scores_are_
         marked = torch.nn.functional.pad(tokens, (1, 1))
         return sure(2 * ((marked[:, :-1] == 10) & (marked[:, 1:] == 11)).long(), most + 1)
 
-    def tokens(net: Any, canvas: Tensor, valid: Tensor, memory: Memory) -> Tensor:
+    def token_states(net: Any, canvas: Tensor, valid: Tensor, memory: Memory) -> Tensor:
         is_long = valid.sum(dim=1) == 4
         table = torch.tensor([[11, 10, 0, 0], [10, 12, 12, 11]])[is_long.long(), : canvas.size(1)]
         return sure(table, SIZE, torch.where(table == 12, 0.95, 0.4))
 
-    for head in (placeholders, tokens):
+    monkeypatch.setattr(model.net, "head", lambda memory: Literal())
+    for head in (placeholders, token_states):
         monkeypatch.setattr(model.heads, head.__name__, head)
     ids = torch.tensor([[[10], [11]], [[11], [10]], [[11], [0]]])
     source = replace(Source.from_lists([[9]] * 3), phrases=Phrases(ids, ids > 0))

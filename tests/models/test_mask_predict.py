@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import VOCABULARIES, make_batch, make_model
+from builders import VOCABULARIES, Literal, make_batch, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -215,7 +215,8 @@ def known(model: MaskPredict, monkeypatch: pytest.MonkeyPatch, answer: LogProbs,
         return Memory(rows, source.valid), scores.log_softmax(dim=1)
 
     monkeypatch.setattr(model.length, "encode", encode)
-    monkeypatch.setattr(model, "log_probs", answer)
+    monkeypatch.setattr(model, "states", answer)
+    monkeypatch.setattr(model.net, "head", lambda memory: Literal())
     return source
 
 

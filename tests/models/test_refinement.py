@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import VOCABULARIES, make_batch, make_model
+from builders import VOCABULARIES, Literal, make_batch, make_model
 from torch import Tensor
 
 from nat.data.batch import Batch, Source, Target
@@ -36,6 +36,10 @@ def decode(model: Refinement, source: Source, **options: Any) -> Translation:
         return model.decode(source, decoding=Refinement.Decoding(**options))
 
 
+def log_probs_of(model: Refinement, inputs: Tensor, valid: Tensor, memory: Memory) -> Tensor:
+    return model.net.head(memory).full(model.states(inputs, valid, memory))
+
+
 # --- decoding ---------------------------------------------------------------------------------------
 
 CHANGES = [3, 0, 1, 9]  # passes after the first that still change the row
@@ -59,7 +63,8 @@ def counting(model: Refinement, monkeypatch: pytest.MonkeyPatch) -> Source:
         return found.scatter(2, token[:, None, None].expand(-1, valid.size(1), 1), 0.0).log_softmax(dim=2)
 
     monkeypatch.setattr(model.length, "encode", encode)
-    monkeypatch.setattr(model, "log_probs", log_probs)
+    monkeypatch.setattr(model, "states", log_probs)
+    monkeypatch.setattr(model.net, "head", lambda memory: Literal())
     return make_batch([(2, 1)] * len(CHANGES)).source
 
 
@@ -97,7 +102,7 @@ def test_each_pass_translates_anew_from_the_output_before() -> None:
             inputs, valid = model.copied(alone, torch.tensor([length]))
             before, passes = None, 0
             while passes < 5:
-                best = model.log_probs(inputs, valid, memory)[0].max(dim=1)
+                best = log_probs_of(model, inputs, valid, memory)[0].max(dim=1)
                 inputs, passes = model.net.embed(best.indices[None]), passes + 1
                 if before is not None and torch.equal(before, best.indices):
                     break
@@ -124,7 +129,7 @@ def test_samples_are_of_the_first_pass_and_are_refined() -> None:
             with torch.no_grad():
                 memory, _ = model.length.encode(model.net, alone)
                 inputs = model.net.embed(tokens[row : row + 1, :width][:, keep])
-                best = model.log_probs(inputs, torch.ones_like(inputs[:, :, 0], dtype=torch.bool), memory)
+                best = log_probs_of(model, inputs, torch.ones_like(inputs[:, :, 0], dtype=torch.bool), memory)
             assert three.tokens[row, number][keep].tolist() == best[0].argmax(dim=1).tolist()
 
 
