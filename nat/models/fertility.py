@@ -194,13 +194,13 @@ class Fertility(TranslationModel):
         )
         tokens, valid, scores = choose_tokens(log_probs, valid, random.fork(1), decoding)
         tokens, valid, scores = (values.flatten(0, 1) for values in (tokens, valid, scores))
-        found = Translation.best_of(
+        translation = Translation.best_of(
             replace(Canvas.start(tokens, valid), scores=scores),
             decoding,
             copies=decoding.num_candidates,
             history=History.of_one_pass(tokens, valid, scores) if decoding.history else None,
         )
-        return replace(found, truncated=was_cut.view(-1, num_canvases)[:, 0])
+        return replace(translation, truncated=was_cut.view(-1, num_canvases)[:, 0])
 
     def choose_fertilities(
         self, memory: Memory, random: RowRandom, decoding: Fertility.Decoding

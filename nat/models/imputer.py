@@ -243,7 +243,7 @@ class Imputer(TranslationModel):
             finished=lambda before, after: ~(after.tokens == MASK).any(dim=1),
             history=decoding.history,
         )
-        found = Translation.best_of(
+        alignments = Translation.best_of(
             refined.canvas,
             decoding,
             copies=count,
@@ -252,7 +252,7 @@ class Imputer(TranslationModel):
         )
         collapsed = ctc.collapse(refined.canvas.tokens, refined.canvas.valid, blank=BLANK, pad=PAD)
         tokens, valid = (values.unflatten(0, (-1, count)) for values in collapsed)
-        return replace(found, tokens=tokens, valid=valid)
+        return replace(alignments, tokens=tokens, valid=valid)
 
     def prepare(self, source: Source, decoding: Decoding) -> Work:
         """Encoder and canvas of each candidate, and how much a pass commits (Chan et al. 2020: one slot of every block;

@@ -191,9 +191,9 @@ class Kermit(TranslationModel):
         assert isinstance(decoding, Kermit.Decoding)
         source = source.compact()
         copies = decoding.num_copies(source)
-        given, written = begun(whole(source)).repeat_rows(copies), start(source, copies=copies)
+        condition, written = begun(whole(source)).repeat_rows(copies), start(source, copies=copies)
         side = Side.SOURCE if decoding.reverse else Side.TARGET
-        texts = Texts.of(written, given) if side is Side.SOURCE else Texts.of(given, written)
+        texts = Texts.of(written, condition) if side is Side.SOURCE else Texts.of(condition, written)
         limits = decoding.limits(source, positions=self.net.max_length)
         if self.max_total_length is not None:
             limits = limits.minimum(self.max_total_length - source.lengths)
@@ -219,9 +219,9 @@ class Kermit(TranslationModel):
         longer = positions_below(torch.maximum(source.lengths, target.lengths))
         limits = decoding.limits(Source(longer.long(), longer), positions=self.net.max_length)[:, None].expand(-1, 2)
         if self.max_total_length is not None:  # what is left is for both sides
-            given = torch.stack((source.lengths, target.lengths), dim=1)
-            room = (self.max_total_length - given.sum(dim=1, keepdim=True)).clamp(min=0)
-            limits = limits.minimum(given + room // 2)
+            num_given = torch.stack((source.lengths, target.lengths), dim=1)
+            room = (self.max_total_length - num_given.sum(dim=1, keepdim=True)).clamp(min=0)
+            limits = limits.minimum(num_given + room // 2)
         random = None
         if decoding.temperature is not None:
             parts = (source.tokens, source.valid), (target.tokens, target.valid)

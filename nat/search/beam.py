@@ -89,14 +89,14 @@ def sample(
     def draw(log_probs: Tensor, position: int, alive: Tensor) -> Tensor:
         return random.select(alive).fork(position).sample(log_probs / temperature)
 
-    found = _one_by_one(step, state.select_sentences(rows), max_lengths[rows], draw)
+    hypotheses = _one_by_one(step, state.select_sentences(rows), max_lengths[rows], draw)
     shape = (max_lengths.numel(), num_samples)
     return Hypotheses(
-        tokens=found.tokens.view(*shape, -1),
-        lengths=found.lengths.view(shape),
-        scores=found.scores.view(shape),
-        truncated=found.truncated.view(shape)[:, 0],
-        steps=found.steps.view(shape).amax(dim=1),
+        tokens=hypotheses.tokens.view(*shape, -1),
+        lengths=hypotheses.lengths.view(shape),
+        scores=hypotheses.scores.view(shape),
+        truncated=hypotheses.truncated.view(shape)[:, 0],
+        steps=hypotheses.steps.view(shape).amax(dim=1),
     )
 
 

@@ -68,8 +68,8 @@ def start(source: Source, *, copies: int = 1) -> Canvas:
     phrases = reordered(source.phrases, copies)
     missing = []
     for c in range(phrases.valid.size(1)):
-        canvas, found = fix_phrase(canvas, phrases.tokens[:, c], phrases.valid[:, c])
-        missing.append(~found)
+        canvas, present = fix_phrase(canvas, phrases.tokens[:, c], phrases.valid[:, c])
+        missing.append(~present)
     return appended(canvas, Phrases(phrases.tokens, phrases.valid & torch.stack(missing, dim=1)[:, :, None]))
 
 
@@ -107,12 +107,12 @@ def fix_phrase(
     here = torch.arange(length, device=tokens.device)[:, None] + torch.arange(width, device=tokens.device)  # (L, N)
     wide = F.pad(canvas.tokens.masked_fill(~canvas.valid | canvas.fixed, -1), (0, width), value=-1)
     match = ((wide[:, here] == tokens[:, None]) | ~valid[:, None]).all(dim=2) & valid[:, :1]  # (B, L)
-    found = match.any(dim=1)
+    present = match.any(dim=1)
     first = match.int().argmax(dim=1)
     offset = torch.arange(length, device=tokens.device) - first[:, None]
-    inside = (offset >= 0) & (offset < valid.sum(dim=1, keepdim=True)) & found[:, None]
+    inside = (offset >= 0) & (offset < valid.sum(dim=1, keepdim=True)) & present[:, None]
     fixed, joined = canvas.fixed | inside, canvas.joined | (inside & (offset > 0))
-    return replace(canvas, fixed=fixed, joined=joined), found
+    return replace(canvas, fixed=fixed, joined=joined), present
 
 
 def appended(canvas: Canvas, phrases: Phrases) -> Canvas:

@@ -48,13 +48,13 @@ class NgramModel:
 
     def step(self, states: Int[Tensor, "..."], tokens: Int[Tensor, "..."]) -> tuple[Tensor, Tensor]:
         """log p(token | state), and the states after the tokens."""
-        entries, found = self.find(states, tokens)
-        total = torch.zeros_like(found, dtype=torch.double)
+        entries, known = self.find(states, tokens)
+        total = torch.zeros_like(known, dtype=torch.double)
         for _ in range(self.order - 1):  # that often can a context be shortened; ROOT knows every token
-            total = total + self.backoffs[states].masked_fill(found, 0.0)
+            total = total + self.backoffs[states].masked_fill(known, 0.0)
             states = self.shorter[states]
-            shorter_entries, shorter_found = self.find(states, tokens)
-            entries, found = entries.where(found, shorter_entries), found | shorter_found
+            shorter_entries, shorter_known = self.find(states, tokens)
+            entries, known = entries.where(known, shorter_entries), known | shorter_known
         return total + self.log_probs[entries], self.next_states[entries]
 
     def states(self, prefixes: Int[Tensor, "B K L"], lengths: Int[Tensor, "B K"]) -> Int[Tensor, "B K"]:
@@ -111,10 +111,10 @@ def open_language_model(path: str, *, num_tokens: int, device: torch.device) -> 
 
 def check_language_model(path: str, *, num_tokens: int, tokenizer: str) -> None:
     """Raises DataError if the file cannot be used with the tokenizer of this fingerprint."""
-    found = open_language_model(path, num_tokens=num_tokens, device=torch.device("cpu")).tokenizer
-    if found is None:
+    trained_with = open_language_model(path, num_tokens=num_tokens, device=torch.device("cpu")).tokenizer
+    if trained_with is None:
         raise DataError(f"{path}: does not say whose token ids it has (a line `{HEADER}{tokenizer}` at its top would)")
-    if found != tokenizer:
+    if trained_with != tokenizer:
         raise DataError(f"{path}: was trained with another tokenizer than the run's; make one with nat-lm run_dir=RUN")
 
 
@@ -193,9 +193,9 @@ def _contexts(model: NgramModel, tokens: Tensor) -> Tensor:
     """The state of each n-gram's context."""
     states = torch.full((len(tokens),), ROOT)
     for token in tokens[:, :-1].unbind(1):
-        entries, found = model.find(states, token)
-        if not found.all():
-            ngram = " ".join(map(str, tokens[int((~found).nonzero()[0])].tolist()))
+        entries, known = model.find(states, token)
+        if not known.all():
+            ngram = " ".join(map(str, tokens[int((~known).nonzero()[0])].tolist()))
             raise ValueError(f"has the n-gram {ngram} without its context")
         states = model.next_states[entries]
     return states
