@@ -139,12 +139,12 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _one_line(error: Exception) -> str:
-    text = "nested too deeply" if isinstance(error, RecursionError) else str(error).strip()
+    text = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     choice = re.search(r"Could not find '([^']+)'\s+Available options in '([^']+)':\s+(.*?)(?:\nConfig|$)", text, re.S)
     if choice:
         group, _, name = choice.group(1).rpartition("/")
         known = choice.group(3).split()
-        return f"{group}={name}: there is no such choice; {nearest(name, known)}; choices: {', '.join(known)}"
+        text = f"{group}={name}: there is no such choice; {nearest(name, known)}; choices: {', '.join(known)}"
     return " ".join(text.split())
 
 
@@ -244,7 +244,7 @@ def as_override(word: str, groups: set[str], *, is_sweep: bool = False) -> str:
     match = OVERRIDE.fullmatch(word)
     if not match:
         if "=" not in word and not word.startswith("~"):
-            raise ConfigError(f"'{word}' is not an override: write key=value, for example trainer.max_updates=100")
+            raise ConfigError(f"{word!r} is not an override: write key=value, for example trainer.max_updates=100")
         return word
     plus, key, value = match.groups()
     if not value.strip():

@@ -293,7 +293,7 @@ def _join(path: str, name: str) -> str:
 
 
 def _show(node: Any) -> str:
-    text = "null" if node is None else str(node)
+    text = "null" if node is None else " ".join(str(node).splitlines())
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from builders import MODELS
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nat import config as configuration
 from nat.composition import compose, config_directory
@@ -88,6 +90,7 @@ def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
             {"name": "x", "zzz": 1},
             "zzz: no such option, known: count, either, flag, free, inner, maybe, name, names, part, share",
         ),
+        ({"name": "x", "count": "a\nb"}, "count=a b: a whole number is needed"),
         ({"name": "x", "count": "three"}, "count=three: a whole number is needed"),
         ({"name": "x", "count": 1.5}, "count=1.5: a whole number is needed"),
         ({"name": "x", "count": True}, "count=True: a whole number is needed"),
@@ -431,6 +434,22 @@ def test_a_mistake_in_ones_own_yaml_is_one_line(content: bytes, message: str, tm
         compose("train", ["run_dir=x", "model=mine"], extra_directory=tmp_path)
     assert message in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+PIECES = (
+    *"abz_.-+~=/@:,'\"[]{}()$\\ \t\n#%ü0!*?|&^`\0", "run_dir", "data", "${", "range(1,3)", "null", "hydra.run.dir=", "???",
+)  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(st.sampled_from(["", "run_dir=", "data.train=", "data=", "+x="]), st.lists(st.sampled_from(PIECES), max_size=8))
+def test_any_word_is_understood_or_refused_in_one_line(start: str, pieces: list[str]) -> None:
+    message = ""
+    try:
+        compose("lm", [start + "".join(pieces)])
+    except ConfigError as error:
+        message = str(error)
+    assert len(message.splitlines()) <= 1
 
 
 def test_an_unknown_key_passes_compose_and_is_named_by_parse() -> None:
