@@ -437,7 +437,8 @@ def test_a_mistake_in_ones_own_yaml_is_one_line(content: bytes, message: str, tm
 
 
 PIECES = (
-    *"abz_.-+~=/@:,'\"[]{}()$\\ \t\n#%ü0!*?|&^`\0", "run_dir", "data", "${", "range(1,3)", "null", "hydra.run.dir=", "???",
+    *"abz_.-+~=/@:,'\"[]{}()$\\ \t\n#%ü0!*?|&^`\0", "run_dir", "data", "${", "range(1,3)", "null",
+    "hydra.run.dir=", "???",
 )  # fmt: skip
 
 
