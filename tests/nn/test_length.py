@@ -77,16 +77,6 @@ def test_the_best_lengths_are_those_of_a_sorted_list(
     assert scores.exp().tolist() == [pytest.approx([p for p, _ in ranked] + [0.0] * spare)]
 
 
-def test_canvases_have_the_best_lengths_or_the_best_one_for_each_copy() -> None:
-    log_probs, sources = table(*PROBABILITIES), torch.tensor([3, 3])
-    lengths, scores = predictor().candidates(log_probs, sources, beam=3, copies=3, limit=None)
-    assert lengths.tolist() == [3, 4, 2, 1, 5, 3]
-    assert scores.exp().tolist() == [pytest.approx([0.4, 0.25, 0.2]), pytest.approx([0.3, 0.25, 0.2])]
-    lengths, scores = predictor().candidates(log_probs, sources, beam=1, copies=2, limit=None)
-    assert lengths.tolist() == [3, 3, 1, 1]
-    assert scores.exp().tolist() == [pytest.approx([0.4, 0.4]), pytest.approx([0.3, 0.3])]
-
-
 # --- the summary ------------------------------------------------------------------------------------
 
 
