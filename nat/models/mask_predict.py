@@ -99,18 +99,7 @@ class MaskPredict(TranslationModel):
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, MaskPredict.Decoding)
         source = source.compact()
-        copies = decoding.num_copies
-        if source.draft is not None and bool(source.draft.valid.any(dim=1).all()):
-            copies = decoding.num_candidates  # the draft's length is the only one
-        beam = LengthBeam.of(
-            self.length,
-            self.net,
-            source,
-            copies=copies,
-            samples=decoding.temperature is not None,
-            limit=self.max_target_length,
-            banned=decoding.banned,
-        )
+        beam = decoding.lengths(self.length, self.net, source, limit=self.max_target_length)
         canvas, beam, calls = self.start(beam, decoding)
         refined = refine(
             self.stepper(decoding),
@@ -123,7 +112,7 @@ class MaskPredict(TranslationModel):
         return Translation.best_of(
             refined.canvas,
             decoding,
-            copies=copies,
+            copies=beam.copies,
             extra_scores=beam.scores,
             calls=refined.calls + calls,
             history=refined.history(as_it_is),

@@ -13,9 +13,12 @@ from nat.data.batch import Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
 from nat.nn.head import Head
+from nat.nn.length import LengthPredictor
 from nat.nn.rng import RowRandom
+from nat.nn.seq2seq import Seq2Seq
 from nat.search.editing import num_orders
 from nat.search.insertion import Finalisation, InsertionRule
+from nat.search.length_beam import LengthBeam
 
 
 @dataclass(frozen=True)
@@ -139,10 +142,15 @@ class LengthBeamOptions(DecodingOptions):
             return self.usual_beam if self.temperature is None else 1
         return self.length_beam
 
-    @property
-    def num_copies(self) -> int:
-        """Canvases of each sentence: its lengths, or its samples."""
-        return self.beam if self.temperature is None else self.num_candidates
+    def num_copies(self, source: Source) -> int:
+        """Canvases of each sentence: its lengths, or its samples; drafts have one length each."""
+        drafted = source.draft is not None and bool(source.draft.valid.any(dim=1).all())
+        return self.num_candidates if drafted or self.temperature is not None else self.beam
+
+    def lengths(self, predictor: LengthPredictor, net: Seq2Seq, source: Source, *, limit: int | None) -> LengthBeam:
+        """The canvases of each right-padded source, of lengths up to `limit`."""
+        copies, samples = self.num_copies(source), self.temperature is not None
+        return LengthBeam.of(predictor, net, source, copies=copies, samples=samples, limit=limit, banned=self.banned)
 
 
 @dataclass(frozen=True)

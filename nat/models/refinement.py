@@ -28,7 +28,6 @@ from nat.nn.transformer import Memory
 from nat.ops.copying import uniform_copy
 from nat.ops.corruption import corrupt
 from nat.search.canvas import Canvas, Fate
-from nat.search.length_beam import LengthBeam
 from nat.search.refine import Step, as_it_is, refine, unchanged
 
 PAD = int(Symbol.PAD)
@@ -135,16 +134,7 @@ class Refinement(TranslationModel):
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, Refinement.Decoding)
         source = source.compact()
-        copies = decoding.num_copies
-        beam = LengthBeam.of(
-            self.length,
-            self.net,
-            source,
-            copies=copies,
-            samples=decoding.temperature is not None,
-            limit=self.max_target_length,
-            banned=decoding.banned,
-        )
+        beam = decoding.lengths(self.length, self.net, source, limit=self.max_target_length)
         inputs, valid = self.copied(beam.source, beam.lengths)
         canvas = Canvas.start(torch.full(valid.shape, PAD, device=valid.device), valid)
         refined = refine(
@@ -158,7 +148,7 @@ class Refinement(TranslationModel):
         return Translation.best_of(
             refined.canvas,
             decoding,
-            copies=copies,
+            copies=beam.copies,
             extra_scores=beam.scores,
             calls=refined.calls,
             history=refined.history(as_it_is),

@@ -25,7 +25,6 @@ from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import DeepSupervision, ParallelConfig, Seq2Seq
 from nat.ops.copying import soft_copy, uniform_copy
 from nat.search.canvas import Canvas
-from nat.search.length_beam import LengthBeam
 from nat.search.refine import History
 
 DEFAULT_TAU = 0.3
@@ -118,23 +117,14 @@ class Vanilla(TranslationModel):
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, Vanilla.Decoding)
         source = source.compact()
-        copies = decoding.num_copies
-        beam = LengthBeam.of(
-            self.length,
-            self.net,
-            source,
-            copies=copies,
-            samples=decoding.temperature is not None,
-            limit=self.max_target_length,
-            banned=decoding.banned,
-        )
+        beam = decoding.lengths(self.length, self.net, source, limit=self.max_target_length)
         x, valid = self.copied(beam.source, beam.lengths)
         states = self.net.states(self.net.place(x), valid, beam.memory)
         tokens, scores = decoding.choose(self.net.head(beam.memory), states, decoding.random(source))
         return Translation.best_of(
             replace(Canvas.start(tokens, valid), scores=scores),
             decoding,
-            copies=copies,
+            copies=beam.copies,
             extra_scores=beam.scores,
             history=History.of_one_pass(tokens, valid, scores) if decoding.history else None,
         )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nat.config import parse
+from nat.data.batch import Source
 from nat.errors import ConfigError
 from nat.models.contract import Translation
 from nat.models.mask_predict import MaskPredict
@@ -21,6 +22,7 @@ TOKENS = torch.tensor([[[8, 9, 9], [8, 7, 0], [9, 7, 0]], [[8, 0, 0], [9, 9, 9],
 VALID = TOKENS > 0
 # sums -6, -3, -5 with means -2, -1.5, -2.5; and sums -1, -2.4, -1 with means -1, -0.8, -0.5; junk where not valid
 SCORES = torch.tensor([[[-1, -2, -3], [-1, -2, -50], [-1, -4, 3]], [[-1, 9, 9], [-0.8, -0.8, -0.8], [-0.6, -0.4, 5]]])
+SOURCE = Source.from_lists([[9], [9]])
 LENGTH_SCORES = torch.tensor([[-0.1, -8.0, -0.2], [-0.5, -0.5, -3.0]])
 
 
@@ -88,10 +90,10 @@ def test_options_that_cannot_be_are_refused(options: dict[str, Any], line: str) 
 
 
 def test_a_sentence_has_a_canvas_for_each_length_or_each_sample() -> None:
-    assert LengthBeamOptions(length_beam=4, num_candidates=2).num_copies == 4
-    assert LengthBeamOptions(temperature=1.0, num_candidates=7).num_copies == 7
-    assert MaskPredict.Decoding().num_copies == 5  # its paper's
-    assert Vanilla.Decoding().num_copies == MaskPredict.Decoding(length_beam=1).num_copies == 1
+    assert LengthBeamOptions(length_beam=4, num_candidates=2).num_copies(SOURCE) == 4
+    assert LengthBeamOptions(temperature=1.0, num_candidates=7).num_copies(SOURCE) == 7
+    assert MaskPredict.Decoding().num_copies(SOURCE) == 5  # its paper's
+    assert Vanilla.Decoding().num_copies(SOURCE) == MaskPredict.Decoding(length_beam=1).num_copies(SOURCE) == 1
 
 
 def test_without_a_temperature_the_most_probable_token_is_picked() -> None:
