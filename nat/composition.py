@@ -210,10 +210,17 @@ def print_info(name: str, words: Sequence[str], extra_directory: Path | None, *,
     """Hydra's --info: all, config, defaults, defaults-tree, plugins or searchpath."""
     from hydra.types import RunMode
 
-    logging.getLogger("hydra").setLevel(logging.NOTSET)
+    root, logger = logging.getLogger(), logging.getLogger("hydra")
+    handlers, levels = root.handlers[:], (root.level, logger.level)
     with hydra_session(words, extra_directory) as (hydra, overrides):
         hydra.compose_config(name, overrides, run_mode=RunMode.RUN)  # a mistake is told in our way
-        hydra.show_info(kind, name, overrides)
+        logger.setLevel(logging.NOTSET)
+        try:
+            hydra.show_info(kind, name, overrides)  # by log messages to standard output
+        finally:
+            root.handlers[:] = handlers
+            root.setLevel(levels[0])
+            logger.setLevel(levels[1])
 
 
 def complete(name: str, words: Sequence[str]) -> None:

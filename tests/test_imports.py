@@ -105,4 +105,4 @@ def test_the_parser_sees_imports_inside_functions_and_not_those_for_types(tmp_pa
 
 def test_cli_files_are_short() -> None:
     for path in (PACKAGE / "cli").glob("*.py"):
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 100, path
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 80, path

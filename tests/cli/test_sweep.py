@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 from builders import command
 
 from nat.cli import train as train_command
-from nat.composition import is_swept, run_name, sweep
+from nat.composition import is_swept, run_job, run_name, sweep
 from nat.config import load_yaml
 from nat.errors import ConfigError, UserError
 from nat.files import read_json
@@ -105,6 +107,11 @@ def test_an_error_of_the_code_keeps_its_trace(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as error:
         sweep("train", [f"run_dir={tmp_path}"], job, None)
     assert isinstance(error.value.__cause__, ValueError)
+
+
+def test_a_launcher_can_send_a_job_to_another_process() -> None:
+    task = functools.partial(run_job, "train", train_command.job, None)
+    assert pickle.loads(pickle.dumps(task)).args == task.args
 
 
 def test_a_sweep_without_a_run_dir_is_refused() -> None:
