@@ -144,7 +144,7 @@ class Shell:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, f"{text}\n--- exit code {done.returncode}:\n{done.stdout}"
+        assert done.returncode == 0, f"{text}\n--- exit code {done.returncode}:\n{done.stdout[-8000:]}"
         return done.stdout
 
     def prepare(self, text: str, folder: Path, runs: dict[str, str]) -> None:

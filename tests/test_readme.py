@@ -77,3 +77,13 @@ def test_what_run_folders_have_is_shown(copied: Path) -> None:
 
 def test_the_page_is_small() -> None:
     assert (RESULTS / "page.html").stat().st_size < 5_000_000
+
+
+def test_the_budget_of_the_comparison_is_that_of_most_systems(copied: Path) -> None:
+    path = copied / RESULTS.relative_to(ROOT) / "systems.json"
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    for row in figures["rows"]:
+        row["training_updates"] = 9000 if row["training_updates"] == 9000 else 20
+    path.write_text(json.dumps(figures), encoding="utf-8")
+    main(["runs"])
+    assert "20 updates of 512 target" in (copied / "docs" / "results" / "index.md").read_text(encoding="utf-8")
