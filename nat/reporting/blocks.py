@@ -92,11 +92,11 @@ def systems(figures: Figures) -> str:
     minutes = span([row["training_minutes"] for row in rows if row["training_updates"] == updates], 0)
     made = source(rows, "bash scripts/compare_systems.sh; bash scripts/results_page.sh")
     introduction = paragraph(
-        f"**Every system with one budget** ({made}): sentences of at most 12 words, {updates} updates of 512 target tokens",
-        f"each ({minutes} minutes), from the teacher's weights; the teacher learnt from the whole corpus. Distilled",
-        f"over raw text: {min(gains):+.1f} to {max(gains):+.1f} BLEU for single-pass systems; NPD with 10 candidates",
-        f"over its argmax {gain(pairs, 'fertility NPD 10', 'fertility argmax')}; 4 passes of Mask-Predict over one",
-        f"{gain(pairs, 'Mask-Predict 4', 'Mask-Predict 1')}; glancing CTC over CTC",
+        f"**Every system with one budget** ({made}): sentences of at most 12 words, {updates} updates of 512 target",
+        f"tokens each ({minutes} minutes), from the teacher's weights; the teacher learnt from the whole corpus.",
+        f"Distilled over raw text: {min(gains):+.1f} to {max(gains):+.1f} BLEU for single-pass systems; NPD with 10",
+        f"candidates over its argmax {gain(pairs, 'fertility NPD 10', 'fertility argmax')}; 4 passes of Mask-Predict",
+        f"over one {gain(pairs, 'Mask-Predict 4', 'Mask-Predict 1')}; glancing CTC over CTC",
         f"{gain(pairs, 'CTC glancing', 'CTC')} ({gain(pairs, 'CTC glancing', 'CTC', 'raw')} on raw text); 4 passes of",
         f"the Imputer over its CTC parent {gain(pairs, 'Imputer 4', 'CTC')}.",
     )
