@@ -11,7 +11,7 @@ import pytest
 
 COMMAND = """
 import os, sys
-from nat.cli.main import run_command
+from nat.cli.main import Command, run_command
 from nat.errors import DataError
 
 def work(config):
@@ -26,7 +26,7 @@ def work(config):
     open("done", "w").close()
     return 0
 
-run_command("lm", "", work)
+run_command(Command("lm", "", work))
 """
 
 
