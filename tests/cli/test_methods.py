@@ -29,7 +29,7 @@ def decode(run: Path, *arguments: str) -> int:
         ("vanilla", ["model.copy=soft", "model.length.summary=token"], ["length_beam=3", "num_candidates=2"], (1, 1)),
         ("mask_predict", [], ["max_passes=3"], (1, 3)),
         ("refinement", [], ["max_passes=3", "adaptive=false"], (3, 3)),
-        ("levenshtein", ["model.drafts=0"], ["max_passes=3", "placeholder_penalty=1"], (1, 3)),
+        ("levenshtein", ["model.drafts=0"], ["max_passes=3", "placeholder_penalty=1"], (1, 9)),
         ("ctc", ["model.glancing={start: 0.5, end: 0.3, updates: 10}"], [], (1, 1)),
     ],
 )
