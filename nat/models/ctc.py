@@ -22,11 +22,11 @@ from nat.errors import ConfigError
 from nat.models.contract import LossTerm, Translation, TranslationModel
 from nat.models.options import BeamOptions, DecodingOptions
 from nat.nn.copying import Copying
-from nat.nn.glancing import Glancing, gold_positions, reveal, shown
+from nat.nn.glancing import SinglePassConfig, gold_positions, reveal, shown
 from nat.nn.head import Head
 from nat.nn.limits import LengthLimits
 from nat.nn.rng import RowRandom
-from nat.nn.seq2seq import DeepSupervision, Guide, ParallelConfig, Seq2Seq
+from nat.nn.seq2seq import Guide, ParallelConfig, Seq2Seq
 from nat.nn.slots import Slots, SlotSplit, marginal_log_prob, target_scores
 from nat.nn.transformer import Memory
 from nat.ops import ctc
@@ -48,11 +48,9 @@ class CTC(TranslationModel):
     unlearnable = "more tokens and repeats than slots, model.upsampling; or longer than {limit}"
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(ParallelConfig):
+    class Config(SinglePassConfig, ParallelConfig):
         upsampling: int = option(2, "slots s for each source token", minimum=1, maximum=100)
         label_smoothing: float = option(0.0, "weight of the uniform distribution over slots", minimum=0, below=1)
-        glancing: Glancing = field(default_factory=Glancing)
-        deep_supervision: DeepSupervision = field(default_factory=DeepSupervision)
         copying: Copying = field(default_factory=Copying)
 
     @dataclass(frozen=True)

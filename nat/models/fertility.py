@@ -26,10 +26,10 @@ from nat.models.options import DecodingOptions
 from nat.nn.attention.full import FullAttention
 from nat.nn.attention.positional import OthersAttention, PositionalAttention
 from nat.nn.copying import Copying
-from nat.nn.glancing import Glancing, glanced_cross_entropy
+from nat.nn.glancing import SinglePassConfig, glanced_cross_entropy
 from nat.nn.limits import LengthLimits
 from nat.nn.rng import RowRandom
-from nat.nn.seq2seq import DeepSupervision, Seq2Seq, Seq2SeqConfig
+from nat.nn.seq2seq import Seq2Seq, Seq2SeqConfig
 from nat.nn.transformer import Decoder, Memory, initialise
 from nat.ops.copying import copy_by_fertility, cut_fertilities
 from nat.ops.precision import at_least_float32
@@ -55,12 +55,10 @@ class Fertility(TranslationModel):
     unlearnable = "a fertility above model.max_fertility, or longer than {limit}"
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(Seq2SeqConfig):
+    class Config(SinglePassConfig, Seq2SeqConfig):
         max_fertility: int = option(50, "largest fertility L_max of a source token", minimum=1, maximum=10_000)
         fertility_weight: float = option(1.0, "weight of the fertilities' cross entropy in the objective", above=0)
         label_smoothing: float = option(0.0, "probability spread over all other tokens", minimum=0, below=1)
-        glancing: Glancing = field(default_factory=Glancing)
-        deep_supervision: DeepSupervision = field(default_factory=DeepSupervision)
         copying: Copying = field(default_factory=Copying)
 
     @dataclass(frozen=True)
@@ -155,8 +153,8 @@ class Fertility(TranslationModel):
             target,
             memory,
             RowRandom.of_pairs(batch, seed=update),
-            ratio=self.config.glancing(update) if self.training else 0.0,
-            gold=self.config.deep_supervision.share if self.training else None,
+            self.config,
+            update=update if self.training else None,
             label_smoothing=self.config.label_smoothing,
         )
         return cross_entropy_terms(entropy)

@@ -18,11 +18,11 @@ from nat.errors import ConfigError
 from nat.models.contract import LossTerm, Translation, TranslationModel, cross_entropy_terms
 from nat.models.options import DecodingOptions, LengthBeamOptions
 from nat.nn.copying import Copying
-from nat.nn.glancing import Glancing, glanced_cross_entropy
+from nat.nn.glancing import SinglePassConfig, glanced_cross_entropy
 from nat.nn.length import LengthPredictor
 from nat.nn.limits import LengthLimits
 from nat.nn.rng import RowRandom
-from nat.nn.seq2seq import DeepSupervision, ParallelConfig, Seq2Seq
+from nat.nn.seq2seq import ParallelConfig, Seq2Seq
 from nat.ops.copying import soft_copy, uniform_copy
 from nat.search.canvas import Canvas
 from nat.search.refine import History
@@ -41,15 +41,13 @@ class Vanilla(TranslationModel):
     unlearnable = "longer than {limit}, or a length difference over length.max_offset"
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(ParallelConfig):
+    class Config(SinglePassConfig, ParallelConfig):
         length: LengthPredictor.Config = field(default_factory=LengthPredictor.Config)
         copy: Copy = option(Copy.UNIFORM, "decoder input: source embeddings copied uniformly, or softly by distance")
         copy_tau: float | None = option(
             None, f"copy=soft: how far a position looks around, in source tokens; null: {DEFAULT_TAU}", above=0
         )
         label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
-        glancing: Glancing = field(default_factory=Glancing)
-        deep_supervision: DeepSupervision = field(default_factory=DeepSupervision)
         copying: Copying = field(default_factory=Copying)
 
         def __post_init__(self) -> None:
@@ -97,8 +95,8 @@ class Vanilla(TranslationModel):
             target,
             memory,
             RowRandom.of_pairs(batch, seed=update),
-            ratio=self.config.glancing(update) if self.training else 0.0,
-            gold=self.config.deep_supervision.share if self.training else None,
+            self.config,
+            update=update if self.training else None,
             label_smoothing=self.config.label_smoothing,
         )
         length = LossTerm(*self.length.loss(length_log_probs, batch), weight=self.config.length.weight)

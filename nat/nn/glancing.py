@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,7 +13,7 @@ from nat.data.batch import Target
 from nat.losses import CrossEntropy
 from nat.nn.head import Head
 from nat.nn.rng import RowRandom
-from nat.nn.seq2seq import Guide, Seq2Seq
+from nat.nn.seq2seq import DeepSupervision, Guide, Seq2Seq
 from nat.nn.transformer import Memory
 from nat.ops.glancing import glance
 from nat.schedule import Schedule
@@ -28,6 +28,14 @@ class Glancing(Schedule):
     )
     end: float = option(0.0, "share of the mistakes revealed from `updates` on", minimum=0, maximum=1)
     updates: int = option(300000, "updates from start to end", minimum=0, maximum=1_000_000_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinglePassConfig:
+    """Options of every single-pass method."""
+
+    glancing: Glancing = field(default_factory=Glancing)
+    deep_supervision: DeepSupervision = field(default_factory=DeepSupervision)
 
 
 def reveal(
@@ -55,23 +63,24 @@ def glanced_cross_entropy(
     target: Target,
     memory: Memory,
     random: RowRandom,
+    config: SinglePassConfig,
     *,
-    ratio: float,
-    gold: float | None,
+    update: int | None,
     label_smoothing: float,
 ) -> CrossEntropy:
     """Of canvases of one position for each target token, at the positions that are left to predict: the mean over the
     layers that predict.
 
-    x: decoder inputs, without positions. ratio: share of the mistakes that is revealed; 0 is no glancing. gold: with
-    deep supervision in training, the share of positions at which layers feed on the reference; None: none.
+    x: decoder inputs, without positions. update: None where nothing is learnt; then nothing is revealed, and layers
+    feed on their own predictions alone.
     """
     hidden, guide, head = target.valid, None, net.head(memory)
+    ratio = 0.0 if update is None else config.glancing(update)
     if ratio > 0:
         where = shown(predicted(net, x, target, memory), target.tokens, target.valid, random, ratio=ratio)
         x, hidden = reveal(x, net.embed(target.tokens), where), hidden & ~where
-    if gold is not None:
-        fed = gold_positions(target.valid, random.fork(1), share=gold)
+    if update is not None and config.deep_supervision.enabled:
+        fed = gold_positions(target.valid, random.fork(1), share=config.deep_supervision.gold)
         guide = gold_guide(head, target.tokens, fed)
         hidden = hidden & ~fed  # there the layers need only copy; the paper's results leave these out too
     layers = net.layers(net.place(x), target.valid, memory, guide=guide)

@@ -65,11 +65,6 @@ class DeepSupervision:
         0.3, "training: share of positions that feed the reference's token on instead", minimum=0, maximum=1
     )
 
-    @property
-    def share(self) -> float | None:
-        """`gold`; None where layers do not predict."""
-        return self.gold if self.enabled else None
-
 
 @dataclass(frozen=True)
 class Conditions(Rows):
