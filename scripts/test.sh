@@ -8,5 +8,5 @@ export OMP_NUM_THREADS=1
 ruff check .
 ruff format --check .
 mypy
-if [ $# -eq 0 ]; then set -- -m "not slow" -n 2 --dist loadgroup; fi
+if [ $# -eq 0 ]; then set -- -m "not slow" -n 2 --dist loadfile; fi
 python -m pytest "$@"

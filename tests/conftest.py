@@ -14,7 +14,8 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch, and for the processes that tests start
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-CACHE = tempfile.mkdtemp(prefix="nat-test-cache-")
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+CACHE = os.environ["NAT_CACHE"] if IS_WORKER else tempfile.mkdtemp(prefix="nat-test-cache-")  # one for all workers
 os.environ["NAT_CACHE"] = CACHE
 PYTHONPATH = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 os.environ["PYTHONPATH"] = os.pathsep.join(PYTHONPATH)  # for the processes that tests start
@@ -29,6 +30,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 import workers  # noqa: E402
 from builders import command, make_batch, make_model  # noqa: E402
+from filelock import FileLock  # noqa: E402
 
 from nat.data.batch import Batch  # noqa: E402
 from nat.models.contract import TranslationModel  # noqa: E402
@@ -45,7 +47,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    shutil.rmtree(CACHE, ignore_errors=True)
+    if not IS_WORKER:
+        shutil.rmtree(CACHE, ignore_errors=True)
 
 
 @pytest.fixture
@@ -85,13 +88,20 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="session")
 def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Run folders of `nat-train experiment=tiny`, about 300 updates each. Read them, never write into them."""
-    runs = {}
-    for name in ("autoregressive", "ctc"):
-        runs[name] = tmp_path_factory.mktemp("runs") / name
-        budget = ["trainer.max_updates=300", "validation.every=100", "trainer.save_every=100"]
-        log = runs[name].parent / "log"
-        arguments = ["experiment=tiny", f"model={name}", f"run_dir={runs[name]}", *budget]
-        process = workers.start(workers.command, arguments, str(log))  # without shape checks: several times faster
-        assert workers.finish(process, 280) == 0, log.read_text()
+    """Run folders of `nat-train experiment=tiny`, about 300 updates each, made once for all workers of a session. Read
+    them, never write into them."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if IS_WORKER else base) / "tiny_runs"
+    shared.mkdir(exist_ok=True)
+    runs = {name: shared / name for name in ("autoregressive", "ctc")}
+    for name, run in runs.items():
+        with FileLock(shared / f"{name}.lock"):  # the first worker trains, the others wait for it
+            if (shared / f"{name}.done").exists():
+                continue
+            budget = ["trainer.max_updates=300", "validation.every=100", "trainer.save_every=100"]
+            log = shared / f"{name}.log"
+            arguments = ["experiment=tiny", f"model={name}", f"run_dir={run}", *budget]
+            process = workers.start(workers.command, arguments, str(log))  # without shape checks: several times faster
+            assert workers.finish(process, 280) == 0, log.read_text()
+            (shared / f"{name}.done").touch()
     return runs

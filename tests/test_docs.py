@@ -19,7 +19,6 @@ import pytest
 from shell import PROJECT, ROOT, Shell
 from test_imports import ROOMS
 
-pytestmark = pytest.mark.xdist_group("docs")  # one shell serves them all
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 KINDS = ("bash", "python", "text")  # text: nothing that can be run
