@@ -294,6 +294,7 @@ def perform(words: list[str]) -> None:
         read_only(program.removeprefix("nat-"), arguments)
     else:
         command = program.removeprefix("nat-")
+        sys.argv = [program, *arguments]  # by which completion knows its command
         importlib.import_module(f"nat.cli.{command}").main([*arguments, *tiny_options(command, arguments)])
 
 
