@@ -20,6 +20,7 @@ from shell import PROJECT, ROOT, Shell
 from test_imports import ROOMS
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+QUICK = ("README.md", "CONTRIBUTING.md", "first-hour.md", "your-own-text.md", "python.md", "add-a-decoder.md")
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 KINDS = ("bash", "python", "text")  # text: nothing that can be run
 MAKES = re.compile(r"nat(?:-|\.cli\.)(?:train|distill) (?:[^\n]|\\\n)*?(?:run_dir|output)=runs/(\w+)(?![\w/])")
@@ -87,7 +88,9 @@ def read(page: Path, shell: Shell, folder: Path, *, scripts: str) -> None:
             shell.run(block.text if block.kind == "bash" else f"python block{number}.py", folder, scripts=scripts)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize(
+    "page", [page if page.name in QUICK else pytest.param(page, marks=pytest.mark.slow) for page in PAGES], ids=name_of
+)
 def test_commands_run(page: Path, shell: Shell, tmp_path: Path) -> None:
     read(page, shell, tmp_path, scripts="compose")
 

@@ -31,6 +31,7 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_checkouts_take_turns() -> None:
     sizes = TrainingSizes(
         contenders=["ctc with glancing", "kermit"],
