@@ -33,8 +33,8 @@ class Head:
 
     @property
     def forbidden(self) -> list[int]:
-        """Symbols of probability 0."""
-        return [*self.output.forbidden, *self.banned]
+        """Symbols of probability 0, ascending."""
+        return sorted({*self.output.forbidden, *self.banned})
 
     def scores(self, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """Logits, in the precision of the product; with a copy head, which mixes probabilities, log-probabilities."""
