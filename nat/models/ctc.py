@@ -124,22 +124,21 @@ class CTC(TranslationModel):
         memory = self.net.encode(batch.source)
         slots = self.split(memory)
         random = RowRandom.of_pairs(batch, seed=update)
-        states = slots.states
+        head, states = self.net.head(memory), slots.states
         ratio = self.config.glancing(update) if self.training else 0.0
         if ratio > 0:
-            states = self.glance(slots, memory, batch, random, ratio=ratio)
-        head, guide = self.net.head(memory), None
+            states = self.glance(head, slots, memory, batch, random, ratio=ratio)
+        guide = None
         if self.training and self.config.deep_supervision.enabled:
             guide = self.guide(head, slots, batch, random.fork(1))
         layers = self.net.layers(self.net.place(states), slots.valid, memory, guide=guide)
         return self.terms(head, layers, slots, batch)
 
     def glance(
-        self, slots: Slots, memory: Memory, batch: Batch, random: RowRandom, *, ratio: float
+        self, head: Head, slots: Slots, memory: Memory, batch: Batch, random: RowRandom, *, ratio: float
     ) -> Float[Tensor, "B A D"]:
         """Decoder inputs with part of the best alignment revealed (Gu & Kong 2021, https://arxiv.org/abs/2012.15833,
         section 3.3; Qian et al. 2021, section 3.2)."""
-        head = self.net.head(memory)
         with torch.no_grad():
             states = self.net.states(self.net.place(slots.states), slots.valid, memory)
             scored, _ = target_scores(head, states, slots, batch.target)

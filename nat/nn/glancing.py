@@ -77,7 +77,7 @@ def glanced_cross_entropy(
     hidden, guide, head = target.valid, None, net.head(memory)
     ratio = 0.0 if update is None else config.glancing(update)
     if ratio > 0:
-        where = shown(predicted(net, x, target, memory), target.tokens, target.valid, random, ratio=ratio)
+        where = shown(predicted(net, head, x, target, memory), target.tokens, target.valid, random, ratio=ratio)
         x, hidden = reveal(x, net.embed(target.tokens), where), hidden & ~where
     if update is not None and config.deep_supervision.enabled:
         fed = gold_positions(target.valid, random.fork(1), share=config.deep_supervision.gold)
@@ -90,9 +90,11 @@ def glanced_cross_entropy(
 
 
 @torch.no_grad()
-def predicted(net: Seq2Seq, x: Float[Tensor, "B L D"], target: Target, memory: Memory) -> Int[Tensor, "B L"]:
+def predicted(
+    net: Seq2Seq, head: Head, x: Float[Tensor, "B L D"], target: Target, memory: Memory
+) -> Int[Tensor, "B L"]:
     """What a first pass would write (Qian et al. 2021, section 3.2)."""
-    return net.head(memory).argmax(net.states(net.place(x), target.valid, memory))
+    return head.argmax(net.states(net.place(x), target.valid, memory))
 
 
 def gold_positions(valid: Bool[Tensor, "B L"], random: RowRandom, *, share: float) -> Bool[Tensor, "B L"]:
