@@ -44,6 +44,7 @@ TECHNIQUES = {  # options of training or of the decoder's input that are off by 
     "copying": {"enabled": True, "num_heads": 2},
     "share_decoders": "none",
     "length": {"summary": "token"},
+    "factored_blank": True,
 }
 
 
@@ -54,6 +55,8 @@ def techniques() -> list[tuple[str, dict[str, Any]]]:
         target = locate(str(compose("train", ["run_dir=x", f"model={name}"])["model"]["_target_"]))
         names = {f.name for f in dataclasses.fields(target.Config)}  # type: ignore[attr-defined]
         own = {field: value for field, value in TECHNIQUES.items() if field in names}
+        if "factored_blank" in names:  # a canvas of slots
+            own["decoder"] = {"cross_attention": False}
         found += [(name, {field: value}) for field, value in own.items()] + ([(name, own)] if len(own) > 1 else [])
     return found
 
@@ -282,7 +285,7 @@ def test_with_techniques_a_row_alone_decodes_as_in_a_batch(name: str, options: d
     model = make_model(name, dtype=torch.float64, seed=3, **options)
     with torch.no_grad():
         for part, parameter in model.named_parameters():
-            if "feedback" in part:  # as if it had learnt to feed on predictions
+            if "feedback" in part or "gate" in part:  # as if it had learnt what it says
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     batch = make_batch([*LENGTHS, (9, 1), (2, 1)], vocabularies=model.vocabularies)
     for decoding in decodings(model):

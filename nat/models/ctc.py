@@ -8,7 +8,7 @@ https://arxiv.org/abs/2110.07515) as options.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,13 +21,12 @@ from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
 from nat.models.contract import LossTerm, Translation, TranslationModel
 from nat.models.options import BeamOptions, DecodingOptions
-from nat.nn.copying import Copying
 from nat.nn.glancing import SinglePassConfig, gold_positions, reveal, shown
 from nat.nn.head import Head
 from nat.nn.limits import LengthLimits
 from nat.nn.rng import RowRandom
-from nat.nn.seq2seq import Guide, ParallelConfig, Seq2Seq
-from nat.nn.slots import Slots, SlotSplit, marginal_log_prob, target_scores
+from nat.nn.seq2seq import Guide
+from nat.nn.slots import SlotConfig, Slots, marginal_log_prob, target_scores
 from nat.nn.transformer import Memory
 from nat.ops import ctc
 from nat.search.language_model import Fusion, check_language_model, open_language_model
@@ -48,10 +47,8 @@ class CTC(TranslationModel):
     unlearnable = "more tokens and repeats than slots, model.upsampling; or longer than {limit}"
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(SinglePassConfig, ParallelConfig):
-        upsampling: int = option(2, "slots s for each source token", minimum=1, maximum=100)
-        label_smoothing: float = option(0.0, "weight of the uniform distribution over slots", minimum=0, below=1)
-        copying: Copying = field(default_factory=Copying)
+    class Config(SinglePassConfig, SlotConfig):
+        pass
 
     @dataclass(frozen=True)
     class Decoding(BeamOptions):
@@ -103,21 +100,13 @@ class CTC(TranslationModel):
     def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
         super().__init__(vocabularies)
         self.config = config
-        self.net = Seq2Seq(
-            config,
-            vocabularies=vocabularies,
-            symbols=(Symbol.UNK, Symbol.BLANK),
-            decoder=config.attentions(),
-            deep=config.deep_supervision.enabled,
-            copying=config.copying,
-        )
-        self.split = SlotSplit(config.upsampling, dim=config.size.dim)
+        self.net, self.split = config.build(vocabularies, deep=config.deep_supervision.enabled)
 
-    def log_probs(self, source: Source, *, banned: tuple[int, ...] = ()) -> tuple[Float[Tensor, "B A V"], Slots]:
-        """Of every slot, of symbols that are not banned."""
+    def states(self, source: Source, *, banned: tuple[int, ...] = ()) -> tuple[Head, Float[Tensor, "B A D"], Slots]:
+        """Of every slot, with the head that tells its symbol; banned: symbols that are not to be written."""
         memory = replace(self.net.encode(source), banned=banned)
         slots = self.split(memory)
-        return self.net.log_probs(self.net.place(slots.states), slots.valid, memory), slots
+        return self.net.head(memory), self.net.states(self.net.place(slots.states), slots.valid, memory), slots
 
     def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
         batch = batch.compact()
@@ -180,72 +169,68 @@ class CTC(TranslationModel):
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """log p(y|x), the marginal over all alignments; -inf for a pair that has none."""
         batch = batch.compact()
-        memory = self.net.encode(batch.source)
-        slots = self.split(memory)
-        states = self.net.states(self.net.place(slots.states), slots.valid, memory)
-        return marginal_log_prob(self.net.head(memory), states, slots, batch.target)
+        head, states, slots = self.states(batch.source)
+        return marginal_log_prob(head, states, slots, batch.target)
 
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, CTC.Decoding)
         source = source.compact()
-        log_probs, slots = self.log_probs(source, banned=decoding.banned)
+        head, states, slots = self.states(source, banned=decoding.banned)
         if decoding.beam_size > 1:
-            prior = decoding.prior(num_tokens=log_probs.size(2), device=log_probs.device)
-            default = None if prior is None else max(LM_TOKEN_BEAM, decoding.beam_size + 1)
-            tokens, lengths, scores = ctc.prefix_beam_search(
-                log_probs,
-                slots.lengths,
-                blank=BLANK,
-                pad=PAD,
-                beam_size=decoding.beam_size,
-                num_candidates=decoding.num_candidates,
-                token_beam=decoding.token_beam or default,
-                prior=prior,
-            )
-            valid = torch.arange(tokens.size(2), device=tokens.device) < lengths[:, :, None]
+            tokens, valid, scores, history = self.beam(head.full(states), slots, decoding)
         else:
-            path = self.path(log_probs, source=source, decoding=decoding)
-            tokens, valid, scores = self.collapsed(path, log_probs, slots)
-        history: tuple[History, ...] = ()
-        if decoding.history:
-            paths = self.alignments(tokens, valid, log_probs, slots) if decoding.beam_size > 1 else path.unbind(1)
-            history = tuple(written(path, log_probs, slots) for path in paths)
+            paths, log_probs = self.paths(head, states, decoding.random(source), decoding)
+            tokens, valid = self.collapsed(paths, slots)
+            scores = log_probs.masked_fill(~slots.valid[:, None], 0.0).sum(dim=2)
+            history = [
+                History.of_one_pass(paths[:, n], slots.valid, log_probs[:, n])  # the canvas before it is collapsed
+                for n in range(paths.size(1) if decoding.history else 0)
+            ]
         ones = torch.ones(len(source), dtype=torch.long, device=tokens.device)
-        return Translation(tokens, valid, scores, ones, torch.zeros_like(ones, dtype=torch.bool), history)
+        return Translation(tokens, valid, scores, ones, torch.zeros_like(ones, dtype=torch.bool), tuple(history))
 
-    def path(
-        self, log_probs: Float[Tensor, "B A V"], *, source: Source, decoding: DecodingOptions
-    ) -> Int[Tensor, "B N A"]:
-        """The best path, or samples: every slot by itself, at the temperature."""
-        random = decoding.random(source)
+    def paths(
+        self, head: Head, states: Float[Tensor, "B A D"], random: RowRandom | None, decoding: Decoding
+    ) -> tuple[Int[Tensor, "B N A"], Float[Tensor, "B N A"]]:
+        """The best path, or samples, every slot by itself at the temperature; and the log-probability of each symbol
+        at temperature 1."""
         if random is None or decoding.temperature is None:
-            return log_probs.argmax(dim=-1)[:, None]
-        return random.samples(log_probs / decoding.temperature)
+            path, log_probs = head.best(states)
+            return path[:, None], log_probs[:, None]
+        every = head.full(states)
+        paths = random.samples(every / decoding.temperature)
+        return paths, every.gather(2, paths.transpose(1, 2)).transpose(1, 2)
 
     def collapsed(
-        self, path: Int[Tensor, "B N A"], log_probs: Float[Tensor, "B A V"], slots: Slots
-    ) -> tuple[Int[Tensor, "B N T"], Bool[Tensor, "B N T"], Float[Tensor, "B N"]]:
-        """Tokens of paths, their validity, and the log-probability of each path (not of all paths of its target) at
-        temperature 1."""
-        slot_scores = log_probs.gather(2, path.transpose(1, 2)).masked_fill(~slots.valid[:, :, None], 0.0)  # (B, A, N)
-        valid = slots.valid.repeat_interleave(path.size(1), dim=0)
-        tokens, kept = ctc.collapse(path.flatten(0, 1), valid, blank=BLANK, pad=PAD)
-        shape = (len(path), path.size(1), -1)
-        return tokens.view(shape), kept.view(shape), slot_scores.sum(dim=1)
+        self, paths: Int[Tensor, "B N A"], slots: Slots
+    ) -> tuple[Int[Tensor, "B N T"], Bool[Tensor, "B N T"]]:
+        """Tokens of paths, and their validity."""
+        valid = slots.valid.repeat_interleave(paths.size(1), dim=0)
+        tokens, kept = ctc.collapse(paths.flatten(0, 1), valid, blank=BLANK, pad=PAD)
+        return tokens.unflatten(0, paths.shape[:2]), kept.unflatten(0, paths.shape[:2])
 
-    def alignments(
-        self,
-        tokens: Int[Tensor, "B N T"],
-        valid: Bool[Tensor, "B N T"],
-        log_probs: Float[Tensor, "B A V"],
-        slots: Slots,
-    ) -> list[Int[Tensor, "B A"]]:
-        """Of each candidate of the beam, which is the sum of many paths, the best one."""
-        lengths = valid.sum(dim=2)
-        return [
-            ctc.best_alignment(log_probs, tokens[:, n], slots.lengths, lengths[:, n], blank=BLANK)
-            for n in range(tokens.size(1))
-        ]
+    def beam(
+        self, log_probs: Float[Tensor, "B A V"], slots: Slots, decoding: Decoding
+    ) -> tuple[Int[Tensor, "B N T"], Bool[Tensor, "B N T"], Float[Tensor, "B N"], list[History]]:
+        """Candidates of the prefix beam search: each is the sum of many paths, of which a history shows the best."""
+        prior = decoding.prior(num_tokens=log_probs.size(2), device=log_probs.device)
+        default = None if prior is None else max(LM_TOKEN_BEAM, decoding.beam_size + 1)
+        tokens, lengths, scores = ctc.prefix_beam_search(
+            log_probs,
+            slots.lengths,
+            blank=BLANK,
+            pad=PAD,
+            beam_size=decoding.beam_size,
+            num_candidates=decoding.num_candidates,
+            token_beam=decoding.token_beam or default,
+            prior=prior,
+        )
+        history = []
+        for n in range(tokens.size(1) if decoding.history else 0):
+            path = ctc.best_alignment(log_probs, tokens[:, n], slots.lengths, lengths[:, n], blank=BLANK)
+            confidence = log_probs.gather(2, path[:, :, None]).squeeze(2)
+            history.append(History.of_one_pass(path, slots.valid, confidence))
+        return tokens, torch.arange(tokens.size(2), device=tokens.device) < lengths[:, :, None], scores, history
 
     def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
         return self.split.num_slots * source_length
@@ -257,8 +242,3 @@ class CTC(TranslationModel):
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
         canvas = self.split.num_slots * batch.source.lengths
         return self.split.alignable(batch) & batch.source.valid.any(dim=1) & self.fits(batch.source.lengths, canvas)
-
-
-def written(path: Int[Tensor, "B A"], log_probs: Float[Tensor, "B A V"], slots: Slots) -> History:
-    """The canvas before it is collapsed."""
-    return History.of_one_pass(path, slots.valid, log_probs.gather(2, path[:, :, None]).squeeze(2))

@@ -7,7 +7,7 @@ the alignments and every weight are those of the CTC model (nat/models/ctc.py), 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -21,12 +21,10 @@ from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
 from nat.models.contract import LossTerm, Translation, TranslationModel, cross_entropy_terms
 from nat.models.options import DecodingOptions, SampleOptions
-from nat.nn.copying import Copying
 from nat.nn.head import Head
 from nat.nn.limits import LengthLimits
 from nat.nn.rng import RowRandom
-from nat.nn.seq2seq import ParallelConfig, Seq2Seq
-from nat.nn.slots import Slots, SlotSplit, marginal_log_prob, target_scores
+from nat.nn.slots import SlotConfig, Slots, marginal_log_prob, target_scores
 from nat.nn.transformer import Memory
 from nat.ops import ctc, imputer
 from nat.rows import Rows
@@ -80,8 +78,7 @@ class Imputer(TranslationModel):
     unlearnable = "more tokens and repeats than slots, model.upsampling; or longer than {limit}"
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(ParallelConfig):
-        upsampling: int = option(2, "slots s for each source token", minimum=1, maximum=100)
+    class Config(SlotConfig):
         training: Training = option(
             Training.MARGINAL, "learn all alignments that agree with the known slots, or imitate the one given"
         )
@@ -95,8 +92,6 @@ class Imputer(TranslationModel):
         mask_block: int | None = option(
             None, f"masking=block: slots of a block; null: {DEFAULT_BLOCK}", minimum=2, maximum=1_000_000
         )
-        label_smoothing: float = option(0.0, "weight of the uniform distribution over masked slots", minimum=0, below=1)
-        copying: Copying = field(default_factory=Copying)
 
         def __post_init__(self) -> None:
             if self.mask_probability is not None and self.masking is not Masking.BERNOULLI:
@@ -138,14 +133,7 @@ class Imputer(TranslationModel):
     def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
         super().__init__(vocabularies)
         self.config = config
-        self.net = Seq2Seq(
-            config,
-            vocabularies=vocabularies,
-            symbols=(Symbol.UNK, Symbol.BLANK),
-            decoder=config.attentions(),
-            copying=config.copying,
-        )
-        self.split = SlotSplit(config.upsampling, dim=config.size.dim)
+        self.net, self.split = config.build(vocabularies)
 
     def states(
         self, slots: Slots, memory: Memory, tokens: Int[Tensor, "B A"], is_known: Bool[Tensor, "B A"]

@@ -22,6 +22,7 @@ from nat.nn.attention.base import Attention, attention_stack, tightest
 from nat.nn.copying import Copyable, CopyHead, Copying
 from nat.nn.dropout import Dropout
 from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions
+from nat.nn.factored_blank import FactoredHead, blank_gate
 from nat.nn.head import Head
 from nat.nn.rng import RowRandom
 from nat.nn.transformer import Decoder, DecoderConfig, Encoder, Memory, Size
@@ -84,11 +85,14 @@ class Seq2Seq(nn.Module):
         vocabularies: Vocabularies,
         symbols: tuple[Symbol, ...],
         decoder: Decoder | Iterable[Attention],
+        cross_attention: bool = True,
         deep: bool = False,
         copying: Copying | None = None,
+        factored_blank: bool = False,
     ) -> None:
         """symbols: the special symbols that the method can produce. decoder: the stack, or the self-attention of
-        each layer of an ordinary one. deep: layers feed their predictions on. copying: None is without."""
+        each layer of an ordinary one. cross_attention: of such a one. deep: layers feed their predictions on. copying:
+        None is without. factored_blank: a gate of its own decides the blank, see `nat.nn.factored_blank`."""
         super().__init__()
         if deep and config.decoder.num_layers == 1:
             raise ConfigError("deep_supervision.enabled=true: has no effect with decoder.num_layers=1")
@@ -99,12 +103,16 @@ class Seq2Seq(nn.Module):
             )
         dim, initial = config.size.dim, config.size.initial
         self.encoder = config.encoder.build(size=config.size)
-        self.decoder = decoder if isinstance(decoder, Decoder) else Decoder(list(decoder), size=config.size)
+        if not isinstance(decoder, Decoder):
+            decoder = Decoder(list(decoder), size=config.size, cross_attention=cross_attention)
+        self.decoder = decoder
         self.embeddings = Embeddings(vocabularies, dim=dim, initial=initial)
         self.source_positions = Positions(config.positions, dim=dim, initial=initial)
         self.target_positions = Positions(config.positions, dim=dim, initial=initial)
         self.dropout = Dropout(config.size.dropout)
-        self.output = OutputLayer(vocabularies.target_size, symbols=symbols)
+        self.blank_gate = blank_gate(dim) if factored_blank else None
+        words = tuple(symbol for symbol in symbols if symbol is not Symbol.BLANK)
+        self.output = OutputLayer(vocabularies.target_size, symbols=words if factored_blank else symbols)
         self.feedback = nn.ModuleList(
             _identity_of_first(dim) for _ in range(config.decoder.num_layers - 1 if deep else 0)
         )
@@ -150,7 +158,8 @@ class Seq2Seq(nn.Module):
 
     def head_for(self, source: Copyable | None, banned: tuple[int, ...] = ()) -> Head:
         """source: what `copyable` gave."""
-        return Head(self.output, self.embeddings.target, self.copying, source, banned)
+        parts = self.output, self.embeddings.target, self.copying, source, banned
+        return Head(*parts) if self.blank_gate is None else FactoredHead(*parts, gate=self.blank_gate)
 
     def states(self, x: Float[Tensor, "B L D"], valid: Bool[Tensor, "B L"], memory: Memory) -> Float[Tensor, "B L D"]:
         """Of the last layer, for the head; x: placed decoder inputs."""

@@ -2,23 +2,58 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from nat.config import option
 from nat.data.batch import Batch, Tokens
-from nat.data.vocabulary import Symbol
+from nat.data.vocabulary import Symbol, Vocabularies
 from nat.nn.attention.base import tightest
+from nat.nn.copying import Copying
 from nat.nn.head import Head
 from nat.nn.limits import LengthLimits
-from nat.nn.seq2seq import Seq2Seq
-from nat.nn.transformer import Memory
+from nat.nn.seq2seq import ParallelConfig, Seq2Seq
+from nat.nn.transformer import DecoderConfig, Memory
 from nat.ops import ctc
 from nat.ops.lattice import TargetScores, target_ids
 from nat.rows import Rows
+
+
+@dataclass(frozen=True)
+class SlotDecoderConfig(DecoderConfig):
+    """Without cross-attention, layers see the source through the split alone (late upsampling): then most layers belong
+    into the encoder, which computes at S positions and not at s S."""
+
+    cross_attention: bool = option(True, "layers attend to the encoder; false: late upsampling, slots are all they see")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotConfig(ParallelConfig):
+    """Options of every method whose canvas is made of slots."""
+
+    decoder: SlotDecoderConfig = field(default_factory=SlotDecoderConfig)
+    upsampling: int = option(2, "slots s for each source token", minimum=1, maximum=100)
+    factored_blank: bool = option(False, "a gate decides the blank, the softmax is over words alone: quicker to decode")
+    label_smoothing: float = option(0.0, "weight of the uniform distribution over slots", minimum=0, below=1)
+    copying: Copying = field(default_factory=Copying)
+
+    def build(self, vocabularies: Vocabularies, *, deep: bool = False) -> tuple[Seq2Seq, SlotSplit]:
+        """The parts of such a method. deep: with deep supervision."""
+        net = Seq2Seq(
+            self,
+            vocabularies=vocabularies,
+            symbols=(Symbol.UNK, Symbol.BLANK),
+            decoder=self.attentions(),
+            cross_attention=self.decoder.cross_attention,
+            deep=deep,
+            copying=self.copying,
+            factored_blank=self.factored_blank,
+        )
+        return net, SlotSplit(self.upsampling, dim=self.size.dim)
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ class DecoderConfig:
 
 
 class Decoder(nn.Module):
-    """A stack over the canvas that also attends to the memory."""
+    """A stack over the canvas that also attends to the memory, unless the canvas is made of it."""
 
     def __init__(
         self,
@@ -176,15 +176,19 @@ class Decoder(nn.Module):
         *,
         size: Size,
         positional_attentions: list[Attention] | None = None,
+        cross_attention: bool = True,
     ) -> None:
-        """positional_attentions: one for each layer (Gu et al. 2018, section 3.2); None: layers have none."""
+        """positional_attentions: one for each layer (Gu et al. 2018, section 3.2); None: layers have none.
+        cross_attention: False where layers see the source in their input alone."""
         super().__init__()
         without: list[Attention | None] = [None] * len(self_attentions)
         self.layers = nn.ModuleList(
             Layer(
                 size,
                 attention,
-                FullAttention(FullAttention.Config(), dim=size.dim, num_heads=size.num_heads),
+                FullAttention(FullAttention.Config(), dim=size.dim, num_heads=size.num_heads)
+                if cross_attention
+                else None,
                 positional_attention=between,
             )
             for attention, between in zip(self_attentions, positional_attentions or without, strict=True)

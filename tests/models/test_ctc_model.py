@@ -37,17 +37,20 @@ def pairs(*rows: tuple[list[int], list[int]]) -> Batch:
 
 @torch.no_grad()
 def canvas(model: CTC, source: list[int]) -> torch.Tensor:
-    log_probs, slots = model.log_probs(Source.from_lists([source]))
+    head, states, slots = model.states(Source.from_lists([source]))
+    log_probs = head.full(states)
     assert log_probs.size(1) == int(slots.lengths[0]) == model.config.upsampling * len(source)
     return log_probs[0]
 
 
+FORMS: list[dict[str, Any]] = [{}, {"factored_blank": True}, {"decoder": {"cross_attention": False}}]
 ROWS = [([A, B, A], [B, A]), ([B], [A, B]), ([A, A, B], [A, A]), ([B, A], []), ([A, B], [A, A, B])]
 
 
 @pytest.mark.parametrize("upsampling", [2, 3])
-def test_loss_and_score_are_brute_force_over_alignments(upsampling: int) -> None:
-    model = ctc(upsampling=upsampling)
+@pytest.mark.parametrize("options", FORMS)
+def test_loss_and_score_are_brute_force_over_alignments(upsampling: int, options: dict[str, Any]) -> None:
+    model = ctc(upsampling=upsampling, **options)
     expected = [ctc_log_likelihood(canvas(model, source), target, BLANK) for source, target in ROWS]
     batch = pairs(*ROWS)
     with torch.no_grad():
@@ -60,14 +63,16 @@ def test_loss_and_score_are_brute_force_over_alignments(upsampling: int) -> None
 
 def test_loss_agrees_with_torch() -> None:
     model, batch = ctc(), make_batch([(4, 3), (6, 5), (3, 2)])
-    log_probs, slots = model.log_probs(batch.source)
+    head, states, slots = model.states(batch.source)
+    log_probs = head.full(states)
     target, source = batch.target, slots.lengths
     reference = F.ctc_loss(log_probs.transpose(0, 1), target.tokens, source, target.lengths, BLANK, reduction="sum")
     assert model.loss(batch, update=1)["ctc"].total.item() == pytest.approx(reference.item(), abs=1e-9)
 
 
-def test_likelihoods_of_all_targets_sum_to_one() -> None:
-    model = ctc(vocabularies=Vocabularies(NUM_SYMBOLS + 1, NUM_SYMBOLS + 1, True))  # UNK and one token
+@pytest.mark.parametrize("options", FORMS)
+def test_likelihoods_of_all_targets_sum_to_one(options: dict[str, Any]) -> None:
+    model = ctc(vocabularies=Vocabularies(NUM_SYMBOLS + 1, NUM_SYMBOLS + 1, True), **options)  # UNK and one token
     targets = [list(t) for n in range(5) for t in itertools.product([1, A], repeat=n)]
     with torch.no_grad():
         scores = model.score(pairs(*(([A, 1], target) for target in targets)))
@@ -109,10 +114,13 @@ def test_unalignable_pairs_score_minus_infinity_and_are_not_learnable() -> None:
     assert ctc(upsampling=3).learnable(batch).tolist() == [True, True, True]
 
 
-def test_best_path_is_the_collapsed_arg_max() -> None:
+@pytest.mark.parametrize("options", FORMS)
+def test_best_path_is_the_collapsed_arg_max(options: dict[str, Any]) -> None:
     for seed in range(5):
-        model, source = ctc(seed=seed), make_batch([(4, 1), (1, 1), (7, 1)], seed=seed).source
+        model, source = ctc(seed=seed, **options), make_batch([(4, 1), (1, 1), (7, 1)], seed=seed).source
         with torch.no_grad():
+            if model.net.blank_gate is not None:
+                torch.nn.init.normal_(model.net.blank_gate.weight)  # slots of both kinds
             found = model.decode(source, decoding=CTC.Decoding())
         for row, ids in enumerate(source.to_lists()):
             best = canvas(model, ids).max(dim=1)

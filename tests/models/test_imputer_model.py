@@ -84,16 +84,19 @@ def masked_log_probs(model: Imputer, batch: Batch) -> Tensor:
 
 @pytest.mark.parametrize("upsampling", [2, 3])
 @pytest.mark.parametrize("shared", [True, False])
-def test_with_ctc_weights_and_everything_masked_it_is_the_ctc_model(upsampling: int, shared: bool) -> None:
+@pytest.mark.parametrize("fast", [False, True])
+def test_with_ctc_weights_and_everything_masked_it_is_the_ctc_model(upsampling: int, shared: bool, fast: bool) -> None:
     vocabularies = VOCABULARIES if shared else Vocabularies(NUM_SYMBOLS + 9, NUM_SYMBOLS + 12, False)
-    given: dict[str, Any] = {"upsampling": upsampling, "vocabularies": vocabularies}
+    given: dict[str, Any] = {"upsampling": upsampling, "vocabularies": vocabularies, "factored_blank": fast}
+    given["decoder"] = {"cross_attention": not fast}
     parent = make_model("ctc", dtype=torch.float64, seed=1, **given)
     assert isinstance(parent, CTC)
     model = imputer(seed=2, **given)
     model.load_state_dict(parent.state_dict())  # strict: every name and shape
     batch = make_batch(LENGTHS, vocabularies=vocabularies)
     with torch.no_grad():
-        expected, _ = parent.log_probs(batch.source)
+        head, states, _ = parent.states(batch.source)
+        expected = head.full(states)
         assert torch.equal(masked_log_probs(model, batch), expected)
         assert torch.equal(model.score(batch), parent.score(batch))
         path = parent.decode(batch.source, decoding=CTC.Decoding())

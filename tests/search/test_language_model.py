@@ -121,7 +121,8 @@ def test_fused_decoding_finds_the_best_of_all_targets(weight: float, bonus: floa
     for token in ids[:4]:
         source = Source.from_lists([[token]])
         with torch.no_grad():
-            log_probs = model.log_probs(source)[0][0]
+            head, states, _ = model.states(source)
+            log_probs = head.full(states)[0]
             found = model.decode(source, decoding=options)
         fused = {
             t: ctc_log_likelihood(log_probs, t, BLANK) + weight * whole(table, t) + bonus * len(t) for t in targets
