@@ -1,0 +1,213 @@
+"""The stacks of `nat.nn.transformer` as ONNX graphs, and a CTC model from tokens to tokens as one.
+
+Graphs know no padding: all rows of a call are of one length, so that what a sentence becomes cannot depend on the
+others, down to the last bit, and nothing is computed in vain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from nat.data.vocabulary import Symbol
+from nat.engines.onnx_products import MICROSOFT, Factor, Products, array, parameters, write_graph
+from nat.models.ctc import CTC
+from nat.nn.attention.full import FullAttention
+from nat.nn.embedding import OutputLayer, Positions, TokenEmbedding
+from nat.nn.transformer import Decoder, Encoder, Layer, Residual
+
+POSITIONS = 1024  # sinusoids that are written out
+BLOCK = 128  # columns of which the largest is found first: an arg max over all at once is several times slower
+BLANK = int(Symbol.BLANK)
+IMPOSSIBLE = -1e30  # a logit
+Samples = Sequence[Mapping[str, np.ndarray]]  # inputs of a graph, to measure magnitudes on
+
+
+# --- stacks -------------------------------------------------------------------------------------------
+
+
+def normalised(products: Products, x: str, module: nn.Module) -> str:
+    if not isinstance(module, nn.LayerNorm):  # the stack normalises behind each sub-layer
+        return x
+    weight, bias = (products.graph.constant(array(values)) for values in (module.weight, module.bias))
+    return products.graph.node("LayerNormalization", x, weight, bias, epsilon=module.eps)
+
+
+def stacked(products: Products, x: str, stack: Encoder | Decoder, key: str, memory: Factor | None = None) -> str:
+    """Placed inputs (B, L, D) -> states (B, L, D). memory: (B, S, D), for layers with cross-attention."""
+    for number, layer in enumerate(stack.layers):
+        assert isinstance(layer, Layer)
+        x = layered(products, x, layer, f"{key}.{number}", memory)
+    return normalised(products, x, stack.norm)
+
+
+def layered(products: Products, x: str, layer: Layer, key: str, memory: Factor | None) -> str:
+    residual, attention = layer.self_residual, layer.self_attention
+    assert isinstance(attention, FullAttention)
+    entered = products.factor(entering(products, x, residual), f"{key}.self")
+    x = leaving(products, x, attended(products, entered, entered, attention, f"{key}.self_mixed"), residual)
+    if layer.cross_attention is not None and layer.cross_residual is not None:
+        assert memory is not None
+        entered = products.factor(entering(products, x, layer.cross_residual), f"{key}.cross")
+        update = attended(products, entered, memory, layer.cross_attention, f"{key}.cross_mixed")
+        x = leaving(products, x, update, layer.cross_residual)
+    residual, feed_forward = layer.feed_forward_residual, layer.feed_forward
+    entered = products.factor(entering(products, x, residual), f"{key}.feed")
+    wide = products.factor(products.linear(entered, *parameters(feed_forward.widen)), f"{key}.wide", relu=True)
+    return leaving(products, x, products.linear(wide, *parameters(feed_forward.narrow)), residual)
+
+
+def entering(products: Products, x: str, residual: Residual) -> str:
+    return normalised(products, x, residual.norm) if residual.pre else x
+
+
+def leaving(products: Products, x: str, update: str, residual: Residual) -> str:
+    x = products.graph.node("Add", x, update)
+    return x if residual.pre else normalised(products, x, residual.norm)
+
+
+def attended(products: Products, x: Factor, context: Factor, attention: FullAttention, key: str) -> str:
+    """x: (B, L, D) for queries. context: (B, S, D) for keys and values."""
+    weight, bias = parameters(attention.project_in)
+    parts = zip((x, context, context), np.split(weight, 3), np.split(bias, 3), strict=True)
+    inputs = [products.linear(*part) for part in parts]
+    heads = attention.num_heads
+    mixed = products.graph.node("MultiHeadAttention", *inputs, domain=MICROSOFT, num_heads=heads)
+    return products.linear(products.factor(mixed, key), *parameters(attention.project_out))
+
+
+def write_encoder(encoder: Encoder, path: Path, *, samples: Samples | None) -> None:
+    """states (B, S, D), placed -> memory (B, S, D). samples: of the inputs, for int8; None: float32."""
+
+    def describe(products: Products) -> None:
+        x = products.graph.input("states", "FLOAT", "B", "S", "D")
+        products.graph.output(stacked(products, x, encoder, "encoder"), "memory", "FLOAT", "B", "S", "D")
+
+    write_graph(describe, path, samples=samples)
+
+
+def write_decoder(decoder: Decoder, path: Path, *, samples: Samples | None) -> None:
+    """states (B, L, D), placed, and memory (B, S, D) -> decoded (B, L, D). samples: as for the encoder."""
+
+    def describe(products: Products) -> None:
+        x = products.graph.input("states", "FLOAT", "B", "L", "D")
+        memory = products.factor(products.graph.input("memory", "FLOAT", "B", "S", "D"), "memory")
+        products.graph.output(stacked(products, x, decoder, "decoder", memory), "decoded", "FLOAT", "B", "L", "D")
+
+    write_graph(describe, path, samples=samples)
+
+
+def write_output(output: OutputLayer, embedding: TokenEmbedding, path: Path, *, samples: Samples | None) -> None:
+    """states (N, D) -> logits (N, V). samples: as for the encoder."""
+
+    def describe(products: Products) -> None:
+        states = products.factor(products.graph.input("states", "FLOAT", "N", "D"), "states")
+        logits = products.linear(states, array(embedding.weight), array(output.bias))
+        products.graph.output(logits, "logits", "FLOAT", "N", "V")
+
+    write_graph(describe, path, samples=samples)
+
+
+# --- CTC ----------------------------------------------------------------------------------------------
+
+
+def write_ctc(model: CTC, path: Path, *, samples: Samples | None) -> None:
+    """tokens (B, S) -> path (B, A): the best symbol of each slot. samples: as for the encoder.
+
+    The model has full attention, no copy head and no deep supervision.
+    """
+
+    def describe(products: Products) -> None:
+        graph, net, split = products.graph, model.net, model.split
+        tokens = graph.input("tokens", "INT64", "B", "S")
+        length = graph.node("Slice", graph.node("Shape", tokens), graph.ints(1), graph.ints(2))
+        embedding = net.embeddings.source
+        assert isinstance(embedding, TokenEmbedding)
+        x = products.rows_of(array(embedding.weight) * embedding.scale, tokens)
+        x = stacked(products, placed(products, x, net.source_positions, length), net.encoder, "encoder")
+        memory = products.factor(x, "memory")
+        num_slots = graph.node("Mul", length, graph.ints(split.num_slots))
+        x = products.linear(memory, array(split.weight), array(split.bias))  # (B, S, s D)
+        canvas = graph.node(
+            "Concat", graph.ints(-1), num_slots, graph.ints(net.embeddings.target.embedding_dim), axis=0
+        )
+        x = placed(products, graph.node("Reshape", x, canvas), net.target_positions, num_slots)
+        x = stacked(products, x, net.decoder, "decoder", memory)
+        states = graph.node("Reshape", x, graph.ints(-1, net.embeddings.target.embedding_dim))  # (B A, D)
+        best = (
+            best_symbols(products, states, model) if net.blank_gate is None else gated_symbols(products, states, model)
+        )
+        shape = graph.node("Concat", graph.ints(-1), num_slots, axis=0)
+        graph.output(graph.node("Reshape", best, shape), "path", "INT64", "B", "A")
+
+    write_graph(describe, path, samples=samples)
+
+
+def placed(products: Products, x: str, positions: Positions, length: str) -> str:
+    """x: (B, L, D) with positions added. length: (1) L."""
+    graph, table = products.graph, array(positions(positions.max_length or POSITIONS))
+    return graph.node("Add", x, graph.node("Slice", graph.constant(table), graph.ints(0), length))
+
+
+def best_symbols(products: Products, states: str, model: CTC) -> str:
+    """The best symbols (N) of states (N, D)."""
+    return _largest(products, states, model)[0]
+
+
+def gated_symbols(products: Products, states: str, model: CTC) -> str:
+    """As `best_symbols`, with a factored blank: the same decisions as `nat.nn.factored_blank`, word for word.
+
+    Where the gate g is below zero, the blank still wins if sigmoid(g) >= (1 - sigmoid(g)) max softmax, that is
+    g >= -log sum exp(logits - largest); it cannot below -log V, so that few rows need the sum.
+    """
+    graph, gate = products.graph, model.net.blank_gate
+    assert gate is not None
+    weight, bias = parameters(gate)
+    odds = graph.node("ReduceSum", graph.node("Mul", states, graph.constant(weight)), graph.ints(1), keepdims=0)
+    odds = graph.node("Add", odds, graph.constant(bias))  # (N)
+    undecided = _places(products, graph.node("Less", odds, graph.real(0.0)))  # (M)
+    words, logits, largest = _largest(products, graph.node("Gather", states, undecided), model)
+    odds_left = graph.node("Gather", odds, undecided)
+    close = _places(products, graph.node("Greater", odds_left, graph.real(-math.log(model.vocabularies.target_size))))
+    above = graph.node("Unsqueeze", graph.node("Gather", largest, close), graph.ints(1))
+    powers = graph.node("Exp", graph.node("Sub", graph.node("Gather", logits, close), above))  # (C, W)
+    total = graph.node("ReduceSum", powers, graph.ints(1), keepdims=0)
+    odds_close = graph.node("Add", graph.node("Gather", odds_left, close), graph.node("Log", total))
+    blank = graph.constant(np.int64(BLANK))
+    wins = graph.node("GreaterOrEqual", odds_close, graph.real(0.0))
+    decided = graph.node("Where", wins, blank, graph.node("Gather", words, close))
+    words = graph.node("ScatterElements", words, close, decided)
+    blanks = graph.node("Expand", blank, graph.node("Shape", odds))
+    return graph.node("ScatterElements", blanks, undecided, words)
+
+
+def _places(products: Products, where: str) -> str:
+    """Indices (M) of what is True in (N)."""
+    graph = products.graph
+    return graph.node("Squeeze", graph.node("NonZero", where), graph.ints(0))
+
+
+def _largest(products: Products, states: str, model: CTC) -> tuple[str, str, str]:
+    """Of states (N, D): the best symbols (N), the logits (N, W) of all that can be written and of columns of no
+    probability, which fill the last block, and the largest of each (N).
+
+    The maximum of each block of columns, then the arg max among the blocks and within one: of equal logits the first
+    wins, as it does in torch.
+    """
+    graph, output = products.graph, model.net.output
+    weight = array(model.net.embeddings.target.weight)
+    allowed = np.array([i for i in range(len(weight)) if i not in output.forbidden])
+    columns = np.pad(allowed, (0, -len(allowed) % BLOCK))
+    bias = np.where(np.arange(len(columns)) < len(allowed), 0.0, IMPOSSIBLE).astype(np.float32)
+    logits = products.linear(products.factor(states, "states"), weight[columns], bias)
+    blocks = graph.node("Reshape", logits, graph.ints(-1, len(columns) // BLOCK, BLOCK))
+    maxima = graph.node("ReduceMax", blocks, graph.ints(2), keepdims=0)  # (N, blocks)
+    block = graph.node("ArgMax", maxima, axis=1, keepdims=1)  # (N, 1)
+    column = graph.node("ArgMax", graph.node("GatherND", blocks, block, batch_dims=1), axis=1, keepdims=0)  # (N)
+    first = graph.node("Mul", graph.node("Squeeze", block, graph.ints(1)), graph.ints(BLOCK))
+    symbols = graph.node("Gather", graph.constant(columns), graph.node("Add", first, column))
+    return symbols, logits, graph.node("ReduceMax", maxima, graph.ints(1), keepdims=0)
