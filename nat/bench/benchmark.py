@@ -16,6 +16,7 @@ from nat.bench.attention_results import Panels, describe_kinds, read_figures, ro
 from nat.bench.card import CardSizes, describe_card, measure_card
 from nat.bench.decoding import DecodingSizes, describe_decoding, measure_decoding
 from nat.bench.edits import EditSizes, edits
+from nat.bench.engines import EngineSizes, describe_engines, measure_engines
 from nat.bench.training import TrainingSizes, describe_training, measure_training
 from nat.bench.turns import Contender, compare, describe_turns
 from nat.bench.waits import WaitsSizes, describe_waits, measure_waits
@@ -43,6 +44,7 @@ class BenchmarkConfig(CommandConfig):
     decoding: DecodingSizes = field(default_factory=DecodingSizes)
     waits: WaitsSizes = field(default_factory=WaitsSizes)
     card: CardSizes = field(default_factory=CardSizes)
+    engines: EngineSizes = field(default_factory=EngineSizes)
 
     @property
     def inputs(self) -> Iterable[str | None]:
@@ -50,8 +52,8 @@ class BenchmarkConfig(CommandConfig):
 
     @property
     def outputs(self) -> dict[str, Output]:
-        picture = self.attention.picture
-        return super().outputs | ({} if picture is None else {"attention.picture": Output(Path(picture), SVG)})
+        pictures = {"attention.picture": self.attention.picture, "engines.picture": self.engines.picture}
+        return super().outputs | {name: Output(Path(path), SVG) for name, path in pictures.items() if path is not None}
 
     def __post_init__(self) -> None:
         if self.attention.figures is not None and self.output is not None:
@@ -159,5 +161,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         "decoding", lambda sizes, _, device, keep: measure_decoding(sizes, device, keep), describe_decoding
     ),
     "waits": benchmark("waits", lambda sizes, _, device, keep: measure_waits(sizes, device, keep), describe_waits),
+    "engines": benchmark(
+        "engines",
+        lambda sizes, config, _, keep: measure_engines(sizes, repeats=config.repeats, keep=keep),
+        describe_engines,
+    ),
     "card": benchmark("card", lambda sizes, _, device, keep: measure_card(sizes, device), describe_card),
 }
