@@ -20,9 +20,10 @@ from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies
 from nat.models.contract import TranslationModel
 from nat.nn.attention.base import Attention, attention_stack
 from nat.nn.head import Head
+from nat.runs.precision import Precision
 from nat.training.distributed import Ranks
 from nat.training.objective import objective
-from nat.training.step import Precision, StepResult, UpdateStep
+from nat.training.step import StepResult, UpdateStep
 
 MODELS = sorted(path.stem for path in (config_directory() / "model").glob("*.yaml"))
 ATTENTIONS = sorted(path.stem for path in (config_directory() / "attention").glob("*.yaml"))

@@ -19,9 +19,10 @@ from nat.data.batch import Batch
 from nat.data.batching import Pair
 from nat.models.contract import Translation, TranslationModel
 from nat.models.options import DecodingOptions
+from nat.runs.precision import Precision
 from nat.training.distributed import Ranks
 from nat.training.objective import objective
-from nat.training.step import Precision, UpdateStep
+from nat.training.step import UpdateStep
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(120)]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

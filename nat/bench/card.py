@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from nat.config import option
+from nat.runs.precision import Precision
 from nat.table import markdown_table, rounded
-from nat.training.step import Precision
 
 TYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 SIZE = {"cuda": 8192, "cpu": 1024}  # M = N = K of a product that fills the device

@@ -18,6 +18,7 @@ from nat.bench.memory import MEGABYTE
 from nat.bench.systems import ModelSizes
 from nat.bench.text import synthetic
 from nat.config import nearest, option
+from nat.decoding.batch_options import BatchOptions
 from nat.decoding.batched import Decoded, decode_in_batches
 from nat.errors import ConfigError
 from nat.evaluation.speed import synchronize
@@ -25,8 +26,8 @@ from nat.models.contract import TranslationModel
 from nat.models.options import DecodingOptions
 from nat.nn.length import LengthPredictor
 from nat.progress import Progress
+from nat.runs.precision import Precision
 from nat.table import markdown_table, rounded
-from nat.training.step import Precision, autocast
 
 AS_LONG = {"max_length_factor": 1.0, "max_length_offset": 1}
 DECODERS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> (model, decoding options)
@@ -81,9 +82,9 @@ class Contender:
             self.model,
             sources,
             decoding=self.decoding,
-            batch_size=batch_size,
+            batches=BatchOptions(batch_size),
             device=self.device,
-            autocast=lambda: autocast(self.precision, self.device),
+            precision=self.precision,
         )
         translations = [decoded for _, batch in batches for decoded in batch]
         synchronize(self.device)

@@ -29,8 +29,8 @@ from nat.bench.text import embedded, save, synthetic
 from nat.config import option
 from nat.errors import ConfigError
 from nat.progress import Progress
+from nat.runs.precision import Precision
 from nat.table import markdown_table, rounded
-from nat.training.step import Precision
 
 SYSTEMS = [
     "autoregressive", "vanilla", "ctc", "ctc with glancing", "mask_predict", "refinement", "imputer", "insertion",

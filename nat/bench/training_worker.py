@@ -29,7 +29,7 @@ HOMES = {  # modules in which a name may stand, in this nat and in earlier ones
     "plan_updates": ("nat.data.batching",),
     "Vocabularies": ("nat.data.vocabulary",),
     "Ranks": ("nat.training.distributed",),
-    "Precision": ("nat.training.step",),
+    "Precision": ("nat.runs.precision", "nat.training.step"),
     "UpdateStep": ("nat.training.step",),
 }
 READ_AT_ONCE = 1000  # pairs that are looked at together

@@ -19,9 +19,10 @@ from nat.bench.text import synthetic
 from nat.config import option
 from nat.data.batching import collate
 from nat.errors import ConfigError
+from nat.runs.precision import Precision
 from nat.table import markdown_table
 from nat.training.distributed import Ranks
-from nat.training.step import Precision, UpdateStep
+from nat.training.step import UpdateStep
 
 WORDS = "synchronizing CUDA operation"  # of torch's warning
 TOKENS = 400  # target tokens of the batch

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from nat.data.batch import Source
-from nat.data.batching import length_sorted_batches
+from nat.decoding.batch_options import BatchOptions
 from nat.decoding.requests import Wanted, attach
 from nat.models.contract import Translation, TranslationModel
 from nat.models.options import DecodingOptions
+from nat.runs.precision import Precision, autocast
 from nat.search.canvas import Fate
 from nat.search.refine import History
 
@@ -84,10 +84,10 @@ def decode_in_batches(
     sources: Sequence[Sequence[int]],
     *,
     decoding: DecodingOptions,
-    batch_size: int,
+    batches: BatchOptions,
     device: torch.device,
+    precision: Precision = Precision.FP32,
     wanted: Sequence[Wanted] | None = None,
-    autocast: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> Iterator[tuple[list[int], list[Decoded]]]:
     """Yield (indices into `sources`, their translations) batch by batch, longest sentences first.
     Empty sources are answered with an empty translation without asking the model. wanted: of each source's
@@ -100,13 +100,13 @@ def decode_in_batches(
         if len(filled) < len(sources):
             empty = [i for i, source in enumerate(sources) if not source]
             yield empty, [NOTHING] * len(empty)
-        for chosen in length_sorted_batches([len(sources[i]) for i in filled], batch_size=batch_size):
+        for chosen in batches.cut([len(sources[i]) for i in filled]):
             indices = [filled[i] for i in chosen]
             batch = Source.from_lists([sources[i] for i in indices])
             if wanted is not None:
                 batch = attach(batch, [wanted[i] for i in indices])
             batch = batch.to(device)
-            with autocast():
+            with autocast(precision, device):
                 decoded = decode_batch(model, batch, decoding)
             yield indices, decoded
     finally:

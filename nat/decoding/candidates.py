@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 from sacrebleu.metrics import CHRF
 
+from nat.decoding.batch_options import USUAL, BatchOptions
 from nat.decoding.batched import Decoded
 from nat.errors import ConfigError
 from nat.scoring.tokenization import BleuTokenizer, tokenizer_of
@@ -47,7 +48,9 @@ class Teacher(Protocol):
         """Token ids of sources. Raises DataError, beginning with `name`, for one that is too long."""
         ...
 
-    def score(self, sources: Sequence[str], targets: Sequence[str], *, batch_size: int = 64) -> list[float]:
+    def score(
+        self, sources: Sequence[str], targets: Sequence[str], *, batch_size: int = 64, max_tokens: int | None = None
+    ) -> list[float]:
         """log p(target | source) of whole sentences, end included; -inf for what cannot be. No source is empty."""
         ...
 
@@ -133,12 +136,12 @@ def choose(
     *,
     choice: Choice,
     teacher: Teacher | None = None,
-    batch_size: int = 64,
+    batches: BatchOptions = USUAL,
     advance: Callable[[int], None] = lambda sentences: None,
 ) -> list[Candidates]:
     """The candidates of each source with `chosen` set, and with the teacher's scores or the utilities that set it.
 
-    The first of equals is chosen. teacher: for Choice.TEACHER. batch_size: pairs in a batch of the teacher, at least.
+    The first of equals is chosen. teacher: for Choice.TEACHER. batches: of the teacher.
     advance: hears of sentences done. Raises DataError where a source is too long for the teacher.
     """
     match choice:
@@ -148,7 +151,7 @@ def choose(
             return [replace(item, chosen=highest(item.mean_scores)) for item in candidates]
         case Choice.TEACHER:
             assert teacher is not None, "resolve_choice refuses it"
-            scored = with_teacher_scores(candidates, sources, teacher, batch_size=batch_size, advance=advance)
+            scored = with_teacher_scores(candidates, sources, teacher, batches=batches, advance=advance)
             return [replace(item, chosen=highest(item.teacher_scores or [None])) for item in scored]
         case Choice.MBR_CHRF | Choice.MBR_BLEU:
             return [with_utilities(item, choice, advance) for item in candidates]
@@ -168,7 +171,7 @@ def with_teacher_scores(
     sources: Sequence[str],
     teacher: Teacher,
     *,
-    batch_size: int,
+    batches: BatchOptions,
     advance: Callable[[int], None] = lambda sentences: None,
 ) -> list[Candidates]:
     """With log p(candidate | source) of the whole sentence under the teacher, None where it is impossible or the source
@@ -179,13 +182,16 @@ def with_teacher_scores(
     """
     rows = teacher.encode(sources, "the teacher's source")
     scored: list[Candidates] = []
-    size = TEACHER_BATCHES * batch_size
+    size = TEACHER_BATCHES * batches.batch_size
     for part in chunks(list(zip(candidates, sources, rows, strict=True)), size, cost=lambda entry: len(entry[0].texts)):
         pairs = [(i, text) for i, (item, _, row) in enumerate(part) if item.filled and row for text in {*item.texts}]
         pairs.sort()  # a set has no order of its own
         widest = max(len(item.texts) for item, *_ in part)
         values = teacher.score(
-            [part[i][1] for i, _ in pairs], [text for _, text in pairs], batch_size=max(batch_size, widest)
+            [part[i][1] for i, _ in pairs],
+            [text for _, text in pairs],
+            batch_size=max(batches.batch_size, widest),
+            max_tokens=batches.max_tokens,
         )
         known = {pair: value for pair, value in zip(pairs, values, strict=True) if math.isfinite(value)}
         scored += [

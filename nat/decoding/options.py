@@ -13,9 +13,8 @@ import torch
 
 from nat.config import merge, option, parse
 from nat.data.corpus import DataConfig
-from nat.decoding.translator import Translator, check_batch_size
+from nat.decoding.translator import Translator
 from nat.errors import DataError
-from nat.models.options import DecodingOptions
 from nat.runs.outputs import Output, check_outputs, json_object
 
 MOST_THREADS = 1024  # more than any machine has cores; far more than that ends the process
@@ -67,7 +66,9 @@ class DecodingConfig:
         None, "CPU threads of torch; null: torch's choice", minimum=1, maximum=MOST_THREADS
     )
     data: dict[str, Any] = field(default_factory=dict, metadata={"help": "options over those of the run's corpus"})
-    decoding: dict[str, Any] = field(default_factory=dict, metadata={"help": "batch_size and the method's options"})
+    decoding: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "batch_size, max_tokens, precision and the method's options"}
+    )
 
     def use_threads(self) -> None:
         """torch computes on as many threads from here on."""
@@ -83,14 +84,6 @@ class DecodingCommandConfig(CommandConfig, DecodingConfig):
         """As `CommandConfig.prepare`, with the threads."""
         super().prepare()
         self.use_threads()
-
-
-def decoding_options(translator: Translator, options: Mapping[str, Any]) -> tuple[DecodingOptions, int]:
-    """The method's options, and batch_size, which is the command's. Raises ConfigError by name."""
-    methods_own = dict(options)
-    batch_size = parse(int, methods_own.pop("batch_size", 64), "decoding.batch_size")
-    check_batch_size(batch_size, option="decoding.batch_size")
-    return translator.decoding(methods_own), batch_size
 
 
 def data_options(translator: Translator, changes: Mapping[str, Any]) -> DataConfig:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 
 from nat.config import load_yaml, parse
 from nat.config import trust as trust_package
 from nat.data.batch import Batch
-from nat.data.batching import Pair, collate, length_sorted_batches
+from nat.data.batching import Pair, collate
 from nat.data.points import BadText, beyond
 from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import Tokenizer
+from nat.decoding.batch_options import BatchOptions
 from nat.decoding.batched import Decoded, decode_in_batches
 from nat.decoding.candidates import Candidates, Choice, Teacher, choose, resolve_choice
 from nat.decoding.requests import Request, Sentence, Wanted, encode_request, source_of, text_list
@@ -25,6 +27,7 @@ from nat.models.contract import TranslationModel
 from nat.models.options import DecodingOptions
 from nat.runs.device import choose_device
 from nat.runs.folder import load_model
+from nat.runs.precision import Precision, autocast, choose_precision
 
 T = TypeVar("T")
 
@@ -38,18 +41,18 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which forks nothing
     os.register_at_fork(after_in_child=compute_alone)
 
 
-def check_batch_size(batch_size: int, *, option: str = "batch_size") -> None:
-    """Raises ConfigError, naming the option, for less than one."""
-    if parse(int, batch_size, option) < 1:
-        raise ConfigError(f"{option}={batch_size}: must be at least 1")
-
-
 def load(
-    run_folder: str | Path, *, device: str = "auto", weights: str | Path | None = None, trust: str | Sequence[str] = ()
+    run_folder: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "fp32",
+    weights: str | Path | None = None,
+    trust: str | Sequence[str] = (),
 ) -> Translator:
     """The translator of a run folder.
 
-    device: auto, cpu or cuda. weights: a safetensors file of the run other than its chosen model.safetensors. trust:
+    device: auto, cpu or cuda. precision: of matrix products, fp32, bf16, fp16 or auto (bf16 on a GPU that computes it,
+    else fp32). weights: a safetensors file of the run other than its chosen model.safetensors. trust:
     Python packages beside nat whose components the run may name; no other code is imported for it.
     After a fork (gunicorn --preload, multiprocessing) it goes on translating in the child, on one thread unless the
     child calls torch.set_num_threads; on a GPU it does not: load it in the child there.
@@ -58,10 +61,17 @@ def load(
     for package in (trust,) if isinstance(trust, str) else trust:
         trust_package(package)
     folder, chosen = Path(run_folder), choose_device(device)
+    products = choose_precision(precision, chosen)
     model, tokenizers = load_model(folder, chosen, weights=None if weights is None else Path(weights))
     config = load_yaml(folder / "config.yaml")
     return Translator(
-        model, tokenizers, chosen, config=config, folder=folder, weights=None if weights is None else str(weights)
+        model,
+        tokenizers,
+        chosen,
+        config=config,
+        folder=folder,
+        weights=None if weights is None else str(weights),
+        precision=products,
     )
 
 
@@ -69,7 +79,7 @@ class Translator:
     """A model with its tokenizers.
 
     config: the plain configuration of the run it comes from. folder: that run. weights: its file, where it is not the
-    run's chosen one. engine: the package that computes.
+    run's chosen one. engine: the package that computes. precision: of torch's products.
     """
 
     engine = "torch"
@@ -83,9 +93,22 @@ class Translator:
         config: dict[str, Any],
         folder: Path,
         weights: str | None = None,
+        precision: Precision = Precision.FP32,
     ) -> None:
         self.model, self.tokenizers, self.device = model, tokenizers, device
         self.config, self.folder, self.weights = config, folder, weights
+        self.precision = precision
+
+    def in_precision(self, precision: Precision) -> Self:
+        """The same translator, of the same model, with products in another precision."""
+        other = copy.copy(self)
+        other.precision = precision
+        return other
+
+    @property
+    def computed_in(self) -> str:
+        """The precision of translations, by its name."""
+        return self.precision.value
 
     def data_option(self, name: str, default: T) -> T:
         """Of the run's own corpus, as it was saved; the default where there is none of its type."""
@@ -113,6 +136,7 @@ class Translator:
         sentences: Sequence[Sentence],
         *,
         batch_size: int = 64,
+        max_tokens: int | None = None,
         choose: Choice | str | None = None,
         teacher: Teacher | None = None,
         **options: Any,
@@ -125,7 +149,9 @@ class Translator:
         ConfigError for options that the method does not have, DataError for a sentence that is too long, TypeError for
         a text where a list is meant.
         """
-        chosen = self.candidates(sentences, batch_size=batch_size, choose=choose, teacher=teacher, **options)
+        chosen = self.candidates(
+            sentences, batch_size=batch_size, max_tokens=max_tokens, choose=choose, teacher=teacher, **options
+        )
         return [item.best for item in chosen]
 
     def candidates(
@@ -133,6 +159,7 @@ class Translator:
         sentences: Sequence[Sentence],
         *,
         batch_size: int = 64,
+        max_tokens: int | None = None,
         choose: Choice | str | None = None,
         teacher: Teacher | None = None,
         **options: Any,
@@ -145,7 +172,7 @@ class Translator:
         ConfigError for a choice without a teacher or without candidates, and for a teacher without effect.
         """
         sentences = text_list("sentences", sentences, (str, Request))
-        check_batch_size(batch_size)
+        batches = parse(BatchOptions, {"batch_size": batch_size, "max_tokens": max_tokens})
         decoding = self.decoding(options)
         choice = resolve_choice(
             None if choose is None else parse(Choice, choose, "choose"),
@@ -156,7 +183,7 @@ class Translator:
             raise ConfigError(
                 f"teacher: has no effect with choose={choice.value} and num_candidates={decoding.num_candidates}"
             )
-        return self.choose_among(sentences, decoding=decoding, batch_size=batch_size, choice=choice, teacher=teacher)
+        return self.choose_among(sentences, decoding=decoding, batches=batches, choice=choice, teacher=teacher)
 
     @torch.inference_mode()
     def choose_among(
@@ -164,39 +191,40 @@ class Translator:
         sentences: Sequence[Sentence],
         *,
         decoding: DecodingOptions,
-        batch_size: int,
+        batches: BatchOptions,
         choice: Choice = Choice.FIRST,
         teacher: Teacher | None = None,
         advance: Callable[[int], None] = lambda sentences: None,
     ) -> list[Candidates]:
         """As `candidates`, with checked options; `advance` hears of every batch's size."""
-        decoded = self.decode(sentences, decoding=decoding, batch_size=batch_size, advance=advance)
+        decoded = self.decode(sentences, decoding=decoding, batches=batches, advance=advance)
         written = self.sides(decoding)[1]
         texts = iter(written.decode([ids for item in decoded for ids in item.tokens]))
         candidates = [Candidates.of(item, [next(texts) for _ in item.tokens]) for item in decoded]
         sources = [source_of(sentence) for sentence in sentences]
-        return choose(candidates, sources, choice=choice, teacher=teacher, batch_size=batch_size)
+        return choose(candidates, sources, choice=choice, teacher=teacher, batches=batches)
 
     def decode(
         self,
         sentences: Sequence[Sentence],
         *,
         decoding: DecodingOptions,
-        batch_size: int,
+        batches: BatchOptions,
         advance: Callable[[int], None] = lambda sentences: None,
     ) -> list[Decoded]:
         """Token ids and scores of all translations, in input order; `advance` hears of every batch's size."""
         rows = self.encode([source_of(sentence) for sentence in sentences], "the input", decoding=decoding)
         results: list[Decoded | None] = [None] * len(rows)
-        batches = decode_in_batches(
+        answers = decode_in_batches(
             self.model,
             rows,
             decoding=decoding,
-            batch_size=batch_size,
+            batches=batches,
             device=self.device,
+            precision=self.precision,
             wanted=self.wanted(sentences, "the input", decoding=decoding),
         )
-        for indices, decoded in batches:
+        for indices, decoded in answers:
             for index, item in zip(indices, decoded, strict=True):
                 results[index] = item
             advance(len(indices))
@@ -268,7 +296,9 @@ class Translator:
         return rows
 
     @torch.inference_mode()
-    def score(self, sources: Sequence[str], targets: Sequence[str], *, batch_size: int = 64) -> list[float]:
+    def score(
+        self, sources: Sequence[str], targets: Sequence[str], *, batch_size: int = 64, max_tokens: int | None = None
+    ) -> list[float]:
         """Log-probability of each target given its source (natural logarithm, whole sentence); -inf for a pair that the
         model cannot produce, for example a longer target than it has positions for.
 
@@ -276,7 +306,7 @@ class Translator:
         or too long, TypeError for a text where a list is meant.
         """
         sources, targets = text_list("sources", sources), text_list("targets", targets)
-        check_batch_size(batch_size)
+        batches = parse(BatchOptions, {"batch_size": batch_size, "max_tokens": max_tokens})
         if len(sources) != len(targets):
             raise DataError(f"score: {len(sources)} sources but {len(targets)} targets")
         source_rows = self.encode(sources, "score")
@@ -289,9 +319,11 @@ class Translator:
                 raise DataError(f"score: source {i + 1} is empty")
         results = [0.0] * len(source_rows)
         lengths = [len(s) + len(t) for s, t in zip(source_rows, target_rows, strict=True)]
-        for chosen in length_sorted_batches(lengths, batch_size=batch_size):
+        for chosen in batches.cut(lengths):
             batch = collate([Pair(source_rows[i], target_rows[i]) for i in chosen]).to(self.device)
-            for index, value in zip(chosen, self._score(batch), strict=True):
+            with autocast(self.precision, self.device):
+                scores = self._score(batch)
+            for index, value in zip(chosen, scores, strict=True):
                 results[index] = value
         return results
 

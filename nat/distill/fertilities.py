@@ -19,13 +19,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from nat.data.batch import Batch
-from nat.data.batching import Pair, collate, length_sorted_batches
+from nat.data.batching import Pair, collate
 from nat.data.lines import check_regular, read_lines
+from nat.decoding.batch_options import BatchOptions
 from nat.errors import ConfigError, DataError
 from nat.models.contract import TranslationModel
 from nat.ops.fertility import from_attention, from_links
 
-BATCH_SIZE = 64  # pairs whose (T, S) matrices of links are in memory together
+MATRICES = BatchOptions(64)  # pairs whose (T, S) matrices of links are in memory together
 EM_ITERATIONS = 5  # fast_align's own number
 LINK = re.compile(r"(\d{1,9})-(\d{1,9})", re.ASCII)
 
@@ -40,7 +41,7 @@ class FertilitySource(Enum):
 
 @torch.inference_mode()
 def attention_fertilities(
-    model: TranslationModel, pairs: Sequence[Pair], *, layer: int | None, batch_size: int, device: torch.device
+    model: TranslationModel, pairs: Sequence[Pair], *, layer: int | None, batches: BatchOptions, device: torch.device
 ) -> list[list[int]]:
     """Each target token counts for the source token that the teacher, forced to produce it, looks at most.
 
@@ -58,7 +59,7 @@ def attention_fertilities(
         weights = model.cross_attention(fitting, layer=layer)
         return numbers.index_copy(0, fits, from_attention(weights, fitting.target.valid, fitting.source.valid))
 
-    return _in_batches(pairs, count, batch_size=batch_size, device=device)
+    return _in_batches(pairs, count, batches=batches, device=device)
 
 
 def link_fertilities(pairs: Sequence[Pair], links: Sequence[Links]) -> list[list[int]]:
@@ -71,16 +72,16 @@ def link_fertilities(pairs: Sequence[Pair], links: Sequence[Links]) -> list[list
         matrix[torch.from_numpy(rows), flat[:, 1], flat[:, 0]] = True
         return from_links(matrix, batch.target.valid, batch.source.valid)
 
-    return _in_batches(pairs, count, batch_size=BATCH_SIZE, device=torch.device("cpu"))
+    return _in_batches(pairs, count, batches=MATRICES, device=torch.device("cpu"))
 
 
 def _in_batches(
-    pairs: Sequence[Pair], count: Callable[[Batch, np.ndarray], Tensor], *, batch_size: int, device: torch.device
+    pairs: Sequence[Pair], count: Callable[[Batch, np.ndarray], Tensor], *, batches: BatchOptions, device: torch.device
 ) -> list[list[int]]:
     """count: (batch, indices of its pairs) -> (B, S) fertilities. The fertilities of all pairs, in their order."""
     fertilities: list[list[int]] = [[] for _ in pairs]
     lengths = [len(pair.source) + len(pair.target) for pair in pairs]
-    for indices in length_sorted_batches(lengths, batch_size=batch_size):
+    for indices in batches.cut(lengths):
         rows = count(collate([pairs[i] for i in indices]).to(device), indices).tolist()
         for index, row in zip(indices, rows, strict=True):
             fertilities[index] = row[: len(pairs[index].source)]

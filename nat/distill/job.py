@@ -15,9 +15,11 @@ from nat.data.batching import Pair, collate
 from nat.data.corpus import SPLITS, DataConfig
 from nat.data.lines import file_digest
 from nat.data.tokenized import TokenizedCorpus, prepare
-from nat.decoding.options import DecodingConfig, data_options, decoding_options
+from nat.decoding.batch_options import BatchOptions
+from nat.decoding.options import DecodingConfig, data_options
 from nat.decoding.translator import Translator, load
 from nat.distill.fertilities import AlignmentFile, FertilitySource, WordAligner
+from nat.engines.choice import OF_EVERY_METHOD, PRECISION, Engine, decoding_options
 from nat.errors import ConfigError, DataError
 from nat.files import read_object, write_json
 from nat.models.options import DecodingOptions
@@ -40,6 +42,7 @@ class DistillConfig(DecodingConfig):
     """Everything that `configs/distill.yaml` holds. data: options over those of the teacher's run."""
 
     teacher: str = option(help="run folder of the teacher")
+    engine: Engine = option(Engine.TORCH, "what computes its translations: torch or ctranslate2")
     output: str = option(help="folder of the distilled corpus; the same command with the same folder resumes")
     split: str = option("train", "split whose sources are translated: train, valid or test")
     targets: Targets = option(Targets.TEACHER, "the teacher's translations, or those of the corpus, with its score")
@@ -66,8 +69,10 @@ class DistillConfig(DecodingConfig):
             if self.targets is not Targets.CORPUS:
                 errors.append("fertilities=alignments: needs targets=corpus, since a file aligns given targets")
         if self.targets is Targets.CORPUS:
-            idle = [key for key in self.decoding if key != "batch_size"]
+            idle = [key for key in self.decoding if key not in OF_EVERY_METHOD]
             errors += [f"decoding.{key}: has no effect with targets=corpus, which decodes nothing" for key in idle]
+            if self.engine is not Engine.TORCH:
+                errors.append(f"engine={self.engine.value}: has no effect with targets=corpus, torch scores")
         if errors:
             raise ConfigError("\n".join(errors))
 
@@ -81,7 +86,7 @@ class Job:
     data: DataConfig
     corpus: TokenizedCorpus
     decoding: DecodingOptions
-    batch_size: int
+    batches: BatchOptions
     alignments: AlignmentFile | None
     folder: Path
     identity: dict[str, Any]
@@ -106,11 +111,11 @@ class Job:
 def prepare_job(config: DistillConfig, lock: FolderLock | None) -> Job:
     """Load the teacher and the corpus. lock: of `output`, on the main rank, which takes it, and makes sure that the
     folder is new or holds this same work."""
-    teacher = load(config.teacher, device=config.device.value)
-    run_summary(teacher.folder)  # damaged? better known now than when the manifest is written
-    writes_text = type(teacher.model).Decoding.writes_text  # and <unk> has none
+    run = load(config.teacher, device=config.device.value)
+    run_summary(run.folder)  # damaged? better known now than when the manifest is written
+    writes_text = type(run.model).Decoding.writes_text  # and <unk> has none
     options = ({"allow_unknown": False} if writes_text else {}) | config.decoding
-    decoding, batch_size = decoding_options(teacher, options)
+    teacher, decoding, batches = decoding_options(run, options, config.engine)
     check_abilities(config, teacher)
     data, corpus = prepare_corpus(config, teacher)
     alignments = None
@@ -125,8 +130,8 @@ def prepare_job(config: DistillConfig, lock: FolderLock | None) -> Job:
         "split": config.split,
         "decoding": to_plain(decoding),
         "shard_size": config.shard_size,
-    } | identity_of_extras(config)
-    job = Job(config, teacher, data, corpus, decoding, batch_size, alignments, Path(config.output), identity)
+    } | identity_of_extras(config, teacher)
+    job = Job(config, teacher, data, corpus, decoding, batches, alignments, Path(config.output), identity)
     if lock is not None:
         lock.acquire()
         claim(job.folder, identity)
@@ -171,9 +176,13 @@ def prepare_corpus(config: DistillConfig, teacher: Translator) -> tuple[DataConf
     return data, corpus
 
 
-def identity_of_extras(config: DistillConfig) -> dict[str, Any]:
-    """What tells this work from one with the teacher's targets and without fertilities."""
+def identity_of_extras(config: DistillConfig, teacher: Translator) -> dict[str, Any]:
+    """What tells this work from one in torch and fp32, with the teacher's targets and without fertilities."""
     extras: dict[str, Any] = {}
+    if config.engine is not Engine.TORCH:
+        extras["engine"] = teacher.engine
+    if teacher.computed_in != "fp32":
+        extras[PRECISION] = teacher.computed_in
     if config.targets is Targets.CORPUS:
         extras["targets"] = config.targets.value
     if config.fertilities is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def shard_lines(job: Job, indices: np.ndarray, progress: Progress) -> list[Line]
             job.teacher.model,
             read_pairs(job, lines),
             layer=job.config.attention_layer,
-            batch_size=job.batch_size,
+            batches=job.batches,
             device=job.teacher.device,
         )
         add(lines, fertilities)
@@ -46,8 +47,8 @@ def translations(job: Job, indices: np.ndarray, progress: Progress) -> list[Line
     """The teacher's translations of each source, the best first; a source that occurs again is decoded once."""
     sources, _ = job.corpus.texts(indices)
     texts = list(dict.fromkeys(sources))
-    options: dict[str, Any] = {"decoding": job.decoding, "batch_size": job.batch_size}
-    decoded = dict(zip(texts, job.teacher.decode(texts, **options, advance=progress.advance), strict=True))
+    answers = job.teacher.decode(texts, decoding=job.decoding, batches=job.batches, advance=progress.advance)
+    decoded = dict(zip(texts, answers, strict=True))
     progress.advance(len(sources) - len(texts))
     numbers = job.corpus.lines[indices].tolist()
     return [line for i, source in enumerate(sources) for line in translated(job, source, numbers[i], decoded[source])]
@@ -69,7 +70,7 @@ def translated(job: Job, source: str, number: int, decoded: Decoded) -> list[Lin
 def corpus_targets(job: Job, indices: np.ndarray, progress: Progress) -> list[Line]:
     """The corpus's own targets, with the teacher's scores of them."""
     sources, targets = job.corpus.texts(indices)
-    scores = job.teacher.score(sources, targets, batch_size=job.batch_size)
+    scores = job.teacher.score(sources, targets, **asdict(job.batches))
     progress.advance(len(indices))
     names = (job.data.source, job.data.target, "score", "line", "rank")
     rows = zip(sources, targets, scores, job.corpus.lines[indices], strict=True)

@@ -130,6 +130,8 @@ def describe(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:
         "teacher": str(job.teacher.folder),
         "teacher_run": run_summary(job.teacher.folder),
         "targets": job.config.targets.value,
+        "engine": job.teacher.engine,
+        "precision": job.teacher.computed_in,
         **job.identity,
         "fertilities": describe_fertilities(job, best),
         "data": to_plain(job.data),
@@ -141,7 +143,7 @@ def describe(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:
         "mean_score": float(np.mean([line["score"] for line in best])),
         **compare(job, outputs),
         "corpus_sha256": file_digest(job.folder / CORPUS),
-        "batch_size": job.batch_size,
+        **to_plain(job.batches),
         "seconds_of_last_run": round(seconds, 1),
         "num_ranks": ranks.num_ranks,
         "device": str(job.teacher.device),
@@ -174,5 +176,6 @@ def compare(job: Job, outputs: dict[int, str]) -> dict[str, Any]:
 
 def versions(job: Job) -> dict[str, str]:
     packages = {"nat": nat.__version__, "torch": torch.__version__}
+    packages |= {job.teacher.engine: version(job.teacher.engine)}
     aligned = job.config.fertilities is FertilitySource.ALIGNER
     return packages | ({"sil-thot": version("sil-thot")} if aligned else {})

@@ -11,9 +11,9 @@ from yaml import YAMLError, safe_load
 
 from nat.config import option, parse
 from nat.decoding.candidates import Choice, resolve_choice
-from nat.decoding.options import DecodingCommandConfig, Device, decoding_options
+from nat.decoding.options import DecodingCommandConfig, Device
 from nat.decoding.translator import Translator, load
-from nat.engines.ctranslate2 import Engine, accelerate
+from nat.engines.choice import Engine, decoding_options
 from nat.errors import ConfigError
 from nat.evaluation.inputs import Split
 from nat.evaluation.system import Scorer, System
@@ -25,8 +25,8 @@ LITERAL = ("name", "teacher", "weights")  # text as it stands, even where it rea
 
 @dataclass(frozen=True)
 class SystemOptions:
-    """A system as a user describes it. name: null is that of the run folder. decoding: batch_size and the method's
-    options."""
+    """A system as a user describes it. name: null is that of the run folder. decoding: batch_size, max_tokens,
+    precision and the method's options."""
 
     run_dir: str
     name: str | None = None
@@ -103,18 +103,18 @@ class Runs:
 def open_system(options: SystemOptions, runs: Runs) -> System:
     """Raises ConfigError where the run's method has no such options, ConfigError or DataError where a run cannot be
     used."""
-    translator = runs.open(options.run_dir, weights=options.weights)
-    if options.engine is Engine.CTRANSLATE2:
-        translator = accelerate(translator)
-    decoding, batch_size = decoding_options(translator, options.decoding)
+    opened = runs.open(options.run_dir, weights=options.weights)
+    translator, decoding, batches = decoding_options(opened, options.decoding, options.engine)
     has_teacher = options.teacher is not None
     choice = resolve_choice(options.choose, teacher=has_teacher, num_candidates=decoding.num_candidates)
-    scorer = None if options.teacher is None else Scorer(options.teacher, runs.open(options.teacher))
+    scorer = None
+    if options.teacher is not None:
+        scorer = Scorer(options.teacher, runs.open(options.teacher).in_precision(translator.precision))
     return System(
         options.name or translator.folder.name,
         translator,
         decoding,
-        batch_size,
+        batches,
         choice,
         scorer,
         max_source_tokens=options.max_source_tokens,

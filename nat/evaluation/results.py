@@ -65,7 +65,7 @@ def translate(system: System, sentences: Sequence[Sentence], *, name: str = "") 
                 candidates,
                 [source_of(sentence) for sentence in sentences],
                 system.scorer.translator,
-                batch_size=system.batch_size,
+                batches=system.batches,
                 advance=progress.advance,
             )
     return Translations(candidates, timed.seconds)
@@ -212,7 +212,7 @@ def speed_of(system: System, alone: Sequence[float], translations: Translations)
         alone,
         seconds=translations.seconds,
         num_sentences=len(translations.filled),
-        batch_size=system.batch_size,
+        batch_size=system.batches.batch_size,
         device=system.translator.device,
     )
 
@@ -233,7 +233,8 @@ def provenance(system: System) -> dict[str, Any]:
         "weights": translator.weights or run_summary(translator.folder).get("weights"),
         "num_parameters": sum(parameter.numel() for parameter in translator.model.parameters()),
         "decoding": to_plain(system.decoding),
-        "batch_size": system.batch_size,
+        "precision": translator.computed_in,
+        **to_plain(system.batches),
         "device": device_name(translator.device),
         "machine": machine_name(),
         "num_threads": torch.get_num_threads(),

@@ -20,6 +20,7 @@ from typing import Self, TypeVar
 import numpy as np
 import torch
 
+from nat.decoding.batch_options import ALONE, BatchOptions
 from nat.decoding.candidates import Candidates
 from nat.decoding.requests import Sentence
 from nat.evaluation.system import System
@@ -73,14 +74,14 @@ def translate_timed(
     system: System,
     sentences: Sequence[Sentence],
     *,
-    batch_size: int | None = None,
+    batches: BatchOptions | None = None,
     advance: Callable[[int], None] = lambda sentences: None,
 ) -> Timed:
-    """All sentences in batches (None: of the system's own size), from text to text; `advance` hears of every decoded
+    """All sentences in batches (None: the system's own), from text to text; `advance` hears of every decoded
     batch's size."""
     synchronize(system.translator.device)
     began = time.perf_counter()
-    candidates = system.translate(sentences, batch_size=batch_size, advance=advance)
+    candidates = system.translate(sentences, batches=batches, advance=advance)
     synchronize(system.translator.device)
     return Timed(candidates, time.perf_counter() - began)
 
@@ -99,10 +100,10 @@ def time_alone(
     with threads(1):
         for system in systems:
             for sentence in spread(sentences, WARM_UP):
-                translate_timed(system, [sentence], batch_size=1)
+                translate_timed(system, [sentence], batches=ALONE)
         for sentence in sentences:
             for times, system in zip(milliseconds, systems, strict=True):
-                times.append(1000.0 * translate_timed(system, [sentence], batch_size=1).seconds)
+                times.append(1000.0 * translate_timed(system, [sentence], batches=ALONE).seconds)
             advance(1)
     return milliseconds
 
@@ -116,7 +117,7 @@ def measure_speed(system: System, sentences: Sequence[Sentence], *, num_alone: i
         milliseconds,
         seconds=timed.seconds,
         num_sentences=len(sentences),
-        batch_size=system.batch_size,
+        batch_size=system.batches.batch_size,
         device=system.translator.device,
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nat.decoding.batch_options import USUAL, BatchOptions
 from nat.decoding.candidates import Candidates, Choice
 from nat.decoding.requests import Sentence
 from nat.decoding.translator import Translator
@@ -44,7 +45,7 @@ class System:
     name: str
     translator: Translator
     decoding: DecodingOptions
-    batch_size: int = 64
+    batches: BatchOptions = USUAL
     choice: Choice = Choice.FIRST
     scorer: Scorer | None = None
     max_source_tokens: int | None = None
@@ -75,14 +76,14 @@ class System:
         self,
         sentences: Sequence[Sentence],
         *,
-        batch_size: int | None = None,
+        batches: BatchOptions | None = None,
         advance: Callable[[int], None] = lambda sentences: None,
     ) -> list[Candidates]:
-        """All that a user waits for: tokenizers, decoder, teacher or metric. batch_size: None is the system's own."""
+        """All that a user waits for: tokenizers, decoder, teacher or metric. batches: None are the system's own."""
         return self.translator.choose_among(
             sentences,
             decoding=self.decoding,
-            batch_size=self.batch_size if batch_size is None else batch_size,
+            batches=self.batches if batches is None else batches,
             choice=self.choice,
             teacher=self.scorer.translator if self.scorer is not None and self.choice is Choice.TEACHER else None,
             advance=advance,

@@ -23,9 +23,9 @@ from nat.reporting.blocks import BLOCKS, Figures
 
 README, RESULTS = Path("README.md"), Path("docs", "results")
 KEPT = (  # fields of a system's row
-    "name", "model", "engine", "bleu", "chrf", "bleu_signature", "chrf_signature", "length_ratio", "repetition_rate",
-    "passes", "ms_per_sentence_p50", "ms_per_sentence_p95", "sentences_per_second", "speedup", "num_parameters",
-    "num_sentences", "num_dropped", "num_timed_alone", "batch_size", "num_threads", "machine", "date",
+    "name", "model", "engine", "precision", "bleu", "chrf", "bleu_signature", "chrf_signature", "length_ratio",
+    "repetition_rate", "passes", "ms_per_sentence_p50", "ms_per_sentence_p95", "sentences_per_second", "speedup",
+    "num_parameters", "num_sentences", "num_dropped", "num_timed_alone", "batch_size", "num_threads", "machine", "date",
     "training_updates", "training_tokens", "training_minutes", "training_seed",
 )  # fmt: skip
 

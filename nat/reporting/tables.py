@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nat.engines.ctranslate2 import Engine
+from nat.engines.choice import Engine
 from nat.evaluation.inputs import Text
+from nat.runs.precision import Precision
 from nat.table import markdown_table, rounded
 
 Row = Mapping[str, Any]  # a system's row of results.json
@@ -59,5 +60,7 @@ def systems_table(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> s
 
 
 def model_name(row: Row) -> str:
-    """Of a system's model, with the engine that is not our own."""
-    return row["model"] + ("" if row["engine"] == Engine.TORCH.value else f" ({row['engine']})")
+    """Of a system's model, with the engine that is not our own and the precision that is not the usual one."""
+    usual = {Engine.TORCH.value, Precision.FP32.value}
+    said = [word for word in (row["engine"], row.get("precision")) if word and word not in usual]
+    return row["model"] + (f" ({' '.join(said)})" if said else "")

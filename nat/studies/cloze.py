@@ -19,8 +19,8 @@ import torch
 
 from nat.config import option, to_plain
 from nat.data.batch import Draft
-from nat.data.batching import length_sorted_batches
 from nat.data.vocabulary import Symbol, Tokenizer
+from nat.decoding.batch_options import BatchOptions
 from nat.decoding.candidates import one_line
 from nat.decoding.translator import Translator
 from nat.errors import ConfigError, DataError
@@ -144,7 +144,7 @@ def answers(
     gaps: Sequence[Gap],
     *,
     decoding: Kermit.Decoding,
-    batch_size: int,
+    batches: BatchOptions,
     device: torch.device,
     advance: Callable[[int], None] = lambda gaps: None,
 ) -> list[list[int]]:
@@ -152,7 +152,7 @@ def answers(
     target."""
     answered: list[list[int]] = [[] for _ in gaps]
     lengths = [sum(map(len, pairs[gap.pair])) for gap in gaps]
-    for chosen in length_sorted_batches(lengths, batch_size=batch_size):
+    for chosen in batches.cut(lengths):
         drafts = [draft_of([gaps[i] for i in chosen], pairs, side).to(device) for side in Side]
         filled = model.fill(drafts[0], drafts[1], decoding=decoding, nonempty=True)
         for row, i in enumerate(chosen):
@@ -291,7 +291,7 @@ def fill_gaps(system: System, pairs: Pairs, baselines: Sequence[str], *, seed: i
                 list(zip(*pairs.rows, strict=True)),
                 gaps,
                 decoding=system.decoding,
-                batch_size=system.batch_size,
+                batches=system.batches,
                 device=translator.device,
                 advance=progress.advance,
             )

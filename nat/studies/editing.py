@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nat.config import option
+from nat.config import option, to_plain
 from nat.data.vocabulary import Symbol, Tokenizer
 from nat.decoding.requests import CONSTRAINTS, DRAFT, Request
 from nat.errors import ConfigError
@@ -79,7 +79,7 @@ def open_both(config: EditStudyConfig) -> tuple[System, System]:
     if not translator.model.edits & {DRAFT, CONSTRAINTS}:
         raise ConfigError(f"run_dir={config.run_dir}: a {type(translator.model).__name__} checkpoint cannot edit")
     system = open_system(config.system, runs)
-    teacher = SystemOptions(config.teacher, decoding={"batch_size": system.batch_size})
+    teacher = SystemOptions(config.teacher, decoding=to_plain(system.batches))
     return system, open_system(teacher, runs)
 
 

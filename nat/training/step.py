@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 import torch
 from torch import nn
@@ -17,24 +15,11 @@ from nat.errors import ConfigError
 from nat.models.contract import LossTerm, TranslationModel
 from nat.nn.rng import seed_for, set_seed
 from nat.nn.running import Running
+from nat.runs.precision import Precision, autocast
 from nat.training.distributed import Ranks
 from nat.training.objective import Totals, objective
 
 Loss = Callable[..., dict[str, LossTerm]]  # (batch, *, update), as `TranslationModel.loss`
-
-
-class Precision(Enum):
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
-
-
-def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Matrix products in the given precision; weights, sums and losses stay in float32."""
-    if precision is Precision.FP32:
-        return contextlib.nullcontext()
-    kind = torch.bfloat16 if precision is Precision.BF16 else torch.float16
-    return torch.autocast(device.type, kind)
 
 
 @dataclass(frozen=True)

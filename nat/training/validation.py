@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from nat.config import option
-from nat.data.batching import collate, length_sorted_batches
+from nat.data.batching import collate
 from nat.data.cache import digest
 from nat.data.tokenized import TokenizedCorpus
 from nat.data.tokenizer import Tokenizer, Tokenizers
+from nat.decoding.batch_options import BatchOptions
 from nat.decoding.batched import Decoded, decode_in_batches
 from nat.errors import ConfigError
 from nat.models.contract import TranslationModel
@@ -60,6 +61,10 @@ class ValidationConfig:
     def __post_init__(self) -> None:
         if self.bleu_tokenizer is not None:
             self.bleu_tokenizer.check()
+
+    @property
+    def batches(self) -> BatchOptions:
+        return BatchOptions(self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ class Validator:
         rows = [pairs[0].source for pairs in self.pairs[:count]]
         decoded: dict[int, Decoded] = {}
         for indices, items in decode_in_batches(
-            model, rows, decoding=decoding, batch_size=self.config.batch_size, device=self.device
+            model, rows, decoding=decoding, batches=self.config.batches, device=self.device
         ):
             decoded |= zip(indices, items, strict=True)
         return [decoded[i] for i in range(count)]
@@ -150,7 +155,7 @@ class Validator:
         num_tokens = sum(len(pair.target) for pair in usable)
         training, totals, loss = model.training, Totals(), 0.0
         model.eval()
-        for number, chosen in enumerate(length_sorted_batches(lengths, batch_size=self.config.batch_size)):
+        for number, chosen in enumerate(self.config.batches.cut(lengths)):
             set_seed("validation", number)
             terms = model.loss(collate([usable[i] for i in chosen]).to(self.device), update=NOISE)
             totals.add(terms)

@@ -134,9 +134,11 @@ def test_scores_are_those_of_nat_decode(student: Path, tmp_path: Path) -> None:
 
 def test_ctranslate2_beside_our_own_search(teacher: Path, tmp_path: Path) -> None:
     pytest.importorskip("ctranslate2")
-    systems = f"run_dirs=[{teacher}?name=own,{teacher}?engine=ctranslate2,{teacher}?engine=ctranslate2&beam_size=2]"
+    fast_one = f"{teacher}?engine=ctranslate2"
+    systems = f"run_dirs=[{teacher}?name=own,{fast_one},{fast_one}&beam_size=2,{fast_one}&precision=int8]"
     assert run(systems, f"output={tmp_path}", "samples=4", *QUICK) == 0
-    own, fast, beam = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    own, fast, beam, int8 = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert [row["precision"] for row in (own, fast, beam, int8)] == ["fp32", "fp32", "fp32", "int8"]
     assert fast["name"] == f"{teacher.name} engine=ctranslate2"
     assert [row["engine"] for row in (own, fast, beam)] == ["torch", "ctranslate2", "ctranslate2"]
     for name in ("bleu", "chrf", "passes", "num_truncated", "unknown_rate", "num_parameters"):
@@ -147,8 +149,9 @@ def test_ctranslate2_beside_our_own_search(teacher: Path, tmp_path: Path) -> Non
     lines = (tmp_path / "table.md").read_text(encoding="utf-8").split("\n")
     assert "| Autoregressive |" in lines[2]
     assert "| Autoregressive (ctranslate2) |" in lines[3]
+    assert "| Autoregressive (ctranslate2 int8) |" in lines[5]
     for block in (tmp_path / "samples.txt").read_text(encoding="utf-8").rstrip("\n").split("\n\n"):
-        _, _, first, second, _ = block.split("\n")
+        _, _, first, second, *_ = block.split("\n")
         assert second.removeprefix(fast["name"]).strip() == first.removeprefix("own").strip()
 
 

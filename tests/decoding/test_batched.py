@@ -10,6 +10,7 @@ import torch
 from builders import make_batch, make_model
 
 from nat.data.batch import Source
+from nat.decoding.batch_options import BatchOptions
 from nat.decoding.batched import Decoded, decode_in_batches
 from nat.models.contract import TranslationModel
 
@@ -20,7 +21,9 @@ LENGTHS = [(3, 1), (7, 1), (1, 1), (5, 1), (7, 1), (2, 1)]
 def decode(model: TranslationModel, rows: list[list[int]], batch_size: int = 4, **options: Any) -> list[Decoded]:
     found: dict[int, Decoded] = {}
     decoding = type(model).Decoding(**options)
-    for indices, items in decode_in_batches(model, rows, decoding=decoding, batch_size=batch_size, device=CPU):
+    for indices, items in decode_in_batches(
+        model, rows, decoding=decoding, batches=BatchOptions(batch_size), device=CPU
+    ):
         found |= dict(zip((int(i) for i in indices), items, strict=True))
     assert sorted(found) == list(range(len(rows)))
     return [found[i] for i in range(len(rows))]

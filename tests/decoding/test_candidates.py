@@ -13,6 +13,7 @@ import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nat.decoding.batch_options import BatchOptions
 from nat.decoding.batched import NOTHING, Decoded
 from nat.decoding.candidates import (
     Candidates,
@@ -50,7 +51,9 @@ class Table:
     def log_prob(self, source: str, target: str) -> float:
         return -math.inf if self.impossible(target) else -(zlib.crc32(f"{source}|{target}".encode()) % 1000) / 10
 
-    def score(self, sources: Sequence[str], targets: Sequence[str], *, batch_size: int = 64) -> list[float]:
+    def score(
+        self, sources: Sequence[str], targets: Sequence[str], *, batch_size: int = 64, max_tokens: int | None = None
+    ) -> list[float]:
         assert all(source.split() for source in sources)
         pairs = list(zip(sources, targets, strict=True))
         self.asked.append((pairs, batch_size))
@@ -116,7 +119,11 @@ def test_the_teachers_choice_has_its_highest_score(texts: list[list[str]], batch
     teacher = Table()
     sources = [f"source {i}" for i in range(len(texts))]
     found = choose(
-        [candidates(*row) for row in texts], sources, choice=Choice.TEACHER, teacher=teacher, batch_size=batch_size
+        [candidates(*row) for row in texts],
+        sources,
+        choice=Choice.TEACHER,
+        teacher=teacher,
+        batches=BatchOptions(batch_size),
     )
     for item, row, source in zip(found, texts, sources, strict=True):
         scores = [teacher.log_prob(source, text) for text in row]
@@ -144,14 +151,14 @@ def test_more_candidates_are_never_worse_under_the_teacher(texts: list[str]) -> 
 def test_a_sentence_chooses_as_it_does_alone(texts: list[list[str]], choice: Choice, data: st.DataObject) -> None:
     found, sources = [candidates(*row) for row in texts], [f"source {i}" for i in range(len(texts))]
     order = data.draw(st.permutations(range(len(texts))))
-    given = {"choice": choice, "teacher": Table(), "batch_size": 2}
+    given = {"choice": choice, "teacher": Table(), "batches": BatchOptions(2)}
     together = choose([found[i] for i in order], [sources[i] for i in order], **given)
     assert together == [choose([found[i]], [sources[i]], **given)[0] for i in order]
 
 
 def test_all_candidates_of_a_sentence_fit_into_one_batch_of_the_teacher() -> None:
     teacher = Table()
-    choose([candidates(*"abcdefg")], ["s"], choice=Choice.TEACHER, teacher=teacher, batch_size=1)
+    choose([candidates(*"abcdefg")], ["s"], choice=Choice.TEACHER, teacher=teacher, batches=BatchOptions(1))
     assert teacher.asked == [([("s", text) for text in "abcdefg"], 7)]
 
 
@@ -176,7 +183,7 @@ def test_a_source_too_long_for_the_teacher() -> None:
 def test_progress_hears_of_every_sentence() -> None:
     heard: list[int] = []
     found = [candidates("a", "b", "c")] * 50
-    choose(found, ["s"] * 50, choice=Choice.TEACHER, teacher=Table(), batch_size=2, advance=heard.append)
+    choose(found, ["s"] * 50, choice=Choice.TEACHER, teacher=Table(), batches=BatchOptions(2), advance=heard.append)
     assert len(heard) > 1
     assert sum(heard) == 50
     choose(found, ["s"] * 50, choice=Choice.MBR_BLEU, advance=heard.append)

@@ -25,6 +25,7 @@ from nat.data.lines import file_digest
 from nat.data.vocabulary import Symbol
 from nat.decoding.batched import Decoded
 from nat.distill.job import DistillConfig, prepare_corpus
+from nat.files import write_text
 from nat.runs.lock import FolderLock
 
 FAST = ["decoding.batch_size=16", "shard_size=25", "data.limit=150"]
@@ -75,6 +76,7 @@ def test_manifest_tells_who_made_the_file_and_how(distilled: Path, tiny_runs: di
     teacher = tiny_runs["autoregressive"]
     assert manifest["teacher_weights_sha256"] == file_digest(teacher / "model.safetensors")
     assert manifest["corpus_sha256"] == file_digest(distilled / "train.jsonl")
+    assert (manifest["engine"], manifest["precision"]) == ("torch", "fp32")
     assert manifest["decoding"]["beam_size"] == 1
     assert manifest["decoding"]["allow_unknown"] is False
     assert manifest["num_unknown"] == 0
@@ -256,9 +258,48 @@ def test_a_translation_with_unk_is_left_out_and_counted(
     assert "the teacher wrote <unk> in every translation, no line is left" in capsys.readouterr().err
 
 
+def test_through_ctranslate2_in_int8(
+    tiny_runs: dict[str, Path],
+    distilled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The engine is named, another one is refused to go on, and a kill changes nothing."""
+    pytest.importorskip("ctranslate2")
+    engine = ["engine=ctranslate2", "decoding.precision=int8"]
+    arguments = [f"teacher={tiny_runs['autoregressive']}", *FAST]
+    assert distil(*arguments, *engine, f"output={tmp_path / 'whole'}") == 0
+    manifest = json.loads((tmp_path / "whole" / "manifest.json").read_text())
+    assert (manifest["engine"], manifest["precision"]) == ("ctranslate2", "int8")
+    assert "ctranslate2" in manifest["versions"]
+    lines, others = lines_of(tmp_path / "whole"), lines_of(distilled)
+    assert sum(line["de"] == other["de"] for line, other in zip(lines, others, strict=True)) > 0.7 * len(lines)
+    assert [line["score"] for line in lines] != [other["score"] for other in others]
+    shards: list[Path] = []
+
+    def killed(path: Path, text: str) -> None:
+        shards.append(path)
+        if len(shards) == 3:
+            raise SystemExit(9)
+        write_text(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nat.distill.run.write_text", killed)
+        assert distil(*arguments, *engine, f"output={tmp_path / 'killed'}") == 9
+    assert len(list((tmp_path / "killed" / "parts").iterdir())) == 2
+    assert distil(*arguments, f"output={tmp_path / 'killed'}") == 2
+    assert "holds a distillation with other engine, precision; " in capsys.readouterr().err
+    assert distil(*arguments, *engine, f"output={tmp_path / 'killed'}") == 0
+    assert (tmp_path / "killed" / "train.jsonl").read_bytes() == (tmp_path / "whole" / "train.jsonl").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
+        ("decoding.precision=bf16", "holds a distillation with other precision; "),
+        ("decoding.precision=int8", "decoding.precision=int8: allowed are fp32, bf16, fp16, auto"),
+        ("engine=tensorrt", "engine=tensorrt: allowed are torch, ctranslate2"),
         ("decoding.beam_size=2", "holds a distillation with other decoding"),
         ("decoding.max_passes=3", "decoding.max_passes=3: a Autoregressive checkpoint"),
         ("decoding.batch_size=0", "decoding.batch_size=0: must be at least 1"),

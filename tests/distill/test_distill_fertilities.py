@@ -22,6 +22,7 @@ from nat.cli.distill import main
 from nat.data.batch import Batch
 from nat.data.batching import Pair
 from nat.data.tokenizer import Tokenizers
+from nat.decoding.batch_options import BatchOptions
 from nat.distill import fertilities
 from nat.distill.fertilities import AlignmentFile, WordAligner, attention_fertilities, link_fertilities
 from nat.errors import DataError
@@ -248,6 +249,7 @@ def test_a_student_reads_them(
         (["fertilities=alignments", "targets=corpus"], "alignments: fertilities=alignments needs a file"),
         (["fertilities=alignments", "alignments=x"], "fertilities=alignments: needs targets=corpus"),
         (["fertilities=alignments", "alignments=/no", "targets=corpus"], "/no: there is no such file"),
+        (["targets=corpus", "engine=ctranslate2"], "engine=ctranslate2: has no effect with targets=corpus"),
         (["targets=corpus", "decoding.beam_size=2"], "decoding.beam_size: has no effect with targets=corpus"),
         (["data.fertilities=f"], "data.fertilities=f: nat-distill makes fertilities, it reads none"),
         (["fertilities=attention"], "holds a distillation with other fertilities"),
@@ -418,7 +420,9 @@ class Looking(TranslationModel):
 
 def looked_at(pairs: Iterable[Pair], batch_size: int) -> list[list[int]]:
     model = Looking(VOCABULARIES)
-    return attention_fertilities(model, list(pairs), layer=3, batch_size=batch_size, device=torch.device("cpu"))
+    return attention_fertilities(
+        model, list(pairs), layer=3, batches=BatchOptions(batch_size), device=torch.device("cpu")
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
@@ -443,7 +447,7 @@ def test_the_teachers_attention_is_asked_for_its_own_layer(tiny_runs: dict[str, 
     assert isinstance(teacher.model, Autoregressive)
     pairs = [Pair([7, 8, 9], [10, 11]), Pair([12], [13, 14, 15, 16])]
     both = [
-        attention_fertilities(teacher.model, pairs, layer=layer, batch_size=2, device=teacher.device)
+        attention_fertilities(teacher.model, pairs, layer=layer, batches=BatchOptions(2), device=teacher.device)
         for layer in (None, 1)
     ]
     assert both[0] == both[1]

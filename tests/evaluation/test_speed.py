@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from nat.decoding.batch_options import BatchOptions
 from nat.decoding.batched import Decoded
 from nat.decoding.candidates import Choice
 from nat.decoding.translator import Translator, load
@@ -33,14 +34,16 @@ class Fake(Translator):
         if "decoding" not in options:  # the tokenizer's part
             return ["text" for _ in rows]
         assert torch.is_inference_mode_enabled()
-        self.log.append((self.name, list(rows), options["batch_size"], torch.get_num_threads()))
+        self.log.append((self.name, list(rows), options["batches"].batch_size, torch.get_num_threads()))
         time.sleep(self.milliseconds / 1000)
         return [Decoded([[8], [8, 8]], [0.0, -1.0], 1, False) for _ in rows]
 
     def encode(self, sentences: Sequence[str], name: str) -> list[list[int]]:
         return [[8] for _ in sentences]
 
-    def score(self, sources: Sequence[str], targets: Sequence[str], *, batch_size: int = 64) -> list[float]:
+    def score(
+        self, sources: Sequence[str], targets: Sequence[str], *, batch_size: int = 64, max_tokens: int | None = None
+    ) -> list[float]:
         self.log.append((self.name, list(sources), batch_size, torch.get_num_threads()))
         time.sleep(self.milliseconds / 1000)
         return [-1.0 for _ in sources]
@@ -63,7 +66,7 @@ def test_alone_is_one_thread_and_the_threads_come_back(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch, "get_num_threads", lambda: current[0])
     monkeypatch.setattr(torch, "set_num_threads", lambda number: current.__setitem__(0, number))
     log: list[tuple[str, list[str], int, int]] = []
-    found = measure_speed(fake("A", log, batch_size=2), ["x", "y"])
+    found = measure_speed(fake("A", log, batches=BatchOptions(2)), ["x", "y"])
     assert {number for _, rows, _, number in log if len(rows) == 1} == {1}
     assert log[-1] == ("A", ["x", "y"], 2, 3)
     assert (found.num_threads, current) == (3, [3])
@@ -77,7 +80,7 @@ def test_threads_come_back_after_an_error() -> None:
 
 
 def test_milliseconds_are_milliseconds() -> None:
-    found = measure_speed(fake("A", [], 20.0, batch_size=5), ["x"] * 5, num_alone=3)
+    found = measure_speed(fake("A", [], 20.0, batches=BatchOptions(5)), ["x"] * 5, num_alone=3)
     assert 20 <= found.ms_per_sentence_p50 <= found.ms_per_sentence_p95 < 200
     assert 25 < found.sentences_per_second <= 250  # 5 in one batch of 20 ms
     assert (found.num_sentences, found.num_alone, found.batch_size, found.device) == (5, 3, 5, "cpu")
@@ -86,7 +89,7 @@ def test_milliseconds_are_milliseconds() -> None:
 def test_the_teachers_choice_is_timed_and_scores_for_the_report_are_not() -> None:
     for choice, least in ((Choice.TEACHER, 30.0), (Choice.FIRST, 10.0)):
         log: list[tuple[str, list[str], int, int]] = []
-        system = fake("A", log, 10.0, choice=choice, scorer=Scorer("B", Fake("B", log, 20.0)), batch_size=5)
+        system = fake("A", log, 10.0, choice=choice, scorer=Scorer("B", Fake("B", log, 20.0)), batches=BatchOptions(5))
         found = measure_speed(system, ["x"] * 5, num_alone=2)
         assert found.ms_per_sentence_p50 >= least
         assert found.sentences_per_second <= 5 / least * 1000
@@ -113,6 +116,6 @@ def test_spread_of_nothing() -> None:
 def test_a_real_run(tiny_runs: dict[str, Path]) -> None:
     translator = load(tiny_runs["ctc"], device="cpu")
     sentences = ["Click OK.", "Opens a file.", "Closes the window."]
-    found = measure_speed(System("ctc", translator, translator.decoding({}), 2), sentences)
+    found = measure_speed(System("ctc", translator, translator.decoding({}), BatchOptions(2)), sentences)
     assert 0 < found.ms_per_sentence_p50 <= found.ms_per_sentence_p95
     assert found.sentences_per_second > 0

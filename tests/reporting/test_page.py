@@ -177,10 +177,12 @@ def test_systems_of_either_front_are_marked() -> None:
     assert work.front(rows) == (1, 2, 4)
 
 
-def test_another_engine_is_named(folder: Path) -> None:
+def test_another_engine_and_another_precision_are_named(folder: Path) -> None:
     row = json.loads((folder / "results.json").read_text(encoding="utf-8"))[0]
-    shown = [work.table_row(1, row | {"engine": engine}, ())["model"] for engine in ("torch", "ctranslate2")]
-    assert shown == [row["model"], f"{row['model']} (ctranslate2)"]
+    how = [("torch", "fp32"), ("torch", "bf16"), ("ctranslate2", "fp32"), ("ctranslate2", "int8")]
+    rows = [row | {"engine": engine, "precision": precision} for engine, precision in how]
+    shown = [work.table_row(1, row, ())["model"].removeprefix(row["model"]) for row in rows]
+    assert shown == ["", " (bf16)", " (ctranslate2)", " (ctranslate2 int8)"]
 
 
 # --- in a browser -----------------------------------------------------------------------------------

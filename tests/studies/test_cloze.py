@@ -17,6 +17,7 @@ from nat.data.batch import Draft
 from nat.data.corpus import embedded_directory
 from nat.data.lines import read_lines
 from nat.data.tokenizer import Tokenizer, TokenizerConfig, Tokenizers
+from nat.decoding.batch_options import BatchOptions
 from nat.models.contract import Translation
 from nat.models.kermit import Kermit
 from nat.nn.joint import Side
@@ -101,7 +102,9 @@ def test_answers_are_what_stands_in_the_gap(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(model, "fill", fill)
     for size in (1, 2, 64):
-        found = answers(model, pairs, gaps, decoding=Kermit.Decoding(), batch_size=size, device=torch.device("cpu"))
+        found = answers(
+            model, pairs, gaps, decoding=Kermit.Decoding(), batches=BatchOptions(size), device=torch.device("cpu")
+        )
         assert found == [[11, 12]] * 3
 
 

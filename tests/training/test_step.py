@@ -17,10 +17,10 @@ from nat.data.batching import Pair, micro_batches
 from nat.errors import ConfigError
 from nat.models.contract import LossTerm, TranslationModel
 from nat.nn.transformer import FeedForward
+from nat.runs.precision import Precision
 from nat.training.distributed import Ranks
 from nat.training.objective import Totals, objective
 from nat.training.optimizer import Adam
-from nat.training.step import Precision
 
 EACH_MODEL = pytest.mark.parametrize("name", MODELS)
 CPU = torch.device("cpu")
