@@ -15,8 +15,10 @@ from nat.data.batching import length_sorted_batches
 class BatchOptions:
     """They change speed and memory, never a translation."""
 
-    batch_size: int = option(64, "sentences in a batch, at most", minimum=1)
-    max_tokens: int | None = option(None, "rows x padded source length of a batch, at most; null: no limit", minimum=1)
+    batch_size: int = option(64, "sentences in a batch, at most", minimum=1, maximum=1_000_000)
+    max_tokens: int | None = option(
+        None, "rows x padded source length of a batch, at most; null: no limit", minimum=1, maximum=1_000_000_000
+    )
 
     def cut(self, lengths: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """Batches of sentences of these lengths: their indices, the longest first; a sentence of more than max_tokens

@@ -319,4 +319,5 @@ def positions(module: Positions) -> np.ndarray:
 
 
 def array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().float().contiguous().numpy()
+    """A copy, for the engine rounds in place."""
+    return np.array(tensor.detach().cpu().float().numpy())

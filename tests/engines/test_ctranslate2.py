@@ -155,6 +155,13 @@ def test_batches_are_cut_by_tokens(random_translator: Callable[..., Translator])
     assert sorted(heard) == [0, 2, 2]
 
 
+def test_the_models_own_weights_are_not_rounded(random_translator: Callable[..., Translator]) -> None:
+    translator = random_translator()
+    before = {name: value.clone() for name, value in translator.model.state_dict().items()}
+    accelerate(translator, ComputeType.INT8)
+    assert all(bool((value == before[name]).all()) for name, value in translator.model.state_dict().items())
+
+
 def test_weights_of_int8_are_kept_in_8_bits(random_translator: Callable[..., Translator], tmp_path: Path) -> None:
     translator = random_translator(size={"dim": 32, "ffn_dim": 64})
     sizes = []
