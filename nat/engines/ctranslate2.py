@@ -238,7 +238,7 @@ def accelerate(
 # --- conversion ------------------------------------------------------------------------------------
 
 
-def convert(model: Autoregressive, kind: ComputeType) -> Any:
+def convert(model: Autoregressive, kind: ComputeType = ComputeType.FP32) -> Any:
     """A `ctranslate2.specs.TransformerSpec` with the model's weights. Raises ConfigError for attention that the engine
     does not know."""
     from ctranslate2.specs import TransformerSpec
