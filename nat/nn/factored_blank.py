@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nat.data.vocabulary import Symbol
-from nat.nn.head import Head, columns_of
+from nat.nn.head import Head
 from nat.ops.precision import at_least_float32
 
 BLANK = int(Symbol.BLANK)
@@ -36,6 +36,11 @@ class FactoredHead(Head):
     gate: nn.Linear
 
     @property
+    def words(self) -> Head:
+        """What is said of words alone."""
+        return Head(self.output, self.embedding, self.copying, self.source, self.banned)
+
+    @property
     def forbidden(self) -> list[int]:
         return [symbol for symbol in super().forbidden if symbol != BLANK]
 
@@ -45,7 +50,7 @@ class FactoredHead(Head):
 
     def scores(self, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """Logits of words, and a logit of the blank that a softmax over all turns into sigmoid(g)."""
-        words = at_least_float32(super().scores(states))
+        words = at_least_float32(self.words.scores(states))
         blank = self.odds(states) + words.logsumexp(dim=-1)
         return torch.cat((words[..., :BLANK], blank[..., None], words[..., BLANK + 1 :]), dim=-1)
 
@@ -61,16 +66,17 @@ class FactoredHead(Head):
     ) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
         odds = self.odds(states)
         undecided = odds < 0 if where is None else (odds < 0) & where
-        tokens, log_probs = super().best(states, undecided)
-        return tokens.where(undecided, BLANK), log_probs.where(undecided, F.logsigmoid(odds).to(log_probs))
+        tokens, log_probs = self.words.best(states, undecided)
+        log_probs, blank = log_probs + F.logsigmoid(-odds), F.logsigmoid(odds)
+        is_word = undecided & (log_probs > blank)
+        return tokens.where(is_word, BLANK), log_probs.where(is_word, blank)
 
     def columns(
         self, states: Float[Tensor, "B L D"], tokens: Int[Tensor, "B K"], *, with_mean: bool = False
     ) -> tuple[Float[Tensor, "B L K"], Float[Tensor, "B L"]]:
-        scores, no_words = super().scores(states), super().forbidden
-        words, mean = columns_of(scores, tokens, with_mean=with_mean, forbidden=no_words)
+        columns, mean = self.words.columns(states, tokens, with_mean=with_mean)
         odds = self.odds(states)
         blank, word = F.logsigmoid(odds), F.logsigmoid(-odds)  # (B, L)
-        columns = torch.where((tokens == BLANK)[:, None], blank[:, :, None], words + word[:, :, None])
-        count = scores.size(2) - len(no_words)
+        columns = torch.where((tokens == BLANK)[:, None], blank[:, :, None], columns + word[:, :, None])
+        count = self.embedding.num_embeddings - len(self.words.forbidden)
         return columns, (count * (mean + word) + blank) / (count + 1)

@@ -77,7 +77,16 @@ class Head:
     ) -> tuple[Float[Tensor, "B L K"], Float[Tensor, "B L"]]:
         """The log-probabilities of the same K tokens at every position of a row; and the mean over all tokens that are
         possible, where asked for."""
-        return columns_of(self.scores(states), tokens, with_mean=with_mean, forbidden=self.forbidden)
+        scores = self.scores(states)
+        shape = (*scores.shape[:2], tokens.size(1))
+        parts = softmax_parts(
+            scores.flatten(0, 1),
+            torch.arange(shape[0] * shape[1], device=tokens.device).repeat_interleave(shape[2]),
+            tokens[:, None].expand(shape).flatten(),
+            with_mean=with_mean,
+            forbidden=self.forbidden,
+        )
+        return parts.at.view(shape), parts.mean.view(shape[:2])
 
     def cross_entropy(
         self,
@@ -100,21 +109,6 @@ class Head:
             there, states, *rest = packed(where, states, *tensors)
             return there, self.scores(states), *rest
         return tuple(tensor.flatten(0, 1) for tensor in (where, self.scores(states), *tensors))
-
-
-def columns_of(
-    scores: Float[Tensor, "B L V"], tokens: Int[Tensor, "B K"], *, with_mean: bool, forbidden: list[int]
-) -> tuple[Float[Tensor, "B L K"], Float[Tensor, "B L"]]:
-    """`Head.columns` of logits. forbidden: symbols of logit -inf, ascending."""
-    shape = (*scores.shape[:2], tokens.size(1))
-    parts = softmax_parts(
-        scores.flatten(0, 1),
-        torch.arange(shape[0] * shape[1], device=tokens.device).repeat_interleave(shape[2]),
-        tokens[:, None].expand(shape).flatten(),
-        with_mean=with_mean,
-        forbidden=forbidden,
-    )
-    return parts.at.view(shape), parts.mean.view(shape[:2])
 
 
 def without(scores: Float[Tensor, "*B V"], banned: tuple[int, ...]) -> Float[Tensor, "*B V"]:
