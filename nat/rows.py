@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+def _map(value: Any, function: Callable[[Tensor], Tensor], of_rows: Callable[[Rows], Rows]) -> Any:
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, Rows):
-        return value.map(function)
+        return of_rows(value)
     if isinstance(value, tuple):
-        return tuple(_map(item, function) for item in value)
+        return tuple(_map(item, function, of_rows) for item in value)
     if isinstance(value, dict):
-        return {name: _map(item, function) for name, item in value.items()}
+        return {name: _map(item, function, of_rows) for name, item in value.items()}
     return value
 
 
@@ -60,7 +60,11 @@ class Rows:
     that do not depend on the row; the methods below reach every tensor, however deeply nested."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        return replace(self, **{f.name: _map(getattr(self, f.name), function) for f in fields(self)})
+        return self._each(function, lambda rows: rows.map(function))
+
+    def _each(self, function: Callable[[Tensor], Tensor], of_rows: Callable[[Rows], Rows]) -> Self:
+        """`function` of the tensors of this record, `of_rows` of the records in it, which may know better."""
+        return replace(self, **{f.name: _map(getattr(self, f.name), function, of_rows) for f in fields(self)})
 
     def __len__(self) -> int:
         """Number of rows B."""
@@ -76,11 +80,13 @@ class Rows:
         """The given rows, in the given order: `rows` is (N,) integer indices or a (B,) mask."""
         if rows.dtype == torch.bool:
             rows = rows.nonzero().squeeze(-1)
-        return self.map(lambda t: t.index_select(0, rows))
+        return self._each(lambda t: t.index_select(0, rows), lambda inner: inner.select(rows))
 
     def repeat_rows(self, n: int) -> Self:
         """Every row n times, copies of a row side by side: (B, ...) -> (B * n, ...)."""
-        return self.map(lambda t: t.repeat_interleave(n, dim=0))
+        if n == 1:
+            return self
+        return self._each(lambda t: t.repeat_interleave(n, dim=0), lambda inner: inner.repeat_rows(n))
 
     @classmethod
     def concatenated(cls, parts: Sequence[Self]) -> Self:

@@ -49,6 +49,31 @@ def test_repeat_rows_puts_copies_side_by_side() -> None:
     assert len(record().repeat_rows(3)) == 9
 
 
+@dataclass(frozen=True)
+class Counted(Rows):
+    """Rows that stand for twice as many."""
+
+    x: Tensor
+
+    def select(self, rows: Tensor) -> Counted:
+        return Counted(self.x[rows // 2])
+
+    def repeat_rows(self, n: int) -> Counted:
+        return Counted(self.x * n)
+
+
+def test_records_within_records_are_asked_in_their_own_way() -> None:
+    @dataclass(frozen=True)
+    class Holder(Rows):
+        inner: Counted
+        more: tuple[Counted, ...]
+
+    holder = Holder(Counted(torch.arange(3)), (Counted(torch.arange(3) + 5),))
+    chosen = holder.select(torch.tensor([5, 1]))
+    assert (chosen.inner.x.tolist(), chosen.more[0].x.tolist()) == ([2, 0], [7, 5])
+    assert holder.repeat_rows(2).more[0].x.tolist() == [10, 12, 14]
+
+
 def test_len_and_device_come_from_the_first_tensor() -> None:
     assert len(record()) == 3
     assert record().device == torch.device("cpu")

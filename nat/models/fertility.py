@@ -187,9 +187,7 @@ class Fertility(TranslationModel):
         num_canvases = chosen.size(1)
         limits = self.limits(source, decoding.max_length_factor).repeat_interleave(num_canvases)
         fertilities, was_cut = cut_fertilities(chosen.flatten(0, 1), limits)
-        log_probs, valid = self.translate(
-            source.repeat_rows(num_canvases), fertilities, memory.repeat_rows(num_canvases)
-        )
+        log_probs, valid = self.translate(source.repeat_rows(num_canvases), fertilities, memory.shared(num_canvases))
         tokens, valid, scores = choose_tokens(log_probs, valid, random.fork(1), decoding)
         tokens, valid, scores = (values.flatten(0, 1) for values in (tokens, valid, scores))
         translation = Translation.best_of(

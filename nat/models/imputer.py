@@ -245,14 +245,14 @@ class Imputer(TranslationModel):
     def prepare(self, source: Source, decoding: Decoding) -> Work:
         """Encoder and canvas of each candidate, and how much a pass commits (Chan et al. 2020: one slot of every block;
         Saharia et al. 2020: 1/K of the canvas, here rounded up, so that K passes suffice)."""
-        memory = replace(self.net.encode(source), banned=decoding.banned)
+        memory = replace(self.net.decoder.project(self.net.encode(source)), banned=decoding.banned)
         slots = self.split(memory)
         lengths = slots.lengths
         num_commits, blocks = (lengths + decoding.passes - 1) // decoding.passes, lengths.clamp(min=1)
         if decoding.schedule is Schedule.BLOCK:
             num_commits, blocks = torch.ones_like(lengths), torch.full_like(lengths, decoding.passes)
         copies = decoding.num_candidates
-        memory, slots = memory.repeat_rows(copies), slots.repeat_rows(copies)
+        memory, slots = memory.shared(copies), slots.repeat_rows(copies)
         blocks, num_commits = blocks.repeat_interleave(copies), num_commits.repeat_interleave(copies)
         return Work(memory, slots, decoding.random(source), blocks, num_commits)
 

@@ -151,7 +151,7 @@ class InsertionTransformer(TranslationModel):
         refined = insert_until_complete(
             log_probs,
             Texts.of(start(source, copies=copies)),
-            replace(self.net.encode(source), banned=decoding.banned).repeat_rows(copies),
+            replace(self.net.decoder.project(self.net.encode(source)), banned=decoding.banned).shared(copies),
             scorer=lambda texts, memory: log_probs(texts, replace(memory, banned=())),
             rule=rule,
             limits=limits.repeat_interleave(copies)[:, None],

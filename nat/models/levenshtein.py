@@ -225,7 +225,8 @@ class Levenshtein(TranslationModel):
         source = source.compact()
         copies = decoding.num_copies(source)
         limits = decoding.limits(source, positions=self.max_target_length)
-        memory = replace(self.net.encode(source), banned=decoding.banned).repeat_rows(copies)
+        memory = self.heads.project(self.net, self.net.encode(source))
+        memory = replace(memory, banned=decoding.banned).shared(copies)
         refined = refine(
             self.stepper(decoding),
             start(source, copies=copies),

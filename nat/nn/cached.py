@@ -38,7 +38,7 @@ class DecoderState(Rows):
         layers = []
         for layer in decoder.stack:
             assert layer.cross_attention is not None
-            keys, values = layer.cross_attention.keys_values(memory.states)
+            keys, values = memory.keys_values(layer.cross_attention)
             layers.append(LayerCache(keys[:, :, :0], values[:, :, :0], keys, values))
         return cls(tuple(layers), None if bool(memory.valid.all()) else memory.valid)
 

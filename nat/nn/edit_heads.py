@@ -118,6 +118,13 @@ class EditHeads(nn.Module):
         """States of every position, for the net's head."""
         return self._states(Policy.TOKEN, net, tokens, valid, memory)[:, 1:-1]
 
+    def project(self, net: Seq2Seq, memory: Memory) -> Memory:
+        """See `Decoder.project`; for every decoder that a head has."""
+        for decoder in (net.decoder, *self.decoders.values()):
+            assert isinstance(decoder, Decoder)
+            memory = decoder.project(memory)
+        return memory
+
     def _states(self, head: Policy, net: Seq2Seq, tokens: Tensor, valid: Tensor, memory: Memory) -> Tensor:
         marked, inside = bracket(tokens, valid, first=int(Symbol.BOS), last=int(Symbol.EOS))
         decoder = net.decoder if head in self.shared else self.decoders[head.value]

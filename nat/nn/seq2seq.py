@@ -154,7 +154,7 @@ class Seq2Seq(nn.Module):
 
     def copyable(self, memory: Memory) -> Copyable | None:
         """What the head may copy from; None where nothing is copied."""
-        return None if self.copying is None else self.copying.copyable(memory)
+        return None if self.copying is None else self.copying.copyable(memory).repeat_rows(memory.copies)
 
     def head_for(self, source: Copyable | None, banned: tuple[int, ...] = ()) -> Head:
         """source: what `copyable` gave."""

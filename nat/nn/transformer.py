@@ -5,9 +5,11 @@ Normalisation before each sub-layer by default (Xiong et al. 2020, https://arxiv
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Self
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -40,12 +42,38 @@ class Size:
 @dataclass(frozen=True)
 class Memory(Rows):
     """The encoder's view of the source. states: (B, S, D). valid: (B, S). tokens: (B, S) what stands there, for who
-    copies; None from an encoder that is asked by itself. banned: symbols that are not to be written from it."""
+    copies; None from an encoder that is asked by itself. banned: symbols that are not to be written from it.
+
+    copies: rows that read each sentence, side by side, see `shared`: of N = B * copies rows, B are stored. projected:
+    keys and values (B, H, S, E) by the cross-attention that they are of, where they are made, see `Decoder.project`.
+    """
 
     states: Float[Tensor, "B S D"]
     valid: Bool[Tensor, "B S"]
     tokens: Int[Tensor, "B S"] | None = None
     banned: tuple[int, ...] = ()
+    copies: int = 1
+    projected: dict[FullAttention, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Rows that read it, N."""
+        return len(self.states) * self.copies
+
+    def shared(self, copies: int) -> Self:
+        """Read by `copies` rows for each row that reads it now: as `repeat_rows`, with nothing repeated."""
+        return replace(self, copies=self.copies * copies)
+
+    def select(self, rows: Int[Tensor, " M"] | Bool[Tensor, " N"]) -> Self:
+        """What these of the N rows read, each its own copy."""
+        if self.copies == 1:
+            return super().select(rows)
+        places = rows.nonzero().squeeze(-1) if rows.dtype == torch.bool else rows
+        return replace(self, copies=1).select(places // self.copies)
+
+    def keys_values(self, attention: FullAttention) -> tuple[Float[Tensor, "B H S E"], Float[Tensor, "B H S E"]]:
+        """What this cross-attention reads."""
+        made = self.projected.get(attention)
+        return attention.keys_values(self.states) if made is None else made
 
 
 class FeedForward(nn.Module):
@@ -107,8 +135,7 @@ class Layer(nn.Module):
             x = self.positional_residual.leave(x, self.positional_attention(entered, entered, valid))
         if self.cross_attention is not None and self.cross_residual is not None:
             assert memory is not None
-            update = self.cross_attention(self.cross_residual.enter(x), memory.states, memory.valid)
-            x = self.cross_residual.leave(x, update)
+            x = self.cross_residual.leave(x, read(self.cross_attention, self.cross_residual.enter(x), memory))
         return self.feed(x)
 
     @property
@@ -126,12 +153,18 @@ class Layer(nn.Module):
         entered = self.self_residual.enter(x)
         x = self.self_residual.leave(x, self.self_attention(entered, entered, valid))
         queries = self.cross_attention.queries(self.cross_residual.enter(x))
-        keys, _ = self.cross_attention.keys_values(memory.states)
+        keys, _ = memory.keys_values(self.cross_attention)
         return self.cross_attention.weights(queries, keys, memory.valid)
 
     def feed(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         update = self.feed_forward(self.feed_forward_residual.enter(x))
         return self.feed_forward_residual.leave(x, update)
+
+
+def read(attention: FullAttention, x: Float[Tensor, "N L D"], memory: Memory) -> Float[Tensor, "N L D"]:
+    """What each position takes from the memory. Rows that read one sentence are more queries of its one memory."""
+    queries = attention.queries(x.reshape(len(memory.states), -1, x.size(2)))  # (B, H, copies * L, E)
+    return attention.attend(queries, *memory.keys_values(attention), memory.valid).view_as(x)
 
 
 class Encoder(nn.Module):
@@ -208,6 +241,11 @@ class Decoder(nn.Module):
         for layer in self.stack[:num_layers]:
             x = layer(x, valid, memory)
         return self.norm(x)
+
+    def project(self, memory: Memory) -> Memory:
+        """With the keys and values of every layer: for who reads a memory several times, or through copies of it."""
+        readers = [layer.cross_attention for layer in self.stack if layer.cross_attention is not None]
+        return replace(memory, projected=memory.projected | {reader: memory.keys_values(reader) for reader in readers})
 
     def cross_weights(
         self, x: Float[Tensor, "B L D"], valid: Bool[Tensor, "B L"] | None, memory: Memory, *, layer: int

@@ -45,11 +45,11 @@ class LengthBeam(Rows):
     ) -> Self:
         """Of lengths up to `limit`. source: right-padded. banned: symbols that are not to be written."""
         memory, log_probs = predictor.encode(net, source)
-        memory = replace(memory, banned=banned)
+        memory = replace(net.decoder.project(memory), banned=banned).shared(copies)
         best = predictor.best(log_probs, source.lengths, 1 if samples else copies, limit=limit)
         lengths, scores = (part.expand(-1, copies).flatten() for part in best)
         log_probs = log_probs.repeat_interleave(copies, dim=0)
-        return cls(source.repeat_rows(copies), memory.repeat_rows(copies), lengths, scores, log_probs, copies, samples)
+        return cls(source.repeat_rows(copies), memory, lengths, scores, log_probs, copies, samples)
 
     def resized(self, predictor: LengthPredictor, lengths: Int[Tensor, " N"]) -> Self:
         """With canvases of other lengths, scored as such. Of a sentence's equal lengths one is a candidate, unless the

@@ -347,7 +347,8 @@ def oracle(model: Levenshtein, targets: list[list[int]], monkeypatch: pytest.Mon
     most = model.config.max_placeholders
 
     def encode(source: Source) -> Memory:
-        return Memory(torch.arange(len(source))[:, None, None].double(), torch.ones(len(source), 1, dtype=torch.bool))
+        numbers = torch.arange(len(source))[:, None, None].expand(-1, 1, 16).double()
+        return Memory(numbers, torch.ones(len(source), 1, dtype=torch.bool))
 
     def wanted(memory: Memory) -> Tokens:
         return Tokens.from_lists([targets[row] for row in memory.states[:, 0, 0].long().tolist()])

@@ -211,7 +211,7 @@ def known(model: MaskPredict, monkeypatch: pytest.MonkeyPatch, answer: LogProbs,
         distance = (offsets - (lengths - 3)[:, None]).abs() + 0.1 * (offsets > (lengths - 3)[:, None])
         scores = -distance.double()
         scores[distance == 0] = {1: 0.0, 3: -1.5}[rank]  # its neighbours have -1 and -1.1
-        rows = torch.arange(len(TARGETS))[:, None, None].expand(-1, 3, 1).double()
+        rows = torch.arange(len(TARGETS))[:, None, None].expand(-1, 3, 16).double()
         return Memory(rows, source.valid), scores.log_softmax(dim=1)
 
     monkeypatch.setattr(model.length, "encode", encode)
@@ -229,7 +229,7 @@ def probability_of(tokens: Tensor, share: Tensor) -> Tensor:
 
 def right(tokens: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
     """The translations of these rows on canvases as wide as `tokens` (B, L), and their lengths (B,)."""
-    rows = memory.states[:, 0, 0].long().tolist()
+    rows = memory.states[:, 0, 0].long().repeat_interleave(memory.copies).tolist()
     width = tokens.size(1)
     table = torch.tensor([(TARGETS[row] + [NUM_SYMBOLS] * width)[:width] for row in rows])
     return table, torch.tensor([len(TARGETS[row]) for row in rows])

@@ -50,7 +50,7 @@ def counting(model: Refinement, monkeypatch: pytest.MonkeyPatch) -> Source:
     calls: list[int] = []
 
     def encode(net: Any, source: Source) -> tuple[Memory, Tensor]:
-        rows = torch.arange(len(CHANGES))[:, None, None].expand(-1, 2, 1).double()
+        rows = torch.arange(len(CHANGES))[:, None, None].expand(-1, 2, 16).double()
         lengths = torch.full((len(CHANGES), 513), -9.0)
         lengths[:, 257] = 0.0  # a token more than the source
         return Memory(rows, source.valid), lengths.log_softmax(dim=1)

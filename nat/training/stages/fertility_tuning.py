@@ -143,8 +143,8 @@ class FertilityTuning(Stage):
         fitted = at_least_one(fertilities, log_probs, source.valid).flatten(0, 1)
         source = source.repeat_rows(num_canvases)
         fitted, _ = cut_fertilities(fitted, self.limits(source))
-        student, valid = self.model.translate(source, fitted, memory.repeat_rows(num_canvases))
-        costs = self.divergence(student, valid, teacher_memory.repeat_rows(num_canvases))
+        student, valid = self.model.translate(source, fitted, memory.shared(num_canvases))
+        costs = self.divergence(student, valid, teacher_memory.shared(num_canvases))
         return costs.unflatten(0, (-1, num_canvases)), valid.sum(dim=1).unflatten(0, (-1, num_canvases))
 
     def limits(self, source: Source) -> Int[Tensor, " B"]:
