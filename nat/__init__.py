@@ -9,17 +9,22 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from nat.decoding.history import SentenceHistory, read_history
     from nat.decoding.requests import Request
-    from nat.decoding.translator import Translator, load
+    from nat.decoding.translator import Translator
+    from nat.engines.opening import load
 
 __all__ = ["Request", "SentenceHistory", "Translator", "__version__", "load", "read_history"]
 
 
 def __getattr__(name: str) -> object:
     """`nat.load` without making every import of the package pay for torch."""
-    if name in ("load", "Translator"):
-        from nat.decoding import translator
+    if name == "load":
+        from nat.engines.opening import load
 
-        return getattr(translator, name)
+        return load
+    if name == "Translator":
+        from nat.decoding.translator import Translator
+
+        return Translator
     if name in ("SentenceHistory", "read_history"):
         from nat.decoding import history
 

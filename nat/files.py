@@ -32,7 +32,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         part.unlink()
         write(part)
         _settle(part, mode)
-        os.replace(part, path)
+        _take_place(part, path)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the first error is the one to tell
             _remove(part)
@@ -97,6 +97,18 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _take_place(part: Path, path: Path) -> None:
+    """A folder that is full cannot be replaced at once: it steps aside first."""
+    if not (part.is_dir() and path.is_dir()):
+        os.replace(part, path)
+        return
+    old = path.with_name(f".{path.name}.old")
+    _remove(old)
+    os.replace(path, old)
+    os.replace(part, path)
+    _remove(old)
 
 
 def _settle(path: Path, mode: int) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nat.composition import compose, config_directory
-from nat.config import Component, load_yaml, locate, parse
+from nat.config import Component, load_yaml, locate, parse, save_yaml
 from nat.data.batch import Batch, Draft, Phrases, Target
 from nat.data.batching import Pair, collate
 from nat.data.points import IndexTokenizer, PointTokenizer
@@ -21,6 +22,7 @@ from nat.models.contract import TranslationModel
 from nat.nn.attention.base import Attention, attention_stack
 from nat.nn.head import Head
 from nat.runs.precision import Precision
+from nat.runs.weights import WEIGHTS, save_tensors
 from nat.training.distributed import Ranks
 from nat.training.objective import objective
 from nat.training.step import StepResult, UpdateStep
@@ -53,6 +55,15 @@ def make_model(
     attention: the name of a kind for encoder and decoder, or the decoder's kind with its options. vocabularies: None is
     `vocabularies_of`. overrides: model options, such as label_smoothing=0.0 or `size={"norm": "post"}`.
     """
+    torch.manual_seed(seed)
+    given = vocabularies_of(name) if vocabularies is None else vocabularies
+    plain = model_options(name, attention=attention, **overrides)
+    built: TranslationModel = parse(Component, plain, "model").build(vocabularies=given)
+    return built.to(dtype).eval()
+
+
+def model_options(name: str, *, attention: str | dict[str, Any] = "full", **overrides: Any) -> dict[str, Any]:
+    """Plain options of `make_model`."""
     model = _composed(name)
     if not isinstance(attention, str):
         overrides["attention"] = attention
@@ -65,11 +76,22 @@ def make_model(
         part, _, option = key.removeprefix("model.").partition(".")
         if part in model:  # not every method has a decoder
             model = _merge(model, {part: {option: value}})
-    model = _merge(model, overrides)
-    torch.manual_seed(seed)
-    given = vocabularies_of(name) if vocabularies is None else vocabularies
-    built: TranslationModel = parse(Component, model, "model").build(vocabularies=given)
-    return built.to(dtype).eval()
+    return _merge(model, overrides)
+
+
+def make_run(folder: Path, name: str, data: dict[str, Any], tokenizers: Tokenizers, **options: Any) -> Path:
+    """A run folder of `make_model` with parameters that are all random, norms and biases too. data: its corpus."""
+    model = make_model(name, vocabularies=tokenizers.vocabularies, **options)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    options.pop("seed", None)
+    folder.mkdir(parents=True)
+    tokenizers.save(folder / "tokenizer")
+    save_yaml({"model": model_options(name, **options), "data": data}, folder / "config.yaml")
+    save_tensors(model.state_dict(), folder / WEIGHTS)
+    return folder
 
 
 def _composed(name: str) -> dict[str, Any]:

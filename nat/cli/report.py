@@ -19,7 +19,8 @@ usage: nat-report run_dirs=[RUN_DIR,...] output=FOLDER [split=test] OVERRIDES
 
 The text is the first run's split; data.* options change it. A run with options, FOLDER?option=value&option=value
 (in quotes, for the shell), is decoded with them; name= labels its row. The same run may come several times.
-engine=ctranslate2 decodes an autoregressive run with that package (pip install 'nat-translation[ctranslate2]').
+engine=ctranslate2 computes an autoregressive run with that package, engine=onnx most of the others with onnxruntime,
+with precision=int8 in 8-bit integers (pip install 'nat-translation[ctranslate2,onnx]'). An export is taken like a run.
 teacher=RUN_DIR and choose=first|own|teacher|mbr_chrf|mbr_bleu are those of nat-decode; the choice is timed too.
 claims='["A > B"]' tests whether the system named A has a higher BLEU than B, by paired bootstrap resampling.
 Writes index.html, a page that opens offline: the table, the figures (drawn where matplotlib is, pip install

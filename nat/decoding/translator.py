@@ -79,10 +79,10 @@ class Translator:
     """A model with its tokenizers.
 
     config: the plain configuration of the run it comes from. folder: that run. weights: its file, where it is not the
-    run's chosen one. engine: the package that computes. precision: of torch's products.
+    run's chosen one. engine: what computes. package: that it is of. precision: of torch's products.
     """
 
-    engine = "torch"
+    engine = package = "torch"
 
     def __init__(
         self,
@@ -109,6 +109,11 @@ class Translator:
     def computed_in(self) -> str:
         """The precision of translations, by its name."""
         return self.precision.value
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the model, whatever computes it."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     def data_option(self, name: str, default: T) -> T:
         """Of the run's own corpus, as it was saved; the default where there is none of its type."""

@@ -17,15 +17,15 @@ from nat.data.lines import file_digest
 from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.decoding.batch_options import BatchOptions
 from nat.decoding.options import DecodingConfig, data_options
-from nat.decoding.translator import Translator, load
+from nat.decoding.translator import Translator
 from nat.distill.fertilities import AlignmentFile, FertilitySource, WordAligner
 from nat.engines.choice import OF_EVERY_METHOD, PRECISION, Engine, decoding_options
+from nat.engines.opening import load, weights_digest
 from nat.errors import ConfigError, DataError
 from nat.files import read_object, write_json
 from nat.models.options import DecodingOptions
 from nat.runs.folder import run_summary
 from nat.runs.lock import LOCK, FolderLock
-from nat.runs.weights import WEIGHTS
 from nat.training.run import keep_learnable
 
 CORPUS, MANIFEST, JOB = "train.jsonl", "manifest.json", "job.json"
@@ -42,7 +42,7 @@ class DistillConfig(DecodingConfig):
     """Everything that `configs/distill.yaml` holds. data: options over those of the teacher's run."""
 
     teacher: str = option(help="run folder of the teacher")
-    engine: Engine = option(Engine.TORCH, "what computes its translations: torch or ctranslate2")
+    engine: Engine = option(Engine.TORCH, "what computes its translations: torch, ctranslate2 or onnx")
     output: str = option(help="folder of the distilled corpus; the same command with the same folder resumes")
     split: str = option("train", "split whose sources are translated: train, valid or test")
     targets: Targets = option(Targets.TEACHER, "the teacher's translations, or those of the corpus, with its score")
@@ -124,7 +124,7 @@ def prepare_job(config: DistillConfig, lock: FolderLock | None) -> Job:
         lengths = (corpus.source_lengths, corpus.target_lengths)
         alignments.check(len(corpus.texts_table), corpus.rows, *lengths)
     identity = {
-        "teacher_weights_sha256": file_digest(Path(config.teacher) / WEIGHTS),
+        "teacher_weights_sha256": weights_digest(teacher.folder),
         "tokenizer": teacher.tokenizers.fingerprint,
         "corpus": corpus.fingerprint,
         "split": config.split,

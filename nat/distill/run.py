@@ -74,11 +74,11 @@ def distill(config: DistillConfig) -> dict[str, Any]:
 def outcome(manifest: dict[str, Any], folder: str) -> str:
     """The main numbers of the manifest in `folder`, for people. Raises DataError where they are not in it."""
     try:
-        bleu = manifest["bleu_against_original"]
+        bleu, score = manifest["bleu_against_original"], manifest["mean_score"]
         return (
             f"{manifest['num_lines']} lines, {manifest['num_truncated']} cut at the length limit, "
             f"{manifest['num_empty']} empty, {manifest['num_unknown']} left out for an <unk>, "
-            f"mean score {manifest['mean_score']:.3f}"
+            f"mean score {'-' if score is None else f'{score:.3f}'}"
             + ("" if bleu is None else f", BLEU against the original targets {bleu:.2f}")
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -140,7 +140,7 @@ def describe(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:
         "num_empty": sum(is_blank(line[job.data.target]) for line in best),
         "num_truncated": sum("truncated" in line for line in best),
         "num_unknown": sum(UNKNOWN in line for part in job.parts for line in read_shard(part)),
-        "mean_score": float(np.mean([line["score"] for line in best])),
+        "mean_score": mean_score(best),
         **compare(job, outputs),
         "corpus_sha256": file_digest(job.folder / CORPUS),
         **to_plain(job.batches),
@@ -150,6 +150,12 @@ def describe(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(job),
     }
+
+
+def mean_score(best: list[dict[str, Any]]) -> float | None:
+    """None where the teacher says no scores, as an export of one graph."""
+    scores = [line["score"] for line in best if line["score"] is not None]
+    return float(np.mean(scores)) if scores else None
 
 
 def describe_fertilities(job: Job, best: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -176,6 +182,6 @@ def compare(job: Job, outputs: dict[int, str]) -> dict[str, Any]:
 
 def versions(job: Job) -> dict[str, str]:
     packages = {"nat": nat.__version__, "torch": torch.__version__}
-    packages |= {job.teacher.engine: version(job.teacher.engine)}
+    packages |= {job.teacher.package: version(job.teacher.package)}
     aligned = job.config.fertilities is FertilitySource.ALIGNER
     return packages | ({"sil-thot": version("sil-thot")} if aligned else {})

@@ -1,20 +1,25 @@
 """Which engine computes a run's translations, in which precision and which batches: read and refused here alone.
 
-torch computes whatever was trained, on any device. ctranslate2 computes autoregressive runs, in float32 or with
-products of 8-bit integers.
+torch computes whatever was trained, on any device. ctranslate2 computes autoregressive runs, onnx most of the others on
+a CPU, both in float32 or with products of 8-bit integers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from enum import Enum
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from nat.config import parse
 from nat.decoding.batch_options import BatchOptions
 from nat.decoding.translator import Translator
-from nat.engines.ctranslate2 import ComputeType, accelerate
+from nat.engines import ctranslate2, onnx
+from nat.engines.base import ComputeType, EngineTranslator
+from nat.errors import ConfigError
+from nat.models.contract import TranslationModel
 from nat.models.options import DecodingOptions
 from nat.runs.precision import choose_precision
 
@@ -25,6 +30,36 @@ OF_EVERY_METHOD = frozenset({PRECISION, *(f.name for f in fields(BatchOptions))}
 class Engine(Enum):
     TORCH = "torch"
     CTRANSLATE2 = "ctranslate2"
+    ONNX = "onnx"
+
+
+class Tool(Protocol):
+    """What the module of an engine other than torch offers."""
+
+    @property
+    def PACKAGES(self) -> Sequence[str]:
+        """That a folder is made and computed with."""
+        ...
+
+    def check(self, translator: Translator) -> None:
+        """Raises ConfigError where a package is missing, and where the run's model cannot be served."""
+        ...
+
+    def write(self, translator: Translator, folder: Path, kind: ComputeType) -> None:
+        """What the engine reads of a run that `check` takes, into a folder that exists."""
+        ...
+
+    def open_written(self, translator: Translator, folder: Path, kind: ComputeType) -> EngineTranslator:
+        """The translator with its model computed from what `write` wrote. Raises ConfigError where the package is
+        missing, or cannot serve the device."""
+        ...
+
+    def longest_source(self, model: TranslationModel) -> int | None:
+        """The most tokens of a sentence; None where there is no limit."""
+        ...
+
+
+TOOLS: dict[Engine, Tool] = {Engine.CTRANSLATE2: ctranslate2, Engine.ONNX: onnx}
 
 
 def decoding_options(
@@ -44,8 +79,19 @@ def with_engine(translator: Translator, engine: Engine, precision: Any = None) -
     ConfigError for an engine that is not installed or cannot compute the run, and for a precision that it does not
     know."""
     name = f"decoding.{PRECISION}"
-    match engine:
-        case Engine.TORCH:
-            return translator.in_precision(choose_precision(precision, translator.device, option=name))
-        case Engine.CTRANSLATE2:
-            return accelerate(translator, parse(ComputeType, precision or ComputeType.FP32.value, name))
+    if engine is Engine.TORCH:
+        return translator.in_precision(choose_precision(precision, translator.device, option=name))
+    if isinstance(translator, EngineTranslator):
+        raise ConfigError(
+            f"engine={engine.value}: {translator.folder} is an export, which {translator.engine} computes"
+        )
+    return accelerate(translator, engine, parse(ComputeType, precision or ComputeType.FP32.value, name))
+
+
+def accelerate(translator: Translator, engine: Engine, kind: ComputeType = ComputeType.FP32) -> EngineTranslator:
+    """The same run in an engine other than torch, from a folder that is left behind by nobody."""
+    tool = TOOLS[engine]
+    tool.check(translator)
+    with tempfile.TemporaryDirectory(prefix=f"nat-{engine.value}-") as folder:
+        tool.write(translator, Path(folder), kind)
+        return tool.open_written(translator, Path(folder), kind)

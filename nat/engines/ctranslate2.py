@@ -1,8 +1,8 @@
 """CTranslate2 as the engine of an autoregressive run: the strong baseline that a speed-up is measured against.
 
 https://opennmt.net/CTranslate2 is an inference engine in C++; Helcl et al. 2022, https://arxiv.org/abs/2205.01966,
-show how much of a claimed speed-up is left against such a one. `accelerate` turns a run's translator into one that
-searches there, with the same weights, tokens, limits of length and choice among hypotheses.
+show how much of a claimed speed-up is left against such a one. The run's translator searches there, with the same
+weights, tokens, limits of length and choice among hypotheses.
 
 In float32 greedy search finds the translations of `nat.search.beam.greedy`, as far as rounding allows. Beam search
 differs where a limit of length ends a hypothesis (ours then pays for EOS, theirs goes on and is cut here), and with
@@ -16,9 +16,6 @@ moves in its second decimal: between batches of 1 and of 64 about one greedy tra
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from nat.data.vocabulary import NUM_SYMBOLS, SYMBOL_TEXT
-from nat.decoding.batch_options import BatchOptions
-from nat.decoding.batched import NOTHING, Decoded
-from nat.decoding.requests import Sentence, source_of
+from nat.decoding.batched import Decoded
 from nat.decoding.translator import Translator
-from nat.errors import ConfigError, DataError
+from nat.engines.base import Answer, ComputeType, WorkerTranslator
+from nat.errors import ConfigError
 from nat.models.autoregressive import Autoregressive
+from nat.models.contract import TranslationModel
 from nat.models.options import DecodingOptions
 from nat.nn.attention.full import FullAttention
 from nat.nn.embedding import Positions, TokenEmbedding
@@ -42,51 +39,21 @@ from nat.search.beam import EOS, length_penalty
 if TYPE_CHECKING:
     import ctranslate2
 
-PACKAGE = "ctranslate2"
+PACKAGE = FOLDER = "ctranslate2"
+PACKAGES = (PACKAGE,)  # that a folder is made and computed with
+QUANTIZATION = {ComputeType.FP32: "float32", ComputeType.INT8: "int8"}  # the engine's names
 FORBIDDEN = -1e9  # instead of -inf, which would become NaN where the engine multiplies it by zero
 POSITIONS = 4096  # sinusoids written out for the engine, whose own ones begin at another position
 
 
-class ComputeType(Enum):
-    """What products are computed in; the values are those of decoding.precision."""
-
-    FP32 = "fp32"
-    INT8 = "int8"
-
-    @property
-    def quantization(self) -> str:
-        """The engine's name of it."""
-        return {"fp32": "float32", "int8": "int8"}[self.value]
-
-
-class EngineTranslator(Translator):
-    """A translator whose `decode` runs in CTranslate2; all else is the given one's.
-
-    It has as many workers of one thread as torch has threads when it is made, and a batch belongs to one worker: so a
-    sentence alone is translated by one thread, and many batches by all of them. Several threads on one batch
-    (`intra_threads`) only make it slower.
-    """
+class CTranslate2Translator(WorkerTranslator):
+    """A translator whose search runs in CTranslate2."""
 
     engine = PACKAGE
 
-    def __init__(
-        self, translator: Translator, model: Autoregressive, engine: ctranslate2.Translator, kind: ComputeType
-    ) -> None:
-        super().__init__(
-            model,
-            translator.tokenizers,
-            translator.device,
-            config=translator.config,
-            folder=translator.folder,
-            weights=translator.weights,
-        )
-        self.longest = model.max_source_length or POSITIONS
-        self._kind = kind
+    def __init__(self, translator: Translator, kind: ComputeType, engine: ctranslate2.Translator) -> None:
+        super().__init__(translator, kind, longest=longest_source(translator.model))
         self._engine = engine
-
-    @property
-    def computed_in(self) -> str:
-        return self._kind.value
 
     def decoding(self, options: dict[str, Any]) -> DecodingOptions:
         """As `Translator.decoding`. Raises ConfigError for a history, and for samples: the engine's random numbers
@@ -98,66 +65,33 @@ class EngineTranslator(Translator):
             raise ConfigError(f"decoding.history=true: {PACKAGE} keeps none, engine=torch does")
         return decoding
 
-    def decode(
-        self,
-        sentences: Sequence[Sentence],
-        *,
-        decoding: DecodingOptions,
-        batches: BatchOptions,
-        advance: Callable[[int], None] = lambda sentences: None,
-    ) -> list[Decoded]:
-        """As `Translator.decode`. The score of a translation that the limit of length cut is the engine's: that of
-        the tokens it went on with, not of an end there."""
+    def start(self, rows: list[list[int]], decoding: DecodingOptions) -> Answer:
+        """As `WorkerTranslator.start`. The engine knows one limit for a batch, so it gets the longest sentence's. The
+        score of a translation that its own limit cut is the engine's: that of the tokens it went on with, not of an end
+        there."""
         assert isinstance(decoding, Autoregressive.Decoding)
-        self.wanted(sentences, "the input")
-        rows = self.encode([source_of(sentence) for sentence in sentences], "the input")
-        results = [NOTHING] * len(rows)
-        filled = [i for i, row in enumerate(rows) if row]
-        advance(len(rows) - len(filled))
-        chosen = [[filled[i] for i in batch] for batch in batches.cut([len(rows[i]) for i in filled])]
-        started = [self._start([rows[i] for i in batch], decoding) for batch in chosen]
-        for batch, answers in zip(chosen, started, strict=True):
-            for i, answer in zip(batch, answers, strict=True):
-                results[i] = unpack(answer.result(), limit=self._limit(len(rows[i]), decoding), decoding=decoding)
-            advance(len(batch))
-        return results
-
-    def encode(
-        self,
-        sentences: Sequence[str],
-        name: str,
-        *,
-        decoding: DecodingOptions | None = None,
-        lines: Sequence[int] | None = None,
-    ) -> list[list[int]]:
-        """As `Translator.encode`; sinusoids have a limit here."""
-        rows = super().encode(sentences, name, decoding=decoding, lines=lines)
-        for number, row in zip(lines or range(1, len(rows) + 1), rows, strict=True):
-            if len(row) > self.longest:
-                raise DataError(f"{name}, line {number}: {len(row)} tokens, but {PACKAGE} takes at most {self.longest}")
-        return rows
-
-    def _limit(self, length: int, decoding: Autoregressive.Decoding) -> int:
-        """Tokens of a translation, at most; the model's own rule."""
-        limit = int(length * decoding.max_length_factor) + decoding.max_length_offset
-        return min(limit, self.longest - 1)
-
-    def _start(self, rows: list[list[int]], decoding: Autoregressive.Decoding) -> list[Any]:
-        """Hand a batch to a worker. The engine knows one limit for a batch, so it gets the longest sentence's."""
-        longest = max(self._limit(len(row), decoding) for row in rows)
-        return self._engine.translate_batch(
+        limits = [self._limit(len(row), decoding) for row in rows]
+        answers = self._engine.translate_batch(
             [[token_name(i) for i in row] for row in rows],
             asynchronous=True,
             beam_size=decoding.beam_size,
             num_hypotheses=decoding.beam_size,
             length_penalty=alpha_of(decoding),
             max_input_length=0,  # no silent cutting
-            max_decoding_length=longest + 1,  # EOS after the last token: without it, the limit cut the translation
+            max_decoding_length=max(limits) + 1,  # EOS after the last token: without it, the limit cut the translation
             min_decoding_length=0,
             disable_unk=not decoding.allow_unknown,
             return_scores=True,
             return_end_token=True,
         )
+        pairs = list(zip(answers, limits, strict=True))
+        return lambda: [unpack(answer.result(), limit=limit, decoding=decoding) for answer, limit in pairs]
+
+    def _limit(self, length: int, decoding: Autoregressive.Decoding) -> int:
+        """Tokens of a translation, at most; the model's own rule."""
+        assert self.longest is not None
+        limit = int(length * decoding.max_length_factor) + decoding.max_length_offset
+        return min(limit, self.longest - 1)
 
 
 def alpha_of(decoding: Autoregressive.Decoding) -> float:
@@ -196,61 +130,75 @@ def token_id(name: str) -> int:
     return SYMBOL_TEXT.index(name) if name in SYMBOL_TEXT else int(name)
 
 
-def accelerate(
-    translator: Translator, kind: ComputeType = ComputeType.FP32, *, folder: Path | None = None
-) -> EngineTranslator:
-    """The same run in CTranslate2. folder: where its model is written, and kept; None: nowhere.
+# --- a run in a folder of the engine ------------------------------------------------------------------
 
-    Raises ConfigError if the package is missing, or where the run's model or the device cannot be served.
-    """
+
+def check(translator: Translator) -> None:
+    """Raises ConfigError where the package is missing, and where the run's model cannot be served."""
+    import_package()
+    model, where = translator.model, f"engine={PACKAGE}: {translator.folder}"
+    if not isinstance(model, Autoregressive):
+        raise ConfigError(f"{where} holds a {type(model).__name__} model; only Autoregressive ones work")
+    if model.net.copying is not None:
+        raise ConfigError(f"{where} has model.copying.enabled=true, which it cannot do")
+    if not isinstance(model.net.embeddings.source, TokenEmbedding):
+        raise ConfigError(f"engine={PACKAGE}: cannot read points, only text")
+    for layer in layers_of(model.net.encoder):
+        family = type(layer.self_attention)
+        if family is not FullAttention:
+            raise ConfigError(f"engine={PACKAGE}: cannot do {family.__name__} in the encoder, only FullAttention")
+
+
+def write(translator: Translator, folder: Path, kind: ComputeType) -> None:
+    """The engine's model of a run that `check` takes."""
+    assert isinstance(translator.model, Autoregressive)
+    (folder / FOLDER).mkdir()
+    convert(translator.model, kind).save(str(folder / FOLDER))
+
+
+def open_written(translator: Translator, folder: Path, kind: ComputeType) -> CTranslate2Translator:
+    """What `write` wrote of the translator's model. Raises ConfigError where the package is missing, or cannot serve
+    the device."""
+    try:
+        engine = import_package().Translator(
+            str(folder / FOLDER),
+            device=translator.device.type,
+            device_index=translator.device.index or 0,
+            compute_type=QUANTIZATION[kind],
+            inter_threads=torch.get_num_threads() if translator.device.type == "cpu" else 1,
+            intra_threads=1,
+        )
+    except (RuntimeError, ValueError) as error:  # for example, built for another CUDA
+        raise ConfigError(f"engine={PACKAGE}: {' '.join(str(error).split())}") from None
+    return CTranslate2Translator(translator, kind, engine)
+
+
+def longest_source(model: TranslationModel) -> int:
+    """The most tokens of a sentence."""
+    return model.max_source_length or POSITIONS
+
+
+def import_package() -> Any:
+    """Raises ConfigError where it is missing."""
     try:
         import ctranslate2
     except ImportError as error:
         raise ConfigError(
             f"engine={PACKAGE}: it cannot be imported ({error}); pip install 'nat-translation[{PACKAGE}]'"
         ) from None
-    model = translator.model
-    if not isinstance(model, Autoregressive):
-        raise ConfigError(
-            f"engine={PACKAGE}: {translator.folder} holds a {type(model).__name__} model; only Autoregressive ones work"
-        )
-    if model.net.copying is not None:
-        raise ConfigError(f"engine={PACKAGE}: {translator.folder} has model.copying.enabled=true, which it cannot do")
-    spec = convert(model, kind)
-    with tempfile.TemporaryDirectory(prefix="nat-ctranslate2-") as temporary:
-        target = Path(temporary) if folder is None else folder
-        target.mkdir(parents=True, exist_ok=True)
-        spec.save(str(target))
-        try:
-            engine = ctranslate2.Translator(
-                str(target),
-                device=translator.device.type,
-                device_index=translator.device.index or 0,
-                compute_type=kind.quantization,
-                inter_threads=torch.get_num_threads() if translator.device.type == "cpu" else 1,
-                intra_threads=1,
-            )
-        except (RuntimeError, ValueError) as error:  # for example, built for another CUDA
-            raise ConfigError(f"engine={PACKAGE}: {' '.join(str(error).split())}") from None
-    return EngineTranslator(translator, model, engine, kind)
+    return ctranslate2
 
 
 # --- conversion ------------------------------------------------------------------------------------
 
 
 def convert(model: Autoregressive, kind: ComputeType = ComputeType.FP32) -> Any:
-    """A `ctranslate2.specs.TransformerSpec` with the model's weights. Raises ConfigError for attention that the engine
-    does not know."""
+    """A `ctranslate2.specs.TransformerSpec` with the model's weights."""
     from ctranslate2.specs import TransformerSpec
 
     encoder, decoder, words = model.net.encoder, model.net.decoder, model.net.embeddings.source
-    if not isinstance(words, TokenEmbedding):
-        raise ConfigError(f"engine={PACKAGE}: cannot read points, only text")
-    for layer in layers_of(encoder):
-        family = type(layer.self_attention)
-        if family is not FullAttention:
-            raise ConfigError(f"engine={PACKAGE}: cannot do {family.__name__} in the encoder, only FullAttention")
     first = layers_of(decoder)[0]
+    assert isinstance(words, TokenEmbedding)
     assert first.cross_attention is not None
     spec = TransformerSpec.from_config(
         (len(encoder.layers), len(decoder.layers)), first.cross_attention.num_heads, pre_norm=first.self_residual.pre
@@ -269,7 +217,7 @@ def convert(model: Autoregressive, kind: ComputeType = ComputeType.FP32) -> Any:
     spec.register_source_vocabulary([token_name(i) for i in range(words.num_embeddings)])
     spec.register_target_vocabulary([token_name(i) for i in range(model.net.embeddings.target.num_embeddings)])
     spec.validate()
-    spec.optimize(quantization=kind.quantization)
+    spec.optimize(quantization=QUANTIZATION[kind])
     return spec
 
 

@@ -17,7 +17,9 @@ from nat.data.vocabulary import Symbol
 from nat.engines.onnx_products import MICROSOFT, Factor, Products, array, parameters, write_graph
 from nat.models.ctc import CTC
 from nat.nn.attention.full import FullAttention
+from nat.nn.attention.positional import OthersAttention, PositionalAttention
 from nat.nn.embedding import OutputLayer, Positions, TokenEmbedding
+from nat.nn.seq2seq import Seq2Seq
 from nat.nn.transformer import Decoder, Encoder, Layer, Residual
 
 POSITIONS = 1024  # sinusoids that are written out
@@ -47,9 +49,12 @@ def stacked(products: Products, x: str, stack: Encoder | Decoder, key: str, memo
 
 def layered(products: Products, x: str, layer: Layer, key: str, memory: Factor | None) -> str:
     residual, attention = layer.self_residual, layer.self_attention
-    assert isinstance(attention, FullAttention)
     entered = products.factor(entering(products, x, residual), f"{key}.self")
-    x = leaving(products, x, attended(products, entered, entered, attention, f"{key}.self_mixed"), residual)
+    x = leaving(products, x, mixed(products, entered, attention, f"{key}.self_mixed"), residual)
+    if layer.positional_attention is not None and layer.positional_residual is not None:
+        residual, attention = layer.positional_residual, layer.positional_attention
+        entered = products.factor(entering(products, x, residual), f"{key}.places")
+        x = leaving(products, x, mixed(products, entered, attention, f"{key}.places_mixed"), residual)
     if layer.cross_attention is not None and layer.cross_residual is not None:
         assert memory is not None
         entered = products.factor(entering(products, x, layer.cross_residual), f"{key}.cross")
@@ -68,6 +73,50 @@ def entering(products: Products, x: str, residual: Residual) -> str:
 def leaving(products: Products, x: str, update: str, residual: Residual) -> str:
     x = products.graph.node("Add", x, update)
     return x if residual.pre else normalised(products, x, residual.norm)
+
+
+def mixed(products: Products, x: Factor, attention: nn.Module, key: str) -> str:
+    """x: (B, L, D), which looks at itself by one of the three kinds that graphs are written for."""
+    assert isinstance(attention, FullAttention)
+    if isinstance(attention, PositionalAttention):
+        return placed_attention(products, x, attention, key)
+    if isinstance(attention, OthersAttention):
+        return others_attention(products, x, attention, key)
+    return attended(products, x, x, attention, key)
+
+
+def others_attention(products: Products, x: Factor, attention: OthersAttention, key: str) -> str:
+    """No position looks at itself; one that is alone mixes nothing."""
+    graph, heads = products.graph, attention.num_heads
+    weight, bias = parameters(attention.project_in)
+    inputs = [products.linear(x, *part) for part in zip(np.split(weight, 3), np.split(bias, 3), strict=True)]
+    length = columns_of(products, x.values)
+    square = graph.node("ConstantOfShape", graph.node("Concat", length, length, axis=0))
+    itself = graph.node("Mul", graph.node("EyeLike", square, k=0), graph.real(IMPOSSIBLE))  # (L, L)
+    itself = graph.node("Unsqueeze", itself, graph.ints(0, 1))
+    found = graph.node("MultiHeadAttention", *inputs, "", "", itself, domain=MICROSOFT, num_heads=heads)
+    several = graph.node("Cast", graph.node("Greater", length, graph.ints(1)), to=1)  # FLOAT
+    found = graph.node("Mul", found, several)
+    return products.linear(products.factor(found, key), *parameters(attention.project_out))
+
+
+def placed_attention(products: Products, x: Factor, attention: PositionalAttention, key: str) -> str:
+    """Where a position looks is the same for all sentences: its queries and keys are constants."""
+    graph, heads = products.graph, attention.num_heads
+    weight, bias = parameters(attention.project_in)
+    table, length = array(attention.positions(POSITIONS)), columns_of(products, x.values)
+    parts = list(zip(np.split(weight, 3), np.split(bias, 3), strict=True))
+    constants = [graph.constant((table @ w.T + b)[None]) for w, b in parts[:2]]  # (1, POSITIONS, D)
+    places = [graph.node("Slice", part, graph.ints(0), length, graph.ints(1)) for part in constants]
+    values = products.linear(x, *parts[2])
+    found = graph.node("MultiHeadAttention", *places, values, domain=MICROSOFT, num_heads=heads)
+    return products.linear(products.factor(found, key), *parameters(attention.project_out))
+
+
+def columns_of(products: Products, x: str) -> str:
+    """(1): L of x (B, L, ...)."""
+    graph = products.graph
+    return graph.node("Slice", graph.node("Shape", x), graph.ints(1), graph.ints(2))
 
 
 def attended(products: Products, x: Factor, context: Factor, attention: FullAttention, key: str) -> str:
@@ -95,7 +144,7 @@ def write_decoder(decoder: Decoder, path: Path, *, samples: Samples | None) -> N
 
     def describe(products: Products) -> None:
         x = products.graph.input("states", "FLOAT", "B", "L", "D")
-        memory = products.factor(products.graph.input("memory", "FLOAT", "B", "S", "D"), "memory")
+        memory = products.factor(products.graph.input("memory", "FLOAT", "B", "S", "D"), "decoder.memory")
         products.graph.output(stacked(products, x, decoder, "decoder", memory), "decoded", "FLOAT", "B", "L", "D")
 
     write_graph(describe, path, samples=samples)
@@ -105,7 +154,7 @@ def write_output(output: OutputLayer, embedding: TokenEmbedding, path: Path, *, 
     """states (N, D) -> logits (N, V). samples: as for the encoder."""
 
     def describe(products: Products) -> None:
-        states = products.factor(products.graph.input("states", "FLOAT", "N", "D"), "states")
+        states = products.factor(products.graph.input("states", "FLOAT", "N", "D"), "output.states")
         logits = products.linear(states, array(embedding.weight), array(output.bias))
         products.graph.output(logits, "logits", "FLOAT", "N", "V")
 
@@ -124,10 +173,8 @@ def write_ctc(model: CTC, path: Path, *, samples: Samples | None) -> None:
     def describe(products: Products) -> None:
         graph, net, split = products.graph, model.net, model.split
         tokens = graph.input("tokens", "INT64", "B", "S")
-        length = graph.node("Slice", graph.node("Shape", tokens), graph.ints(1), graph.ints(2))
-        embedding = net.embeddings.source
-        assert isinstance(embedding, TokenEmbedding)
-        x = products.rows_of(array(embedding.weight) * embedding.scale, tokens)
+        length = columns_of(products, tokens)
+        x = embedded(products, tokens, net.embeddings.source)
         x = stacked(products, placed(products, x, net.source_positions, length), net.encoder, "encoder")
         memory = products.factor(x, "memory")
         num_slots = graph.node("Mul", length, graph.ints(split.num_slots))
@@ -138,13 +185,17 @@ def write_ctc(model: CTC, path: Path, *, samples: Samples | None) -> None:
         x = placed(products, graph.node("Reshape", x, canvas), net.target_positions, num_slots)
         x = stacked(products, x, net.decoder, "decoder", memory)
         states = graph.node("Reshape", x, graph.ints(-1, net.embeddings.target.embedding_dim))  # (B A, D)
-        best = (
-            best_symbols(products, states, model) if net.blank_gate is None else gated_symbols(products, states, model)
-        )
+        best = best_symbols(products, states, net) if net.blank_gate is None else gated_symbols(products, states, model)
         shape = graph.node("Concat", graph.ints(-1), num_slots, axis=0)
         graph.output(graph.node("Reshape", best, shape), "path", "INT64", "B", "A")
 
     write_graph(describe, path, samples=samples)
+
+
+def embedded(products: Products, tokens: str, embedding: nn.Module) -> str:
+    """tokens: (B, L) -> (B, L, D), without positions."""
+    assert isinstance(embedding, TokenEmbedding)
+    return products.rows_of(array(embedding.weight) * embedding.scale, tokens)
 
 
 def placed(products: Products, x: str, positions: Positions, length: str) -> str:
@@ -153,9 +204,9 @@ def placed(products: Products, x: str, positions: Positions, length: str) -> str
     return graph.node("Add", x, graph.node("Slice", graph.constant(table), graph.ints(0), length))
 
 
-def best_symbols(products: Products, states: str, model: CTC) -> str:
+def best_symbols(products: Products, states: str, net: Seq2Seq, *, key: str = "states") -> str:
     """The best symbols (N) of states (N, D)."""
-    return _largest(products, states, model)[0]
+    return _largest(products, states, net, key)[0]
 
 
 def gated_symbols(products: Products, states: str, model: CTC) -> str:
@@ -170,7 +221,7 @@ def gated_symbols(products: Products, states: str, model: CTC) -> str:
     odds = graph.node("ReduceSum", graph.node("Mul", states, graph.constant(weight)), graph.ints(1), keepdims=0)
     odds = graph.node("Add", odds, graph.constant(bias))  # (N)
     undecided = _places(products, graph.node("Less", odds, graph.real(0.0)))  # (M)
-    words, logits, largest = _largest(products, graph.node("Gather", states, undecided), model)
+    words, logits, largest = _largest(products, graph.node("Gather", states, undecided), model.net, "states")
     odds_left = graph.node("Gather", odds, undecided)
     close = _places(products, graph.node("Greater", odds_left, graph.real(-math.log(model.vocabularies.target_size))))
     above = graph.node("Unsqueeze", graph.node("Gather", largest, close), graph.ints(1))
@@ -191,19 +242,19 @@ def _places(products: Products, where: str) -> str:
     return graph.node("Squeeze", graph.node("NonZero", where), graph.ints(0))
 
 
-def _largest(products: Products, states: str, model: CTC) -> tuple[str, str, str]:
+def _largest(products: Products, states: str, net: Seq2Seq, key: str) -> tuple[str, str, str]:
     """Of states (N, D): the best symbols (N), the logits (N, W) of all that can be written and of columns of no
     probability, which fill the last block, and the largest of each (N).
 
     The maximum of each block of columns, then the arg max among the blocks and within one: of equal logits the first
     wins, as it does in torch.
     """
-    graph, output = products.graph, model.net.output
-    weight = array(model.net.embeddings.target.weight)
+    graph, output = products.graph, net.output
+    weight = array(net.embeddings.target.weight)
     allowed = np.array([i for i in range(len(weight)) if i not in output.forbidden])
     columns = np.pad(allowed, (0, -len(allowed) % BLOCK))
     bias = np.where(np.arange(len(columns)) < len(allowed), 0.0, IMPOSSIBLE).astype(np.float32)
-    logits = products.linear(products.factor(states, "states"), weight[columns], bias)
+    logits = products.linear(products.factor(states, key), weight[columns], bias)
     blocks = graph.node("Reshape", logits, graph.ints(-1, len(columns) // BLOCK, BLOCK))
     maxima = graph.node("ReduceMax", blocks, graph.ints(2), keepdims=0)  # (N, blocks)
     block = graph.node("ArgMax", maxima, axis=1, keepdims=1)  # (N, 1)

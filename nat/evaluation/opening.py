@@ -12,8 +12,9 @@ from yaml import YAMLError, safe_load
 from nat.config import option, parse
 from nat.decoding.candidates import Choice, resolve_choice
 from nat.decoding.options import DecodingCommandConfig, Device
-from nat.decoding.translator import Translator, load
+from nat.decoding.translator import Translator
 from nat.engines.choice import Engine, decoding_options
+from nat.engines.opening import load
 from nat.errors import ConfigError
 from nat.evaluation.inputs import Split
 from nat.evaluation.system import Scorer, System

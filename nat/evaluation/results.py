@@ -231,7 +231,7 @@ def provenance(system: System) -> dict[str, Any]:
         "model": type(translator.model).__name__,
         "engine": translator.engine,
         "weights": translator.weights or run_summary(translator.folder).get("weights"),
-        "num_parameters": sum(parameter.numel() for parameter in translator.model.parameters()),
+        "num_parameters": translator.num_parameters,
         "decoding": to_plain(system.decoding),
         "precision": translator.computed_in,
         **to_plain(system.batches),
@@ -239,7 +239,7 @@ def provenance(system: System) -> dict[str, Any]:
         "machine": machine_name(),
         "num_threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in sorted({"torch", "sacrebleu", "sentencepiece", translator.engine})}
+        | {name: version(name) for name in sorted({"torch", "sacrebleu", "sentencepiece", translator.package})}
         | {"nat": nat.__version__},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

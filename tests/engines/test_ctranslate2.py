@@ -16,8 +16,10 @@ from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
 from nat.decoding.batch_options import BatchOptions
 from nat.decoding.batched import Decoded
 from nat.decoding.translator import Translator, load
+from nat.engines import choice
 from nat.engines import ctranslate2 as engine
-from nat.engines.ctranslate2 import ComputeType, EngineTranslator, accelerate
+from nat.engines.base import ComputeType, WorkerTranslator
+from nat.engines.ctranslate2 import CTranslate2Translator
 from nat.errors import ConfigError, DataError
 from nat.evaluation.inputs import Split, read_split
 from nat.evaluation.speed import threads
@@ -38,6 +40,12 @@ class Numbers:
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         return [" ".join(map(str, row)) for row in rows]
+
+
+def accelerate(translator: Translator, kind: ComputeType = ComputeType.FP32) -> CTranslate2Translator:
+    found = choice.accelerate(translator, choice.Engine.CTRANSLATE2, kind)
+    assert isinstance(found, CTranslate2Translator)
+    return found
 
 
 @pytest.fixture
@@ -166,8 +174,9 @@ def test_weights_of_int8_are_kept_in_8_bits(random_translator: Callable[..., Tra
     translator = random_translator(size={"dim": 32, "ffn_dim": 64})
     sizes = []
     for kind in ComputeType:
-        accelerate(translator, kind, folder=tmp_path / kind.value)
-        sizes.append((tmp_path / kind.value / "model.bin").stat().st_size)
+        (tmp_path / kind.value).mkdir()
+        engine.write(translator, tmp_path / kind.value, kind)
+        sizes.append((tmp_path / kind.value / engine.FOLDER / "model.bin").stat().st_size)
     tables = 2 * 4 * 32 * engine.POSITIONS  # of sinusoids, in float32
     assert sizes[1] - tables < 0.5 * (sizes[0] - tables)
 
@@ -214,11 +223,6 @@ def test_a_worker_for_each_thread_of_torch(random_translator: Callable[..., Tran
     assert accelerate(random_translator())._engine.num_translators == 1
 
 
-def test_the_folder_stays_if_it_was_given(random_translator: Callable[..., Translator], tmp_path: Path) -> None:
-    accelerate(random_translator(), folder=tmp_path / "deep" / "model")
-    assert (tmp_path / "deep" / "model" / "model.bin").is_file()
-
-
 def test_too_long_for_the_positions(
     random_translator: Callable[..., Translator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,7 +266,7 @@ def test_a_missing_package_is_named_with_its_command(
 
 def test_it_is_a_translator(random_translator: Callable[..., Translator]) -> None:
     fast = accelerate(random_translator())
-    assert isinstance(fast, EngineTranslator)
+    assert isinstance(fast, WorkerTranslator)
     assert fast.engine == "ctranslate2"
     with pytest.raises(ConfigError, match="no such option"):
         fast.decoding({"beam": 4})

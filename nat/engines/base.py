@@ -1,0 +1,116 @@
+"""What all engines beside torch have in common: products in one of two precisions, limits, batches for workers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Self
+
+from nat.decoding.batch_options import BatchOptions
+from nat.decoding.batched import NOTHING, Decoded
+from nat.decoding.requests import Sentence, source_of
+from nat.decoding.translator import Translator
+from nat.errors import ConfigError, DataError
+from nat.models.options import DecodingOptions
+from nat.runs.precision import Precision
+
+Answer = Callable[[], list[Decoded]]  # waits for the translations of a batch
+
+
+class ComputeType(Enum):
+    """What an engine multiplies in; the values are those of decoding.precision."""
+
+    FP32 = "fp32"
+    INT8 = "int8"
+
+
+class EngineTranslator(Translator):
+    """A translator whose model an engine computes, whole or in parts; all else is the given one's.
+
+    longest: tokens of a source that the engine takes; None: as many as the model.
+    """
+
+    def __init__(self, translator: Translator, kind: ComputeType, *, longest: int | None = None) -> None:
+        super().__init__(
+            translator.model,
+            translator.tokenizers,
+            translator.device,
+            config=translator.config,
+            folder=translator.folder,
+            weights=translator.weights,
+        )
+        self.kind, self.longest = kind, longest
+        self._num_parameters = translator.num_parameters
+
+    @property
+    def num_parameters(self) -> int:
+        return self._num_parameters
+
+    @property
+    def computed_in(self) -> str:
+        return self.kind.value
+
+    def in_precision(self, precision: Precision) -> Self:
+        """The engine computes in that of the model that it holds. Raises ConfigError for another one of torch."""
+        if precision is not Precision.FP32:
+            raise ConfigError(
+                f"decoding.precision={precision.value}: has no effect, {self.engine} computes {self.folder} in "
+                f"{self.computed_in}"
+            )
+        return self
+
+    def encode(
+        self,
+        sentences: Sequence[str],
+        name: str,
+        *,
+        decoding: DecodingOptions | None = None,
+        lines: Sequence[int] | None = None,
+    ) -> list[list[int]]:
+        """As `Translator.encode`; an engine's sinusoids have a limit."""
+        rows = super().encode(sentences, name, decoding=decoding, lines=lines)
+        for number, row in zip(lines or range(1, len(rows) + 1), rows, strict=True):
+            if self.longest is not None and len(row) > self.longest:
+                raise DataError(
+                    f"{name}, line {number}: {len(row)} tokens, but {self.engine} takes at most {self.longest}"
+                )
+        return rows
+
+
+class WorkerTranslator(EngineTranslator):
+    """One that computes whole batches, each by one worker of one thread.
+
+    There are as many workers as torch has threads when the engine is opened: so a sentence alone is translated by one
+    thread, and many batches by all of them. Several threads on one batch only make it slower.
+    """
+
+    def decode(
+        self,
+        sentences: Sequence[Sentence],
+        *,
+        decoding: DecodingOptions,
+        batches: BatchOptions,
+        advance: Callable[[int], None] = lambda sentences: None,
+    ) -> list[Decoded]:
+        """As `Translator.decode`."""
+        self.wanted(sentences, "the input")
+        rows = self.encode([source_of(sentence) for sentence in sentences], "the input")
+        results = [NOTHING] * len(rows)
+        filled = [i for i, row in enumerate(rows) if row]
+        advance(len(rows) - len(filled))
+        chosen = [[filled[i] for i in batch] for batch in self.cut([len(rows[i]) for i in filled], batches)]
+        started = [self.start([rows[i] for i in batch], decoding) for batch in chosen]
+        for batch, answer in zip(chosen, started, strict=True):
+            for i, decoded in zip(batch, answer(), strict=True):
+                results[i] = decoded
+            advance(len(batch))
+        return results
+
+    def cut(self, lengths: Sequence[int], batches: BatchOptions) -> list[list[int]]:
+        """Batches of sentences of these lengths: their indices."""
+        return [batch.tolist() for batch in batches.cut(lengths)]
+
+    @abstractmethod
+    def start(self, rows: list[list[int]], decoding: DecodingOptions) -> Answer:
+        """Hand a batch to a worker. rows: ids of sentences, none of them empty."""

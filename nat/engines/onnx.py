@@ -1,0 +1,170 @@
+"""ONNX Runtime as the engine of non-autoregressive runs, https://onnxruntime.ai, on the CPU.
+
+A model of a single pass is one graph, from tokens to tokens (`GraphTranslator`). A model of several passes keeps its
+own loop, `nat.search.refine`, and all that lies around its stacks (`StacksTranslator`, `nat.engines.onnx_stacks`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nat.data.tokenized import TokenizedCorpus, prepare
+from nat.decoding.batch_options import BatchOptions
+from nat.decoding.batched import Decoded
+from nat.decoding.options import data_options
+from nat.decoding.translator import Translator
+from nat.engines.base import Answer, ComputeType, EngineTranslator, WorkerTranslator
+from nat.engines.onnx_graph import POSITIONS, write_ctc
+from nat.engines.onnx_session import ENGINE, PACKAGE, open_session, require
+from nat.engines.onnx_single import write_fertility, write_vanilla
+from nat.engines.onnx_stacks import read_stacks, write_stacks
+from nat.errors import ConfigError
+from nat.models.contract import TranslationModel
+from nat.models.ctc import CTC
+from nat.models.fertility import Fertility
+from nat.models.imputer import Imputer
+from nat.models.mask_predict import MaskPredict
+from nat.models.options import DecodingOptions
+from nat.models.refinement import Refinement
+from nat.models.vanilla import Vanilla
+from nat.nn.attention.base import Attention, tightest
+from nat.nn.attention.full import FullAttention
+from nat.nn.attention.positional import OthersAttention, PositionalAttention
+
+PACKAGES = ("onnx", PACKAGE)  # that a folder is made and computed with
+MODEL = "model.onnx"
+NUM_SAMPLES = 100  # sentences that magnitudes are measured on
+SINGLE_PASS: dict[type[TranslationModel], Any] = {CTC: write_ctc, Vanilla: write_vanilla, Fertility: write_fertility}
+SEVERAL_PASSES = (MaskPredict, Refinement, Imputer)
+ATTENTIONS = (FullAttention, OthersAttention, PositionalAttention)
+
+
+class GraphTranslator(WorkerTranslator):
+    """A single pass as one graph. It has no scores."""
+
+    engine, package = ENGINE, PACKAGE
+
+    def __init__(self, translator: Translator, kind: ComputeType, folder: Path) -> None:
+        super().__init__(translator, kind, longest=longest_source(translator.model))
+        self._session = open_session(folder / MODEL)
+        self._workers = ThreadPoolExecutor(torch.get_num_threads())
+
+    def decoding(self, options: dict[str, Any]) -> DecodingOptions:
+        """As `Translator.decoding`. Raises ConfigError for what the graph does not do, which has one answer."""
+        decoding = super().decoding(options)
+        for f in fields(decoding):
+            value = getattr(decoding, f.name)
+            if value != f.default:
+                raise ConfigError(
+                    f"decoding.{f.name}={value}: {self.folder} is computed by one {ENGINE} graph, made with "
+                    f"{f.name}={f.default}; engine=torch can"
+                )
+        return decoding
+
+    def start(self, rows: list[list[int]], decoding: DecodingOptions) -> Answer:
+        return self._workers.submit(self._translate, rows).result
+
+    def cut(self, lengths: Sequence[int], batches: BatchOptions) -> list[list[int]]:
+        """Of one length each: graphs know no padding."""
+        found = []
+        for length in sorted(set(lengths), reverse=True):
+            same = [i for i, other in enumerate(lengths) if other == length]
+            found += [[same[i] for i in batch] for batch in batches.cut([length] * len(same))]
+        return found
+
+    def _translate(self, rows: list[list[int]]) -> list[Decoded]:
+        from nat.engines import translate
+
+        written = translate.run(self._session, rows, collapses(self.model))
+        return [Decoded([ids], [math.nan], 1, False) for ids in written]
+
+
+class StacksTranslator(EngineTranslator):
+    """Several passes: the model's own loop, around graphs."""
+
+    engine, package = ENGINE, PACKAGE
+
+    def __init__(self, translator: Translator, kind: ComputeType, folder: Path) -> None:
+        super().__init__(translator, kind)
+        self.model = read_stacks(translator.model, folder)
+
+
+def check(translator: Translator) -> None:
+    """Raises ConfigError where a package is missing, and where the run's model or the device cannot be served."""
+    model, where = translator.model, f"engine={ENGINE}: {translator.folder}"
+    for package in PACKAGES:
+        require(package)
+    if not isinstance(model, (*SINGLE_PASS, *SEVERAL_PASSES)):
+        raise ConfigError(
+            f"{where} holds a {type(model).__name__} model; {named(SINGLE_PASS)} become one graph, "
+            f"{named(SEVERAL_PASSES)} graphs around their loop, and Autoregressive is for ctranslate2"
+        )
+    if model.vocabularies.points:
+        raise ConfigError(f"{where} reads points, only text can be exported")
+    for part in model.modules():
+        if isinstance(part, Attention) and type(part) not in ATTENTIONS:
+            raise ConfigError(f"{where} has {type(part).__name__}, which no graph is written for, only full attention")
+    if isinstance(model, SEVERAL_PASSES):
+        return
+    net: Any = model.net
+    for name, present in (
+        ("copying", net.copying is not None),
+        ("deep_supervision", net.feedback and isinstance(model, CTC)),
+    ):
+        if present:
+            raise ConfigError(f"{where} has model.{name}.enabled=true, which no graph is written for")
+
+
+def named(kinds: Any) -> str:
+    *first, last = (kind.__name__ for kind in kinds)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def write(translator: Translator, folder: Path, kind: ComputeType) -> None:
+    """The graphs of a run that `check` takes, and what is needed beside them. For int8, magnitudes are measured on
+    sentences of the run's validation text. Raises ConfigError or DataError where that cannot be read."""
+    model = translator.model
+    rows = sample_rows(translator) if kind is ComputeType.INT8 else None
+    if isinstance(model, SEVERAL_PASSES):
+        write_stacks(translator, folder, rows)
+        return
+    samples = None if rows is None else [{"tokens": np.array([row])} for row in rows]
+    SINGLE_PASS[type(model)](model, folder / MODEL, samples=samples)
+
+
+def sample_rows(translator: Translator) -> list[list[int]]:
+    """Ids of at most NUM_SAMPLES sources of the validation text, evenly spread, that the graph can take."""
+    corpus = prepare(data_options(translator, {}), "valid", translator.tokenizers, filtered=False)
+    assert isinstance(corpus, TokenizedCorpus)
+    places = np.unique(np.linspace(0, len(corpus) - 1, min(NUM_SAMPLES, len(corpus))).round().astype(int))
+    rows, most = [pair.source for pair in corpus.pairs(places)], longest_source(translator.model)
+    return [row for row in rows if row and (most is None or len(row) <= most)]
+
+
+def open_written(translator: Translator, folder: Path, kind: ComputeType) -> EngineTranslator:
+    """What `write` wrote of the translator's model. Raises ConfigError without the package, and for a GPU."""
+    if translator.device.type != "cpu":
+        raise ConfigError(f"device={translator.device.type}: {ENGINE} computes on the CPU; use device=cpu")
+    several = isinstance(translator.model, SEVERAL_PASSES)
+    return (StacksTranslator if several else GraphTranslator)(translator, kind, folder)
+
+
+def longest_source(model: TranslationModel) -> int | None:
+    """The most tokens of a sentence: a graph's sinusoids have a limit, those of a canvas too."""
+    if isinstance(model, SEVERAL_PASSES):
+        return model.max_source_length
+    slots = model.split.num_slots if isinstance(model, CTC) else 1
+    return tightest((model.max_source_length, POSITIONS // slots))
+
+
+def collapses(model: TranslationModel) -> bool:
+    """Whether a graph's path is of slots."""
+    return isinstance(model, CTC)
