@@ -26,7 +26,7 @@ class TableState:
     sentences: tuple[int, ...]
     histories: tuple[tuple[tuple[int, ...], ...], ...]
 
-    def select_sentences(self, rows: Tensor) -> TableState:
+    def select(self, rows: Tensor) -> TableState:
         chosen = rows.tolist()
         return TableState(tuple(self.sentences[i] for i in chosen), tuple(self.histories[i] for i in chosen))
 

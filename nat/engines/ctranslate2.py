@@ -111,7 +111,7 @@ def unpack(answer: Any, *, limit: int, decoding: Autoregressive.Decoding) -> Dec
     for names, score in zip(answer.hypotheses, answer.scores, strict=True):
         tokens = [token_id(name) for name in names]
         log_prob = score * len(tokens) ** alpha
-        rank = log_prob / float(length_penalty(torch.tensor(float(len(tokens))), alpha))
+        rank = log_prob / length_penalty(len(tokens), alpha)
         ended = tokens[-1:] == [EOS]
         tokens = tokens[:-1] if ended else tokens
         hypotheses.append((rank, tokens[:limit], log_prob, not ended or len(tokens) > limit))

@@ -40,10 +40,6 @@ class TeacherState(Rows):
     copyable: Copyable | None
     banned: tuple[int, ...]
 
-    def select_sentences(self, rows: Int[Tensor, " N"]) -> TeacherState:
-        copyable = None if self.copyable is None else self.copyable.select(rows)
-        return TeacherState(self.decoder.select_sentences(rows), copyable, self.banned)
-
     def reorder(self, origin: Int[Tensor, "B K"]) -> TeacherState:
         return replace(self, decoder=self.decoder.reorder(origin))
 

@@ -41,10 +41,6 @@ class PointerState(Rows):
     keys: Float[Tensor, "B C D"]
     allowed: Bool[Tensor, "B K C"]
 
-    def select_sentences(self, rows: Int[Tensor, " N"]) -> PointerState:
-        decoder = self.decoder.select_sentences(rows)
-        return PointerState(decoder, self.states[rows], self.keys[rows], self.allowed[rows])
-
     def reorder(self, origin: Int[Tensor, "B K"]) -> PointerState:
         wide = origin[:, :, None].expand(-1, -1, self.allowed.size(2))
         return replace(self, decoder=self.decoder.reorder(origin), allowed=self.allowed.gather(1, wide))

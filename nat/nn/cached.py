@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -12,24 +13,38 @@ from nat.nn.attention.full import CausalAttention
 from nat.nn.transformer import Decoder, Memory
 from nat.rows import Rows
 
+ROOM = 32  # keys that there is room for at first; then twice as many, and so on
+
 
 @dataclass(frozen=True)
 class LayerCache(Rows):
-    """What a decoder layer keeps between steps. past_keys, past_values: (B * K, H, L, D/H) of the tokens so
-    far; memory_keys, memory_values: (B, H, S, D/H), shared by the K hypotheses of a sentence."""
+    """What a decoder layer keeps between steps. past: (B, R, 2 D), room for the keys and values, side by side, of all
+    tokens so far of all hypotheses of a sentence; a step writes into it. memory_keys, memory_values: (B, H, S, E)."""
 
-    past_keys: Tensor
-    past_values: Tensor
+    past: Float[Tensor, "B R I"]
     memory_keys: Tensor
     memory_values: Tensor
+
+    def with_room(self, num_keys: int) -> LayerCache:
+        """For so many keys at least."""
+        if num_keys <= self.past.size(1):
+            return self
+        wider = max(num_keys, ROOM, 2 * self.past.size(1))
+        return replace(self, past=F.pad(self.past, (0, 0, 0, wider - self.past.size(1))))
 
 
 @dataclass(frozen=True)
 class DecoderState(Rows):
-    """The decoder between two steps, for `decoding/beam.py`. valid: (B, S), or None where every source
-    position is a token."""
+    """The decoder between two steps, for `nat.search.beam`. Keys stay where a step has written them: P of them so far,
+    one for each hypothesis that there was at each step, and a hypothesis knows its own.
+
+    past: (B, K, P) True at what each of K hypotheses has behind it; None where that is everything, for there is one
+    hypothesis. used: P. valid: (B, S), or None where every source position is a token.
+    """
 
     layers: tuple[LayerCache, ...]
+    past: Bool[Tensor, "B K P"] | None
+    used: int
     valid: Bool[Tensor, "B S"] | None
 
     @classmethod
@@ -39,52 +54,47 @@ class DecoderState(Rows):
         for layer in decoder.stack:
             assert layer.cross_attention is not None
             keys, values = memory.keys_values(layer.cross_attention)
-            layers.append(LayerCache(keys[:, :, :0], values[:, :, :0], keys, values))
-        return cls(tuple(layers), None if bool(memory.valid.all()) else memory.valid)
-
-    def select_sentences(self, rows: Int[Tensor, " N"]) -> DecoderState:
-        num_hypotheses = self.layers[0].past_keys.size(0) // self.layers[0].memory_keys.size(0)
-        flat = (rows[:, None] * num_hypotheses + torch.arange(num_hypotheses, device=rows.device)).flatten()
-        return DecoderState(
-            tuple(
-                LayerCache(
-                    layer.past_keys[flat], layer.past_values[flat], layer.memory_keys[rows], layer.memory_values[rows]
-                )
-                for layer in self.layers
-            ),
-            None if self.valid is None else self.valid[rows],
-        )
+            nothing = keys.new_zeros(len(keys), 0, 2 * keys.size(1) * keys.size(3))
+            layers.append(LayerCache(nothing, keys, values))
+        return cls(tuple(layers), None, 0, None if bool(memory.valid.all()) else memory.valid)
 
     def reorder(self, origin: Int[Tensor, "B K"]) -> DecoderState:
-        num_rows = origin.size(0)
-        before = self.layers[0].past_keys.size(0) // num_rows
-        flat = (torch.arange(num_rows, device=origin.device)[:, None] * before + origin).flatten()
-        return replace(
-            self,
-            layers=tuple(
-                replace(layer, past_keys=layer.past_keys[flat], past_values=layer.past_values[flat])
-                for layer in self.layers
-            ),
-        )
+        """See `nat.search.beam.StepState`: not the keys move, but who has them behind it."""
+        shape = (*origin.shape, self.used)
+        if self.past is None:
+            return replace(self, past=torch.ones(shape, dtype=torch.bool, device=origin.device))
+        return replace(self, past=self.past.gather(1, origin[:, :, None].expand(shape)))
+
+    def advanced(self, num_hypotheses: int) -> DecoderState:
+        """One step later: each hypothesis has its own new key behind it, too."""
+        used = self.used + num_hypotheses
+        if self.past is None:
+            assert num_hypotheses == 1, "several hypotheses come from `reorder`"
+            return replace(self, used=used)
+        own = torch.eye(num_hypotheses, dtype=torch.bool, device=self.past.device)
+        past = torch.cat((self.past, own.expand(len(self.past), -1, -1)), dim=2)
+        return replace(self, past=past, used=used)
 
 
 def step_decoder(
     decoder: Decoder, x: Float[Tensor, "B K D"], state: DecoderState
 ) -> tuple[Float[Tensor, "B K D"], DecoderState]:
-    """One position for every hypothesis, attending to its own past through the cache. The K hypotheses of a
-    sentence are K queries to one copy of its memory. x: placed decoder inputs."""
-    num_rows, num_hypotheses = x.shape[:2]
+    """One position for every hypothesis. The K hypotheses of a sentence are K queries to one copy of its memory, and to
+    all keys of the past, of which each sees its own. x: placed decoder inputs. `state` is used up: its room is the
+    next one's."""
+    after = state.advanced(x.size(1))
+    seen = None if after.past is None else after.past[:, None]
     layers = []
     for layer, cache in zip(decoder.stack, state.layers, strict=True):
         attention, cross, residual = layer.self_attention, layer.cross_attention, layer.cross_residual
         assert isinstance(attention, CausalAttention)
         assert cross is not None
         assert residual is not None
-        entered = layer.self_residual.enter(x).flatten(0, 1)[:, None]  # (B * K, 1, D)
-        update, keys, values = attention.step(entered, cache.past_keys, cache.past_values)
-        x = layer.self_residual.leave(x, update.view(num_rows, num_hypotheses, -1))
+        cache = cache.with_room(after.used)
+        update = attention.step(layer.self_residual.enter(x), cache.past, seen, used=state.used)
+        x = layer.self_residual.leave(x, update)
         queries = cross.queries(residual.enter(x))
         x = residual.leave(x, cross.attend(queries, cache.memory_keys, cache.memory_values, state.valid))
         x = layer.feed(x)
-        layers.append(replace(cache, past_keys=keys, past_values=values))
-    return decoder.norm(x), replace(state, layers=tuple(layers))
+        layers.append(cache)
+    return decoder.norm(x), replace(after, layers=tuple(layers))

@@ -28,7 +28,7 @@ BOS, EOS, PAD = int(Symbol.BOS), int(Symbol.EOS), int(Symbol.PAD)
 class StepState(Protocol):
     """What a model keeps between steps."""
 
-    def select_sentences(self, rows: Int[Tensor, " N"]) -> Self:
+    def select(self, rows: Int[Tensor, " N"]) -> Self:
         """Keep these sentences with all their hypotheses."""
         ...
 
@@ -60,7 +60,7 @@ class Hypotheses(Rows):
     steps: Int[Tensor, " B"]
 
 
-def length_penalty(length: Tensor, alpha: float) -> Tensor:
+def length_penalty(length: float, alpha: float) -> float:
     """((5 + length) / 6)^alpha (Wu et al. 2016, equation 14); `length` counts EOS."""
     return ((5.0 + length) / 6.0) ** alpha
 
@@ -89,7 +89,7 @@ def sample(
     def draw(log_probs: Tensor, position: int, alive: Tensor) -> Tensor:
         return random.select(alive).fork(position).sample(log_probs / temperature)
 
-    hypotheses = _one_by_one(step, state.select_sentences(rows), max_lengths[rows], draw)
+    hypotheses = _one_by_one(step, state.select(rows), max_lengths[rows], draw)
     shape = (max_lengths.numel(), num_samples)
     return Hypotheses(
         tokens=hypotheses.tokens.view(*shape, -1),
@@ -134,7 +134,7 @@ def _one_by_one(
             if not going.numel():
                 break
             alive, last = alive[going], last[going]
-            state = state.select_sentences(going)
+            state = state.select(going)
     width = max(1, int(lengths.max()))
     return Hypotheses(tokens[:, None, :width], lengths[:, None], scores[:, None], truncated, lengths + 1)
 
@@ -188,7 +188,7 @@ def beam_search(
             going = (~done).nonzero().squeeze(1)
             if not going.numel():
                 break
-            beam, state = beam.select(going), state.select_sentences(going)
+            beam, state = beam.select(going), state.select(going)
     return _collect(results, num_candidates)
 
 
@@ -241,7 +241,7 @@ def _finish(
 ) -> BeamState:
     """Merge newly ended hypotheses (score -inf: not ended) into the K best ended ones. cut: the limit ended them."""
     beam_size = beam.scores.size(1)
-    ranks = scores / length_penalty(torch.tensor(position + 1.0, device=scores.device), alpha)
+    ranks = scores / length_penalty(position + 1.0, alpha)
     sequences = beam.tokens.gather(1, origin[:, :, None].expand(-1, -1, beam.tokens.size(2)))[:, :, 1:]
     sequences = F.pad(sequences, (0, beam.ended_tokens.size(2) - position), value=PAD)  # (B, 2K, T)
     ended_ranks, keep = torch.cat((beam.ended_ranks, ranks), dim=1).topk(beam_size, dim=1)

@@ -97,10 +97,18 @@ class CausalAttention(FullAttention):
         return self.attend(queries, keys, values, None, causal=True)
 
     def step(
-        self, x: Float[Tensor, "B 1 D"], past_keys: Tensor, past_values: Tensor
-    ) -> tuple[Float[Tensor, "B 1 D"], Tensor, Tensor]:
-        """One new position after `past` (B, H, L, D/H): its output and the lengthened past."""
-        query, key, value = self.project(x)
-        keys = torch.cat((past_keys, key), dim=2)
-        values = torch.cat((past_values, value), dim=2)
-        return self.attend(query, keys, values, None), keys, values
+        self,
+        x: Float[Tensor, "B K D"],
+        past: Float[Tensor, "B R I"],
+        seen: Bool[Tensor, "B 1 K P"] | None,
+        *,
+        used: int,
+    ) -> Float[Tensor, "B K D"]:
+        """One new position of each of K sequences. past: keys and values of what was before, side by side, in its first
+        `used` rows; those of the new positions are written after them. seen: which of these P = used + K each new
+        position sees; None: all."""
+        queries, both = self.project_in(x).split([self.num_heads * self.head_dim, past.size(2)], dim=-1)
+        end = used + x.size(1)
+        past[:, used:end] = both
+        keys, values = past[:, :end].chunk(2, dim=-1)
+        return self.merge(self.mix(self.split(queries), self.split(keys), self.split(values), seen))
