@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nat.data.batch import Batch, Source, Target
 from nat.data.batching import Pair, collate
 from nat.data.vocabulary import Symbol
 from nat.models.autoregressive import Autoregressive
+from nat.search.insertion import Contents
 
 BOS, EOS, PAD = int(Symbol.BOS), int(Symbol.EOS), int(Symbol.PAD)
 NextLogProbs = Callable[[tuple[int, ...]], Tensor]  # tokens so far -> (V,) log-probabilities
@@ -195,3 +197,32 @@ def assert_same_where_valid(found: Tensor, expected: Tensor, lengths: Tensor, in
     theirs = torch.autograd.grad((expected * weight).sum(), inputs, retain_graph=True)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other)
+
+
+# --- what is said of slots, as one table ---------------------------------------------------------------
+
+
+def joint_log_probs(logits: Tensor, slots: Tensor) -> Tensor:
+    """log p(c, l), (B, G, V): one softmax over all contents of all slots (B, G) together; -inf where there is none."""
+    possible = logits.masked_fill(~slots[:, :, None], -torch.inf)
+    return F.log_softmax(possible.flatten(1), dim=1).view_as(possible)
+
+
+def factored_log_probs(logits: Tensor, slot_logits: Tensor, slots: Tensor) -> Tensor:
+    """log p(c, l) = log p(c | l) + log p(l), each a softmax of its own."""
+    where = F.log_softmax(slot_logits.masked_fill(~slots, -torch.inf), dim=1)
+    return F.log_softmax(logits, dim=2) + where[:, :, None]
+
+
+def contents_of(log_probs: Tensor, slots: Tensor) -> Contents:
+    """Of such a table."""
+    where = log_probs.logsumexp(dim=2)
+    return Contents(log_probs[slots], slots, where[slots], where.masked_fill(~slots, 0.0))
+
+
+def table_of(contents: Contents) -> Tensor:
+    """The table again."""
+    given_slot = contents.logits - contents.normaliser[:, None]
+    table = torch.full((*contents.asked.shape, given_slot.size(1)), -torch.inf, dtype=given_slot.dtype)
+    table[contents.asked] = given_slot
+    return table + contents.where.masked_fill(~contents.asked, 0.0)[:, :, None]

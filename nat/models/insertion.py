@@ -25,8 +25,9 @@ from nat.nn.spans import SpanConfig
 from nat.nn.transformer import Memory, initialise
 from nat.ops import insertion
 from nat.ops.editing import bracket, gaps, rearrange
+from nat.ops.selection import packed
 from nat.search.editing import start
-from nat.search.insertion import Finalisation, Texts, insert_until_complete
+from nat.search.insertion import Contents, Finalisation, Texts, insert_until_complete
 
 BOS, EOS, PAD = int(Symbol.BOS), int(Symbol.EOS), int(Symbol.PAD)
 
@@ -68,15 +69,12 @@ class InsertionTransformer(TranslationModel):
         initialise(self.slot, config.size.initial)
         self.where = nn.Parameter(torch.randn(dim) * 0.02) if config.distribution is Distribution.FACTORED else None
 
-    def log_probs(
-        self, tokens: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"], memory: Memory
-    ) -> Float[Tensor, "B G V"]:
-        """log p(c, l) of every content in every slot of partial translations; -inf where there is no slot."""
-        slots = self.slots(tokens, valid, memory)
-        logits = self.net.head(memory).scores(slots)
-        if self.where is None:
-            return insertion.joint_log_probs(logits, gaps(valid))
-        return insertion.factored_log_probs(logits, slots @ self.where, gaps(valid))
+    def contents(self, tokens: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"], memory: Memory) -> Contents:
+        """Of every slot of partial translations, closed ones too: all share the probability."""
+        slots, there = self.slots(tokens, valid, memory), gaps(valid)
+        _, states = packed(there, slots)
+        contents = Contents.of(self.net.head(memory).scores(states), there)
+        return contents.located(None if self.where is None else slots @ self.where)
 
     def slots(self, tokens: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"], memory: Memory) -> Float[Tensor, "B G D"]:
         """States of the slots of partial translations: those on the two sides (section 3.1), mapped to D for the tied
@@ -145,14 +143,14 @@ class InsertionTransformer(TranslationModel):
         copies = decoding.num_copies(source)
         limits = decoding.limits(source, positions=self.max_target_length)
 
-        def log_probs(texts: Texts, memory: Memory) -> Tensor:
-            return self.log_probs(texts.canvases[0].tokens, texts.canvases[0].valid, memory)
+        def contents(texts: Texts, memory: Memory) -> list[Contents]:
+            return [self.contents(texts.canvases[0].tokens, texts.canvases[0].valid, memory)]
 
         refined = insert_until_complete(
-            log_probs,
+            contents,
             Texts.of(start(source, copies=copies)),
             replace(self.net.decoder.project(self.net.encode(source)), banned=decoding.banned).shared(copies),
-            scorer=lambda texts, memory: log_probs(texts, replace(memory, banned=())),
+            scorer=lambda texts, memory: contents(texts, replace(memory, banned=())),
             rule=rule,
             limits=limits.repeat_interleave(copies)[:, None],
             random=decoding.random(source),

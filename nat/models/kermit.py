@@ -30,10 +30,11 @@ from nat.nn.rng import RowRandom
 from nat.nn.spans import SpanConfig
 from nat.ops import insertion
 from nat.ops.editing import positions_below, rearrange
+from nat.ops.selection import packed, unpacked
 from nat.rows import Rows
 from nat.search.canvas import Canvas
 from nat.search.editing import GIVEN, from_draft, start
-from nat.search.insertion import Finalisation, Texts, insert_until_complete
+from nat.search.insertion import Contents, Finalisation, Texts, insert_until_complete
 from nat.search.refine import Refined
 
 EOS, PAD = int(Symbol.EOS), int(Symbol.PAD)
@@ -198,7 +199,9 @@ class Kermit(TranslationModel):
         if self.max_total_length is not None:
             limits = limits.minimum(self.max_total_length - source.lengths)
         limits = limits[:, None].expand(-1, 2)
-        refined = self.refined(texts, limits.repeat_interleave(copies, dim=0), decoding, decoding.random(source))
+        refined = self.refined(
+            texts, limits.repeat_interleave(copies, dim=0), decoding, decoding.random(source), sides=[side]
+        )
         return Translation.of_insertions(refined, side, copies=copies, decoding=decoding)
 
     def fill(
@@ -227,7 +230,8 @@ class Kermit(TranslationModel):
             parts = (source.tokens, source.valid), (target.tokens, target.valid)
             random = RowRandom.of(*parts, seed=decoding.seed).copies(copies)
         texts = Texts.of(*(begun(side).repeat_rows(copies) for side in (source, target)))
-        refined = self.refined(texts, limits.repeat_interleave(copies, dim=0), decoding, random, nonempty=nonempty)
+        limits = limits.repeat_interleave(copies, dim=0)
+        refined = self.refined(texts, limits, decoding, random, sides=list(Side), nonempty=nonempty)
         first, second = (Translation.of_insertions(refined, side, copies=copies, decoding=decoding) for side in Side)
         score = first.scores + second.scores - refined.canvas.end_scores.view_as(first.scores)  # the ends are of both
         return replace(first, scores=score), replace(second, scores=score)
@@ -239,14 +243,16 @@ class Kermit(TranslationModel):
         decoding: Decoding,
         random: RowRandom | None,
         *,
+        sides: Sequence[Side],
         nonempty: bool = False,
     ) -> Refined[Texts]:
-        """Passes over both sides of pairs. limits: tokens that each side may have."""
+        """Passes over both sides of pairs. limits: tokens that each side may have. sides: those that are written; the
+        others are whole."""
         return insert_until_complete(
-            lambda texts, _: self.log_probs(texts, nonempty=nonempty, banned=decoding.banned),
+            lambda texts, _: self.contents(texts, sides, nonempty=nonempty, banned=decoding.banned),
             texts,
             Rows(),
-            scorer=lambda texts, _: self.log_probs(texts),
+            scorer=lambda texts, _: self.contents(texts, sides),
             rule=decoding.rule(Finalisation.SLOT, end=EOS),
             limits=limits,
             random=random,
@@ -254,25 +260,21 @@ class Kermit(TranslationModel):
             history=decoding.history,
         )
 
-    def log_probs(
-        self, texts: Texts, *, nonempty: bool = False, banned: tuple[int, ...] = ()
-    ) -> Float[Tensor, "B A V"]:
-        """Of what may be inserted into each gap of both sides, -inf beyond the vocabulary of its side; 0 on a side
-        where no row has an open gap. nonempty: gaps between fixed tokens have no end. banned: symbols that are not
-        inserted."""
+    def contents(
+        self, texts: Texts, sides: Sequence[Side], *, nonempty: bool = False, banned: tuple[int, ...] = ()
+    ) -> list[Contents | None]:
+        """Of what may be inserted into each open gap of these sides, in the vocabulary of its side. nonempty: gaps
+        between fixed tokens have no end. banned: symbols that are not inserted."""
         present = torch.ones_like(texts.cut)
         slots = self.net(*(Segment(text.tokens, text.valid, present) for text in texts.canvases))
-        width = max(self.vocabularies.source_size, self.vocabularies.target_size)
-        of_sides = []
-        for side, canvas in zip(Side, texts.canvases, strict=True):
-            log_probs = slots[side].new_zeros((*canvas.open_gaps.shape, width))
-            if bool(canvas.open_gaps.any()):
-                own = self.net.log_probs(slots[side], side, banned=banned)
-                log_probs = F.pad(own, (0, width - own.size(2)), value=-torch.inf)
-            if nonempty:
-                log_probs[:, :, EOS] = log_probs[:, :, EOS].masked_fill(between_fixed(canvas), -torch.inf)
-            of_sides.append(log_probs)
-        return texts.in_a_row(of_sides)
+        said: list[Contents | None] = [None, None]
+        for side in sides:
+            canvas = texts.canvases[side]
+            asked = canvas.open_gaps
+            _, states, endless = packed(asked, slots[side], between_fixed(canvas))
+            contents = Contents.of(self.net.logits(states, side, banned=banned), asked)
+            said[side] = without_end(contents, endless) if nonempty else contents
+        return said
 
     # --- lengths --------------------------------------------------------------------------------------
 
@@ -304,6 +306,15 @@ def gapped(rows: Sequence[Sequence[int]], open_gaps: Sequence[Collection[int]]) 
     for row, chosen in enumerate(open_gaps):
         closed[row, list(chosen)] = False
     return Draft(side.tokens, side.valid, side.valid, closed)
+
+
+def without_end(contents: Contents, endless: Bool[Tensor, " N"]) -> Contents:
+    """Where it says so; log p(l) is then that of anything but the end."""
+    end = torch.exp(contents.logits[:, EOS].to(contents.normaliser) - contents.normaliser)
+    logits = contents.logits.clone()
+    logits[:, EOS] = logits[:, EOS].masked_fill(endless, -torch.inf)
+    rest = torch.log1p(-end).masked_fill(~endless, 0.0)
+    return replace(Contents.of(logits, contents.asked), where=unpacked(contents.asked, rest, contents.where))
 
 
 def between_fixed(canvas: Canvas) -> Bool[Tensor, "B G"]:

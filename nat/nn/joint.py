@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -25,7 +24,6 @@ from nat.nn.embedding import Embeddings, OutputLayer, PositionConfig, Positions,
 from nat.nn.head import without
 from nat.nn.transformer import Encoder, Size, initialise
 from nat.ops.editing import bracket, deletion, rearrange
-from nat.ops.precision import at_least_float32
 
 BOS, EOS = int(Symbol.BOS), int(Symbol.EOS)
 
@@ -52,7 +50,7 @@ class Segment(Tokens):
 
 
 class JointNet(nn.Module):
-    """From two segments to the log-probabilities of what may be inserted into the slots of each.
+    """From two segments to the logits of what may be inserted into the slots of each.
 
     Slot g of a segment lies between the positions g and g + 1 of the bracketed one; its state is a linear map of the
     states of the two. Parts have the names of `nat.nn.seq2seq.Seq2Seq`, for `init_from`.
@@ -116,16 +114,12 @@ class JointNet(nn.Module):
         segment = rearrange(states, columns)
         return self.slot(torch.cat((segment[:, :-1], segment[:, 1:]), dim=-1))
 
-    def log_probs(
-        self, slots: Float[Tensor, "B G D"], side: Side, *, banned: tuple[int, ...] = ()
-    ) -> Float[Tensor, "B G V"]:
-        """log p(token | slot), in the vocabulary of the side without the banned symbols."""
-        return F.log_softmax(at_least_float32(without(self.logits(slots, side), banned)), dim=-1)
-
-    def logits(self, slots: Float[Tensor, "B G D"], side: Side) -> Float[Tensor, "B G V"]:
-        """In the vocabulary of the side."""
+    def logits(
+        self, slots: Float[Tensor, "*B D"], side: Side, *, banned: tuple[int, ...] = ()
+    ) -> Float[Tensor, "*B V"]:
+        """Of the tokens of each slot, in the vocabulary of the side without the banned symbols."""
         logits: Tensor = (self.source_output, self.target_output)[side](slots, self.embedding(side))
-        return logits
+        return without(logits, banned)
 
     def embedding(self, side: Side) -> TokenEmbedding:
         embedding = (self.embeddings.source, self.embeddings.target)[side]

@@ -101,19 +101,11 @@ def tree_weights(partial: Partial, *, temperature: float, dtype: torch.dtype = t
 # --- probabilities ----------------------------------------------------------------------------------
 
 
-def joint_log_probs(logits: Float[Tensor, "B G V"], slots: Bool[Tensor, "B G"]) -> Float[Tensor, "B G V"]:
-    """log p(c, l) = softmax over all contents of all slots together (section 3.2); -inf where there is no slot, of
-    which each row has one at least."""
-    possible = at_least_float32(logits).masked_fill(~slots[:, :, None], -torch.inf)
-    return F.log_softmax(possible.flatten(1), dim=1).view_as(possible)
-
-
-def factored_log_probs(
-    logits: Float[Tensor, "B G V"], slot_logits: Float[Tensor, "B G"], slots: Bool[Tensor, "B G"]
-) -> Float[Tensor, "B G V"]:
-    """log p(c, l) = log p(c | l) + log p(l), each a softmax of its own (section 3.2); see `joint_log_probs`."""
-    where = F.log_softmax(at_least_float32(slot_logits).masked_fill(~slots, -torch.inf), dim=1)
-    return F.log_softmax(at_least_float32(logits), dim=2) + where[:, :, None]
+def slot_log_probs(slot_logits: Float[Tensor, "B G"], slots: Bool[Tensor, "B G"]) -> Float[Tensor, "B G"]:
+    """log p(l), a softmax over the slots that there are (section 3.2), of which each row has one at least; -inf where
+    there is none. With the normalisers of the contents as slot_logits, log p(c | l) + log p(l) is one softmax over all
+    contents of all slots together."""
+    return F.log_softmax(at_least_float32(slot_logits).masked_fill(~slots, -torch.inf), dim=1)
 
 
 # --- losses -----------------------------------------------------------------------------------------
@@ -167,9 +159,8 @@ class SlotScores(NamedTuple):
         return cls(spans.view_as(tokens), ends.view(shape), parts.mean.view(shape), parts.normaliser.view(shape))
 
     def located(self, slot_logits: Float[Tensor, "B G"], partial: Partial, slots: Bool[Tensor, "B G"]) -> SlotScores:
-        """Log-probabilities of contents and slots, log p(c | l) + log p(l); slots: those that there are. With the
-        normalisers as slot_logits it is one softmax over all contents of all slots (section 3.2)."""
-        where = F.log_softmax(at_least_float32(slot_logits).masked_fill(~slots, -torch.inf), dim=1)
+        """Log-probabilities of contents and slots, log p(c | l) + log p(l), see `slot_log_probs`."""
+        where = slot_log_probs(slot_logits, slots)
         spans = self.spans + where.gather(1, partial.slot)
         return self._replace(spans=spans, ends=self.ends + where, mean=self.mean + where)
 

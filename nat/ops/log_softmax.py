@@ -42,6 +42,12 @@ def softmax_parts(
     return SoftmaxParts(*_SoftmaxParts.apply(logits, rows, classes, with_mean, tuple(forbidden or ())))
 
 
+def normalisers(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
+    """log of the sum of exp(logits), as `softmax_parts` has it."""
+    none = torch.zeros(0, dtype=torch.long, device=logits.device)
+    return softmax_parts(logits, none, none).normaliser
+
+
 class _SoftmaxParts(torch.autograd.Function):
     @staticmethod
     def forward(

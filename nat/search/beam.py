@@ -60,7 +60,7 @@ class Hypotheses(Rows):
     steps: Int[Tensor, " B"]
 
 
-def length_penalty(length: float, alpha: float) -> float:
+def length_penalty(length: int, alpha: float) -> float:
     """((5 + length) / 6)^alpha (Wu et al. 2016, equation 14); `length` counts EOS."""
     return ((5.0 + length) / 6.0) ** alpha
 
@@ -241,7 +241,7 @@ def _finish(
 ) -> BeamState:
     """Merge newly ended hypotheses (score -inf: not ended) into the K best ended ones. cut: the limit ended them."""
     beam_size = beam.scores.size(1)
-    ranks = scores / length_penalty(position + 1.0, alpha)
+    ranks = scores / length_penalty(position + 1, alpha)
     sequences = beam.tokens.gather(1, origin[:, :, None].expand(-1, -1, beam.tokens.size(2)))[:, :, 1:]
     sequences = F.pad(sequences, (0, beam.ended_tokens.size(2) - position), value=PAD)  # (B, 2K, T)
     ended_ranks, keep = torch.cat((beam.ended_ranks, ranks), dim=1).topk(beam_size, dim=1)

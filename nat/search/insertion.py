@@ -1,24 +1,26 @@
 """Decoding by insertion: every pass puts tokens into the slots of texts, until nothing more is to be inserted.
 
-Stern et al. 2019, https://arxiv.org/abs/1902.03249, section 5. Of a model it knows the log-probabilities of contents
-and slots alone, so that every model that inserts shares it. Several texts may grow together, each on its own canvas, as
+Stern et al. 2019, https://arxiv.org/abs/1902.03249, section 5. Of a model it knows what it says of contents and slots
+alone, so that every model that inserts shares it. Several texts may grow together, each on its own canvas, as
 both sides of KERMIT's pairs do (Chan et al. 2019, https://arxiv.org/abs/1906.01604).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import Enum
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from nat.nn.rng import RowRandom
+from nat.nn.rng import RowRandom, class_of
 from nat.ops.editing import NEW, deletion, gaps, rearrange
-from nat.ops.selection import lowest
+from nat.ops.insertion import slot_log_probs
+from nat.ops.log_softmax import normalisers
+from nat.ops.selection import lowest, packed, unpacked
 from nat.rows import Rows
 from nat.search.canvas import Canvas, Fate
 from nat.search.editing import GIVEN
@@ -68,14 +70,47 @@ class Texts(Rows):
         origin, real = deletion(torch.cat([gaps(canvas.valid) for canvas in self.canvases], dim=1))
         return rearrange(torch.cat(list(values), dim=1), origin.masked_fill(~real, NEW))
 
-    @property
-    def slots(self) -> Bool[Tensor, "B A"]:
-        """All gaps that each row has."""
-        return self.in_a_row([gaps(canvas.valid) for canvas in self.canvases])
+    def of_each(self, values: Shaped[Tensor, "B A"]) -> list[Shaped[Tensor, "B G"]]:
+        """The inverse of `in_a_row`; what stands in gaps that a row does not have means nothing."""
+        parts, begin = [], torch.zeros_like(self.num_ends)[:, None]
+        for canvas in self.canvases:
+            columns = begin + torch.arange(canvas.valid.size(1) + 1, device=values.device)
+            parts.append(values.gather(1, columns.clamp(max=values.size(1) - 1)))
+            begin = begin + canvas.lengths[:, None] + 1
+        return parts
 
     @property
     def open_gaps(self) -> Bool[Tensor, "B A"]:
         return self.in_a_row([canvas.open_gaps for canvas in self.canvases])
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a model says of the slots of one text. asked: (B, G) the gaps that it was asked about. logits: (N, V) of the
+    contents of these alone, as `ops.selection.packed` gives them. normaliser: (N,) of each. where: (B, G) log p(l), 0
+    where slots do not share a probability."""
+
+    logits: Float[Tensor, "N V"]
+    asked: Bool[Tensor, "B G"]
+    normaliser: Float[Tensor, " N"]
+    where: Float[Tensor, "B G"]
+
+    @classmethod
+    def of(cls, logits: Float[Tensor, "N V"], asked: Bool[Tensor, "B G"]) -> Self:
+        """Of slots each with a softmax of its own."""
+        normaliser = normalisers(logits)
+        return cls(logits, asked, normaliser, torch.zeros_like(asked, dtype=normaliser.dtype))
+
+    def located(self, slot_logits: Float[Tensor, "B G"] | None) -> Self:
+        """With a softmax over the slots of a row; None: one over all contents of all its slots (section 3.2)."""
+        logits = unpacked(self.asked, self.normaliser, self.where) if slot_logits is None else slot_logits
+        return replace(self, where=slot_log_probs(logits, self.asked))
+
+    def log_probs(self, slots: Int[Tensor, "B L"], tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+        """log p(c | l) of any tokens in slots that were asked about."""
+        places = torch.arange(len(self.logits), device=tokens.device)
+        row = unpacked(self.asked, places, torch.zeros_like(self.asked, dtype=torch.long)).gather(1, slots)
+        return self.logits[row, tokens].to(self.normaliser) - self.normaliser[row]
 
 
 @dataclass(frozen=True)
@@ -89,11 +124,12 @@ class Choice(Rows):
     insert: Bool[Tensor, "B A"]
     ends: Bool[Tensor, "B A"]
 
-    def at(self, columns: Int[Tensor, "B G"], real: Bool[Tensor, "B G"]) -> Choice:
-        """What these slots chose; nothing where they are not real."""
-        columns = columns.clamp(max=self.tokens.size(1) - 1)
-        chosen = self.map(lambda values: values.gather(1, columns))
-        return replace(chosen, insert=chosen.insert & real, ends=chosen.ends & real)
+    def of_each(self, texts: Texts) -> list[Choice]:
+        """What the gaps of each text chose."""
+        parts = [texts.of_each(getattr(self, f.name)) for f in fields(self)]
+        choices = [Choice(*of_text) for of_text in zip(*parts, strict=True)]
+        real = [gaps(canvas.valid) for canvas in texts.canvases]
+        return [replace(one, insert=one.insert & r, ends=one.ends & r) for one, r in zip(choices, real, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -114,18 +150,19 @@ class InsertionRule:
     def __post_init__(self) -> None:
         assert not (self.parallel and self.finalisation is Finalisation.SEQUENCE)
 
-    def choose(self, log_probs: Float[Tensor, "B A V"], texts: Texts, random: RowRandom | None) -> Choice:
-        """log_probs: of contents and slots, log p(c, l). Nothing is chosen in closed gaps."""
+    def choose(self, contents: Sequence[Contents | None], texts: Texts, random: RowRandom | None) -> Choice:
+        """contents: of each text; None of one that has no open gap. Nothing is chosen in closed gaps."""
         allowed = texts.open_gaps
-        log_probs = log_probs.masked_fill(~texts.slots[:, :, None], 0.0)  # not -inf, of which nothing can be subtracted
-        where = log_probs.logsumexp(dim=2)  # (B, A) log p(l)
-        contents = log_probs - where[:, :, None]
-        contents[:, :, self.end] -= self.end_penalty
-        tokens = self._pick(contents, random)
+        numbers = None
+        if random is not None and self.temperature is not None:
+            numbers = texts.of_each(random.uniform(allowed.size(1)))
+        picked = [
+            self._picked(of_text, canvas, None if numbers is None else numbers[number])
+            for number, (of_text, canvas) in enumerate(zip(contents, texts.canvases, strict=True))
+        ]
+        tokens, scores, where = (texts.in_a_row(values) for values in zip(*picked, strict=True))
         is_end = tokens == self.end
-        penalised = contents.gather(2, tokens[:, :, None]).squeeze(2)
-        scores = penalised + self.end_penalty * is_end
-        ranks = penalised + where
+        ranks = scores - self.end_penalty * is_end + where
         chosen = allowed & ~is_end
         if self.finalisation is Finalisation.SEQUENCE:
             chosen = self._one_of(allowed, ranks, where, random)
@@ -148,6 +185,26 @@ class InsertionRule:
         place = self._pick(keys, None if random is None else random.fork(0))
         return allowed & torch.zeros_like(allowed).scatter(1, place[:, None], True)
 
+    def _picked(
+        self, contents: Contents | None, canvas: Canvas, drawn: Float[Tensor, "B G"] | None
+    ) -> tuple[Int[Tensor, "B G"], Float[Tensor, "B G"], Float[Tensor, "B G"]]:
+        """The content of each gap of a text, its log p(c | l), and log p(l). drawn: uniform in (0, 1), for samples."""
+        none = torch.zeros_like(gaps(canvas.valid), dtype=torch.long)
+        if contents is None:
+            return none, none.float(), none.float()
+        logits = contents.logits
+        if self.end_penalty:
+            logits = logits.clone()
+            logits[:, self.end] -= self.end_penalty
+        if drawn is None or self.temperature is None:
+            tokens = logits.argmax(dim=-1)
+        else:
+            _, numbers = packed(contents.asked, drawn)
+            tokens = class_of(logits / self.temperature, numbers)
+        chosen = contents.logits.gather(1, tokens[:, None]).squeeze(1).to(contents.normaliser) - contents.normaliser
+        scores = unpacked(contents.asked, chosen, torch.zeros_like(contents.where))
+        return unpacked(contents.asked, tokens, none), scores, contents.where
+
     def _pick(self, log_probs: Float[Tensor, "*L V"], random: RowRandom | None) -> Int[Tensor, "*L"]:
         if random is None or self.temperature is None:
             return log_probs.argmax(dim=-1)
@@ -155,7 +212,7 @@ class InsertionRule:
 
 
 M = TypeVar("M", bound=Rows)
-LogProbs = Callable[[Texts, M], Tensor]  # texts, memory -> log p(c, l), (B, A, V), see `Texts.in_a_row`
+Asked = Callable[[Texts, M], Sequence[Contents | None]]  # texts, memory -> what is said of each text's open gaps
 
 
 @dataclass(frozen=True)
@@ -183,15 +240,11 @@ def grown(canvas: Canvas, choice: Choice) -> Canvas:
 def all_grown(texts: Texts, choice: Choice, limits: Int[Tensor, "B N"]) -> Texts:
     """The texts with what was chosen; where that is more than a text has room for, with the most probable of it."""
     canvases, cut = [], torch.zeros_like(texts.cut)
-    begin = torch.zeros_like(texts.num_ends)[:, None]
-    for canvas, limit in zip(texts.canvases, limits.unbind(1), strict=True):
-        real = gaps(canvas.valid)
-        wanted = choice.at(begin + torch.arange(real.size(1), device=real.device), real)
+    for canvas, wanted, limit in zip(texts.canvases, choice.of_each(texts), limits.unbind(1), strict=True):
         room = (limit - canvas.lengths).clamp(min=0)
         insert = lowest(-wanted.ranks, room, wanted.insert)
         canvases.append(grown(canvas, replace(wanted, insert=insert)))
         cut = cut | (wanted.insert & ~insert).any(dim=1)
-        begin = begin + real.sum(dim=1, keepdim=True)
     end_scores, num_ends = choice.scores.where(choice.ends, 0.0).sum(dim=1), choice.ends.sum(dim=1)
     return Texts(tuple(canvases), end_scores, num_ends, cut)
 
@@ -202,11 +255,11 @@ def complete(before: Texts, after: Texts) -> Bool[Tensor, " B"]:
 
 
 def insert_until_complete(
-    log_probs: LogProbs[M],
+    contents: Asked[M],
     texts: Texts,
     memory: M,
     *,
-    scorer: LogProbs[M],
+    scorer: Asked[M],
     rule: InsertionRule,
     limits: Int[Tensor, "B N"],
     random: RowRandom | None,
@@ -214,12 +267,12 @@ def insert_until_complete(
     history: bool = False,
 ) -> Refined[Texts]:
     """Passes over texts until nothing more is inserted, and scores of what was given. limits: tokens that each may
-    have; one that begins longer stays so. random: the rows' own numbers, for samples. scorer: as log_probs, for what
+    have; one that begins longer stays so. random: the rows' own numbers, for samples. scorer: as contents, for what
     was given, which may be what is not to be inserted."""
 
     def step(texts: Texts, work: Work[M], number: int) -> tuple[Texts, int]:
         numbers = None if work.random is None else work.random.fork(number)
-        return all_grown(texts, rule.choose(log_probs(texts, work.memory), texts, numbers), work.limits), 1
+        return all_grown(texts, rule.choose(contents(texts, work.memory), texts, numbers), work.limits), 1
 
     work = Work(memory, random, limits)
     refined = refine(step, texts, work, max_passes=max_passes, finished=complete, history=history)
@@ -228,7 +281,7 @@ def insert_until_complete(
 
 
 @torch.no_grad()
-def score_given(scorer: LogProbs[M], texts: Texts, memory: M) -> tuple[Texts, Int[Tensor, " B"]]:
+def score_given(scorer: Asked[M], texts: Texts, memory: M) -> tuple[Texts, Int[Tensor, " B"]]:
     """With scores of the tokens that were given: log p(c | l) of each in its slot, while it and every other one of them
     are taken out, the even positions in one call, the odd ones in another. Also returns each row's calls."""
     given = [canvas.positions[GIVEN] for canvas in texts.canvases]
@@ -238,12 +291,10 @@ def score_given(scorer: LogProbs[M], texts: Texts, memory: M) -> tuple[Texts, In
         hidden = [of_text & (torch.arange(of_text.size(1), device=texts.device) % 2 == parity) for of_text in given]
         left = tuple(opened(canvas.without(out)) for canvas, out in zip(texts.canvases, hidden, strict=True))
         contents = scorer(replace(texts, canvases=left), memory)
-        where, begin = contents.logsumexp(dim=2), torch.zeros_like(calls)[:, None]
-        for number, (canvas, out) in enumerate(zip(canvases, hidden, strict=True)):
-            slot = begin + (canvas.valid & ~out).cumsum(dim=1)
-            chosen = contents.flatten(1).gather(1, slot * contents.size(2) + canvas.tokens) - where.gather(1, slot)
-            canvases[number] = replace(canvas, scores=chosen.where(out, canvas.scores.to(chosen)))
-            begin = begin + left[number].lengths[:, None] + 1
+        for number, (said, canvas, out) in enumerate(zip(contents, canvases, hidden, strict=True)):
+            if said is not None:
+                chosen = said.log_probs((canvas.valid & ~out).cumsum(dim=1), canvas.tokens)
+                canvases[number] = replace(canvas, scores=chosen.where(out, canvas.scores.to(chosen)))
     return replace(texts, canvases=tuple(canvases)), calls
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from builders import draft_of, formula_rows, make_batch, make_model, pair_batch, phrases_of
+from oracles import table_of
 from torch import Tensor
 
 from nat.composition import compose
@@ -110,7 +111,8 @@ def test_the_loss_is_the_papers_over_loops(options: dict[str, str]) -> None:
             source = batch.source.select(torch.tensor([row])).to_lists()
             shown = Source.from_lists([[target[i] for i in kept]])
             with torch.no_grad():
-                log_probs = model.log_probs(shown.tokens, shown.valid, model.net.encode(Source.from_lists(source)))[0]
+                memory = model.net.encode(Source.from_lists(source))
+                log_probs = table_of(model.contents(shown.tokens, shown.valid, memory))[0]
             edges, slots = [-1, *kept, len(target)], []
             for g, (left, right) in enumerate(itertools.pairwise(edges)):
                 span = list(range(left + 1, right))
@@ -134,7 +136,7 @@ def test_a_slot_reads_the_states_on_its_two_sides_and_probabilities_are_of_all_s
         batch = make_batch([(3, 4), (2, 2), (4, 1)])
         memory = model.net.encode(batch.source)
         with torch.no_grad():
-            log_probs = model.log_probs(batch.target.tokens, batch.target.valid, memory)
+            log_probs = table_of(model.contents(batch.target.tokens, batch.target.valid, memory))
         assert log_probs.shape == (3, 5, NUM_SYMBOLS + 13)
         assert log_probs.exp().sum(dim=(1, 2)).tolist() == pytest.approx([1.0] * 3)
         assert (log_probs[2, 2:] == -torch.inf).all()
@@ -154,7 +156,7 @@ def by_hand(
     tokens: list[int] = []
     for passes in itertools.count(1):
         canvas = Source.from_lists([tokens])
-        joint = model.log_probs(canvas.tokens, canvas.valid, memory)[0, : len(tokens) + 1]
+        joint = table_of(model.contents(canvas.tokens, canvas.valid, memory))[0, : len(tokens) + 1]
         penalised = joint.clone()
         penalised[:, EOS] -= penalty
         given_slot = joint - joint.logsumexp(dim=1, keepdim=True)
@@ -279,7 +281,8 @@ def test_given_tokens_are_scored_as_what_their_slots_would_get_without_them() ->
         def log_probs(tokens: list[int], memory: Memory = memory) -> Tensor:
             canvas = Source.from_lists([tokens])
             with torch.no_grad():
-                return model.log_probs(canvas.tokens, canvas.valid, memory)[0, : len(tokens) + 1].log_softmax(dim=1)
+                joint = table_of(model.contents(canvas.tokens, canvas.valid, memory))
+                return joint[0, : len(tokens) + 1].log_softmax(dim=1)
 
         last = history.fate[row].any(dim=1).nonzero().max() if tokens else 0
         written = history.confidence[row, last][: len(tokens)]

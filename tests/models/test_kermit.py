@@ -21,7 +21,7 @@ from nat.models.kermit import Direction, Kermit, Task, TaskShares, gapped, whole
 from nat.nn.joint import Segment, Side
 from nat.nn.rng import RowRandom
 from nat.search.canvas import Fate
-from nat.search.insertion import Texts
+from nat.search.insertion import Contents, Texts
 from nat.training.objective import objective
 
 EOS = int(Symbol.EOS)
@@ -145,7 +145,7 @@ def by_hand(model: Kermit, batch: Batch, task: Task, update: int) -> float:
     for side, whole_side in zip(Side, (row.source, row.target), strict=True):
         if not LEARNS[task][side]:
             continue
-        log_probs = model.net.log_probs(slots[side], side)[0]
+        log_probs = model.net.logits(slots[side], side)[0].log_softmax(dim=1)
         spans: list[list[int]] = [[]]
         for token, gone in zip(whole_side.to_lists()[0], lesson.partials[side].missing[0].tolist(), strict=True):
             if gone:
@@ -216,15 +216,17 @@ def test_backward_is_reverse_and_speaks_the_source_vocabulary() -> None:
 def test_nothing_is_ever_inserted_into_the_given_side(backward: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model, given = kermit(seed=1), []
     side = Side.TARGET if backward else Side.SOURCE
-    original = model.log_probs
+    original = model.contents
 
-    def spy(texts: Texts, **options: Any) -> Tensor:
+    def spy(texts: Texts, sides: list[Side], **options: Any) -> list[Contents | None]:
         given.append(Target(texts.canvases[side].tokens, texts.canvases[side].valid).to_lists())
-        found = original(texts, **options)
-        found[:, :, EOS] -= 3.0  # eager to insert
+        found = original(texts, sides, **options)
+        for contents in found:
+            if contents is not None:
+                contents.logits[:, EOS] -= 3.0  # eager to insert
         return found
 
-    monkeypatch.setattr(model, "log_probs", spy)
+    monkeypatch.setattr(model, "contents", spy)
     rows = BATCH.source.to_lists()
     found = decode(model, BATCH.source, backward=backward, history=True, max_length_offset=9)
     assert len(given) > 1 and given[0] == rows
@@ -318,7 +320,8 @@ def test_given_words_of_the_written_side_are_scored_and_those_of_a_whole_side_ar
         side = Target.from_lists([left])
         with torch.no_grad():
             slots = model.net(given, Segment(side.tokens, side.valid, present))
-            score += model.net.log_probs(slots[Side.TARGET], Side.TARGET)[0, slot, token].item()
+            logits = model.net.logits(slots[Side.TARGET], Side.TARGET)
+            score += logits.log_softmax(dim=2)[0, slot, token].item()
     assert outputs(found) == [[13, 14]]
     assert found.scores.item() == pytest.approx(score)
     assert found.passes.tolist() == [3]
@@ -341,14 +344,14 @@ def test_a_gap_between_given_words_is_left_empty_only_where_it_may(
     nonempty: bool, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = kermit()
-    honest = model.net.log_probs
+    honest = model.net.logits
 
     def ending(slots: Tensor, side: Side, **options: Any) -> Tensor:
         """Every slot wants to end."""
         found = honest(slots, side, **options)
-        return found.index_add(2, torch.tensor([EOS]), torch.full_like(found[:, :, :1], 50.0)).log_softmax(dim=2)
+        return found.index_add(1, torch.tensor([EOS]), torch.full_like(found[:, :1], 50.0))
 
-    monkeypatch.setattr(model.net, "log_probs", ending)
+    monkeypatch.setattr(model.net, "logits", ending)
     _, target = fill(model, gapped([[9]], [[]]), gapped([[7, 8]], [[1]]), nonempty=nonempty)
     (found,) = outputs(target)
     assert (len(found), found[0], found[-1]) == (length, 7, 8)

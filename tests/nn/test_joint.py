@@ -31,7 +31,8 @@ def segment(rows: list[list[int]], present: list[bool] | None = None, *, wider: 
 @torch.no_grad()
 def log_probs(part: JointNet, source: Segment, target: Segment) -> tuple[Tensor, Tensor]:
     slots = part(source, target)
-    return part.log_probs(slots[0], Side.SOURCE), part.log_probs(slots[1], Side.TARGET)
+    source_slots, target_slots = (part.logits(slots[side], side).log_softmax(dim=2) for side in Side)
+    return source_slots, target_slots
 
 
 def test_padding_between_the_segments_is_not_on_the_canvas() -> None:

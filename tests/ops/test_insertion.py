@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import factored_log_probs, joint_log_probs
 from torch import Tensor
 
 from nat.nn.rng import RowRandom
@@ -17,13 +18,12 @@ from nat.ops.editing import gaps
 from nat.ops.insertion import (
     Partial,
     SlotScores,
-    factored_log_probs,
     insertion_losses,
-    joint_log_probs,
     kept_at_random,
     sequence_ends,
     shortened,
     slot_ends,
+    slot_log_probs,
     tree_weights,
     uniform_weights,
 )
@@ -258,14 +258,18 @@ def test_the_gradient_agrees_with_differences() -> None:
     assert torch.autograd.gradcheck(losses, (finite, slot_logits))
 
 
-def test_probabilities_of_contents_and_slots_sum_to_one_over_the_slots_there_are() -> None:
+def test_probabilities_of_slots_make_one_softmax_of_all_contents() -> None:
     logits, slot_logits, _, partial = problem([[True, False, True], [True], []], 1)
-    slots = partial.slots
-    for log_probs in (joint_log_probs(logits, slots), factored_log_probs(logits, slot_logits, slots)):
-        assert log_probs.exp().sum(dim=(1, 2)).tolist() == pytest.approx([1.0] * 3)
-        assert (log_probs[~slots] == -torch.inf).all()
-    only_first = gaps(torch.zeros_like(partial.valid))  # a caller may close slots
-    assert joint_log_probs(logits, only_first).exp()[:, 0].sum(dim=1).tolist() == pytest.approx([1.0] * 3)
+    given_slot, only_first = logits.log_softmax(dim=2), gaps(torch.zeros_like(partial.valid))
+    for slots in (partial.slots, only_first):  # a caller may close slots
+        joint = given_slot + slot_log_probs(logits.logsumexp(dim=2), slots)[:, :, None]
+        factored = given_slot + slot_log_probs(slot_logits, slots)[:, :, None]
+        for found, expected in (
+            (joint, joint_log_probs(logits, slots)),
+            (factored, factored_log_probs(logits, slot_logits, slots)),
+        ):
+            assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+            assert found.exp().sum(dim=(1, 2)).tolist() == pytest.approx([1.0] * 3)
 
 
 def test_closed_slots_neither_end_nor_count() -> None:

@@ -12,6 +12,7 @@ import torch
 from builders import draft_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import contents_of, joint_log_probs
 from torch import Tensor
 
 from nat.data.batch import Phrases, Source
@@ -19,11 +20,11 @@ from nat.models.contract import Translation
 from nat.models.options import SampleOptions
 from nat.nn.rng import RowRandom
 from nat.ops.editing import gaps
-from nat.ops.insertion import joint_log_probs, shortened
+from nat.ops.insertion import shortened
 from nat.rows import Rows
 from nat.search.canvas import Canvas, Fate
 from nat.search.editing import GIVEN, empty, start
-from nat.search.insertion import Finalisation, InsertionRule, Texts, insert_until_complete
+from nat.search.insertion import Contents, Finalisation, InsertionRule, Texts, insert_until_complete
 from nat.search.refine import History, Refined
 
 END = 3
@@ -81,8 +82,9 @@ def decode(
     max_passes: int = 5000,
     random: RowRandom | None = None,
 ) -> Refined[Texts]:
-    def of_texts(texts: Texts, memory: RowRandom) -> Tensor:
-        return log_probs(texts.canvases[0], memory)
+    def of_texts(texts: Texts, memory: RowRandom) -> list[Contents]:
+        (canvas,) = texts.canvases
+        return [contents_of(log_probs(canvas, memory), gaps(canvas.valid))]
 
     return insert_until_complete(
         of_texts,
@@ -225,20 +227,20 @@ def test_samples_follow_the_tempered_probabilities() -> None:
     number = 4000
     random = RowRandom(torch.arange(number)).fork(7)
     canvas = Texts.of(one_token()).repeat_rows(number)
-    log_probs = TABLE.expand(number, -1, -1)
+    contents = [contents_of(TABLE.expand(number, -1, -1), gaps(canvas.canvases[0].valid))]
     for temperature in (1.0, 0.5):
         p = (TABLE[0] / temperature).softmax(dim=1)
-        drawn = replace(PARALLEL, temperature=temperature).choose(log_probs, canvas, random)
+        drawn = replace(PARALLEL, temperature=temperature).choose(contents, canvas, random)
         for slot in range(2):
             share = drawn.tokens[:, slot].bincount(minlength=4) / number
             assert torch.allclose(share, p[slot], atol=0.04)
         assert torch.equal(drawn.insert, drawn.tokens != END)
-        one = replace(GREEDY, temperature=temperature).choose(log_probs, canvas, random)
+        one = replace(GREEDY, temperature=temperature).choose(contents, canvas, random)
         both = (one.tokens != END).all(dim=1)
         where = (TABLE[0].logsumexp(dim=1) / temperature).softmax(dim=0)
         assert torch.allclose(one.insert[both].float().mean(dim=0), where, atol=0.06)
         assert (one.insert.sum(dim=1) == (one.tokens != END).any(dim=1)).all()
-        last = replace(SEQUENCE, temperature=temperature).choose(log_probs, canvas, random)
+        last = replace(SEQUENCE, temperature=temperature).choose(contents, canvas, random)
         assert ((last.insert | last.ends).sum(dim=1) == 1).all()
         assert torch.allclose((last.insert | last.ends).float().mean(dim=0), where, atol=0.04)
 
@@ -337,10 +339,12 @@ def test_drawn_numbers_are_the_rows_own() -> None:
     random = RowRandom(torch.arange(50)).fork(1)
     rule = replace(PARALLEL, temperature=1.0)
     canvas = Texts.of(one_token()).repeat_rows(50)
-    together = rule.choose(TABLE.expand(50, -1, -1), canvas, random).tokens
+    slots = gaps(canvas.canvases[0].valid)
+    together = rule.choose([contents_of(TABLE.expand(50, -1, -1), slots)], canvas, random).tokens
     for row in range(50):
         index = torch.tensor([row])
-        alone = rule.choose(TABLE, canvas.select(index), random.select(index)).tokens
+        contents = [contents_of(TABLE, slots[:1])]
+        alone = rule.choose(contents, canvas.select(index), random.select(index)).tokens
         assert torch.equal(alone[0], together[row])
         counts[tuple(alone[0].tolist())] += 1
     assert len(counts) > 3
