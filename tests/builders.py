@@ -17,7 +17,7 @@ from nat.data.batch import Batch, Draft, Phrases, Target
 from nat.data.batching import Pair, collate
 from nat.data.points import IndexTokenizer, PointTokenizer
 from nat.data.tokenizer import Tokenizers
-from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies
+from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
 from nat.models.contract import TranslationModel
 from nat.nn.attention.base import Attention, attention_stack
 from nat.nn.head import Head
@@ -80,12 +80,14 @@ def model_options(name: str, *, attention: str | dict[str, Any] = "full", **over
 
 
 def make_run(folder: Path, name: str, data: dict[str, Any], tokenizers: Tokenizers, **options: Any) -> Path:
-    """A run folder of `make_model` with parameters that are all random, norms and biases too. data: its corpus."""
+    """A run folder of `make_model` with parameters that are all random, norms and biases too; <unk> is made likelier.
+    data: its corpus."""
     model = make_model(name, vocabularies=tokenizers.vocabularies, **options)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+        model.get_submodule("net.embeddings.source").weight[int(Symbol.UNK)] *= 3
     options.pop("seed", None)
     folder.mkdir(parents=True)
     tokenizers.save(folder / "tokenizer")

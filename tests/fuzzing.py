@@ -21,7 +21,7 @@ from workers import CONTEXT, logged
 from nat.cli.distill import main as distill
 from nat.composition import compose
 
-COMMANDS = ("bench", "cloze", "decode", "distill", "doctor", "edit", "lm", "modes", "report", "train")
+COMMANDS = ("bench", "cloze", "decode", "distill", "doctor", "edit", "export", "lm", "modes", "report", "train")
 MODELS = ("ctc", "autoregressive", "levenshtein", "kermit")
 MEMORY = 14 * 2**30  # of address space, bytes: a process that wants more is told that there is none
 PRELOADED = [
@@ -128,6 +128,8 @@ def usual_words(name: str, run: Path, model: str, runs: Runs, folder: Path) -> l
         return [f"teacher={run}", f"output={out}", "split=valid", "data.limit=6", "shard_size=2", *quick]
     if name == "edit":
         return [f"run_dir={run}", f"teacher={runs['autoregressive']}", "num_cases=2", "data.limit=5", *quick]
+    if name == "export":
+        return [f"run_dir={run}", f"output={out}", "max_sentences=2", *quick]
     if name == "lm":
         return [f"run_dir={run}", f"output={out}", "order=2", "data.limit=20"]
     if name in ("report", "modes"):

@@ -38,7 +38,7 @@ class Trials:
 
     def try_out(self, name: str, model: str, draw: random.Random, *, options: bool) -> Outcome:
         """The command with odd options, or with a file of its run damaged."""
-        model = {"edit": "levenshtein", "cloze": "kermit"}.get(name, model)
+        model = {"edit": "levenshtein", "cloze": "kermit", "export": "ctc"}.get(name, model)
         self.number += 1
         folder = self.folder / str(self.number)
         folder.mkdir()

@@ -28,6 +28,7 @@ from nat.drawing.charts import draw
 from nat.drawing.style import check_plots, write_svg
 from nat.engines.ctranslate2 import convert, token_name
 from nat.engines.onnx_graph import write_ctc
+from nat.engines.onnx_session import open_session
 from nat.errors import ConfigError
 from nat.models.ctc import CTC
 from nat.progress import Progress
@@ -141,11 +142,7 @@ def in_torch(model: CTC) -> Translate:
 
 
 def in_onnx(path: Path) -> Translate:
-    from onnxruntime import InferenceSession, SessionOptions
-
-    options = SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = open_session(path)
     return lambda tokens: session.run(["path"], {"tokens": tokens})
 
 

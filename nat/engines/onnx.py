@@ -22,7 +22,7 @@ from nat.decoding.batched import Decoded
 from nat.decoding.options import data_options
 from nat.decoding.translator import Translator
 from nat.engines.base import Answer, ComputeType, EngineTranslator, WorkerTranslator
-from nat.engines.onnx_graph import POSITIONS, write_ctc
+from nat.engines.onnx_graph import IMPOSSIBLE, POSITIONS, UNKNOWN, write_ctc
 from nat.engines.onnx_session import ENGINE, PACKAGE, open_session, require
 from nat.engines.onnx_single import write_fertility, write_vanilla
 from nat.engines.onnx_stacks import read_stacks, write_stacks
@@ -62,7 +62,7 @@ class GraphTranslator(WorkerTranslator):
         decoding = super().decoding(options)
         for f in fields(decoding):
             value = getattr(decoding, f.name)
-            if value != f.default:
+            if value != f.default and f.name != "allow_unknown":
                 raise ConfigError(
                     f"decoding.{f.name}={value}: {self.folder} is computed by one {ENGINE} graph, made with "
                     f"{f.name}={f.default}; engine=torch can"
@@ -70,7 +70,8 @@ class GraphTranslator(WorkerTranslator):
         return decoding
 
     def start(self, rows: list[list[int]], decoding: DecodingOptions) -> Answer:
-        return self._workers.submit(self._translate, rows).result
+        banned = {} if decoding.allow_unknown else {UNKNOWN: np.array(IMPOSSIBLE, dtype=np.float32)}
+        return self._workers.submit(self._translate, rows, banned).result
 
     def cut(self, lengths: Sequence[int], batches: BatchOptions) -> list[list[int]]:
         """Of one length each: graphs know no padding."""
@@ -80,10 +81,10 @@ class GraphTranslator(WorkerTranslator):
             found += [[same[i] for i in batch] for batch in batches.cut([length] * len(same))]
         return found
 
-    def _translate(self, rows: list[list[int]]) -> list[Decoded]:
+    def _translate(self, rows: list[list[int]], more: dict[str, np.ndarray]) -> list[Decoded]:
         from nat.engines import translate
 
-        written = translate.run(self._session, rows, collapses(self.model))
+        written = translate.run(self._session, rows, collapses(self.model), **more)
         return [Decoded([ids], [math.nan], 1, False) for ids in written]
 
 

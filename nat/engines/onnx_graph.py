@@ -26,6 +26,7 @@ POSITIONS = 1024  # sinusoids that are written out
 BLOCK = 128  # columns of which the largest is found first: an arg max over all at once is several times slower
 BLANK = int(Symbol.BLANK)
 IMPOSSIBLE = -1e30  # a logit
+UNKNOWN = "unknown"  # what is added to the logit of <unk>: an input that need not be given
 Samples = Sequence[Mapping[str, np.ndarray]]  # inputs of a graph, to measure magnitudes on
 
 
@@ -253,7 +254,9 @@ def _largest(products: Products, states: str, net: Seq2Seq, key: str) -> tuple[s
     weight = array(net.embeddings.target.weight)
     allowed = np.array([i for i in range(len(weight)) if i not in output.forbidden])
     columns = np.pad(allowed, (0, -len(allowed) % BLOCK))
-    bias = np.where(np.arange(len(columns)) < len(allowed), 0.0, IMPOSSIBLE).astype(np.float32)
+    bias = graph.constant(np.where(np.arange(len(columns)) < len(allowed), 0.0, IMPOSSIBLE).astype(np.float32))
+    unknown = graph.constant((columns == int(Symbol.UNK)).astype(np.float32))
+    bias = graph.node("Add", bias, graph.node("Mul", unknown, graph.option(UNKNOWN, 0.0)))
     logits = products.linear(products.factor(states, key), weight[columns], bias)
     blocks = graph.node("Reshape", logits, graph.ints(-1, len(columns) // BLOCK, BLOCK))
     maxima = graph.node("ReduceMax", blocks, graph.ints(2), keepdims=0)  # (N, blocks)

@@ -39,6 +39,15 @@ class Graph:
         self.inputs.append(_described(name, kind, shape))
         return name
 
+    def option(self, name: str, default: float) -> str:
+        """An input, a scalar of float32, that need not be given."""
+        from onnx import numpy_helper
+
+        if name not in [known.name for known in self.inputs]:
+            self.constants.append(numpy_helper.from_array(np.array(default, dtype=np.float32), name))
+            self.input(name, "FLOAT")
+        return name
+
     def output(self, tensor: str, name: str, kind: str, *shape: str | int) -> None:
         self.node("Identity", tensor, names=[name])
         self.outputs.append(_described(name, kind, shape))
@@ -49,6 +58,10 @@ class Graph:
         name = f"constant_{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.asarray(values, order="C"), name))
         return name
+
+    def known(self, values: np.ndarray | str) -> str:
+        """A constant, or what is a tensor of the graph already."""
+        return values if isinstance(values, str) else self.constant(values)
 
     def ints(self, *values: int) -> str:
         """A constant (N) of int64, such as a shape or axes."""
@@ -100,8 +113,8 @@ class Products(ABC):
         """x (..., I), made ready for products; relu: its positive part."""
 
     @abstractmethod
-    def linear(self, x: Factor, weight: np.ndarray, bias: np.ndarray | None) -> str:
-        """x (..., I) times weight (O, I), transposed, plus bias (O)."""
+    def linear(self, x: Factor, weight: np.ndarray, bias: np.ndarray | str | None) -> str:
+        """x (..., I) times weight (O, I), transposed, plus bias (O), which may be a tensor of the graph."""
 
     @abstractmethod
     def rows_of(self, table: np.ndarray, index: str) -> str:
@@ -112,9 +125,9 @@ class FloatProducts(Products):
     def factor(self, x: str, key: str, *, relu: bool = False) -> Factor:
         return Factor(self.graph.node("Relu", x) if relu else x)
 
-    def linear(self, x: Factor, weight: np.ndarray, bias: np.ndarray | None) -> str:
+    def linear(self, x: Factor, weight: np.ndarray, bias: np.ndarray | str | None) -> str:
         product = self.graph.node("MatMul", x.values, self.graph.constant(weight.T))
-        return product if bias is None else self.graph.node("Add", product, self.graph.constant(bias))
+        return product if bias is None else self.graph.node("Add", product, self.graph.known(bias))
 
     def rows_of(self, table: np.ndarray, index: str) -> str:
         return self.graph.node("Gather", self.graph.constant(table), index)
@@ -143,10 +156,10 @@ class Int8Products(Products):
         at_zero = self.graph.constant(np.uint8(zero))
         return Factor(self.graph.node("QuantizeLinear", x, scale, at_zero), scale, at_zero)
 
-    def linear(self, x: Factor, weight: np.ndarray, bias: np.ndarray | None) -> str:
+    def linear(self, x: Factor, weight: np.ndarray, bias: np.ndarray | str | None) -> str:
         quantised, scales = quantised_rows(weight)
         inputs = [x.values, self.graph.constant(quantised.T), x.scale, self.graph.constant(scales), x.zero]
-        more = [] if bias is None else ["", self.graph.constant(bias)]
+        more = [] if bias is None else ["", self.graph.known(bias)]
         return self.graph.node("MatMulIntegerToFloat", *inputs, *more, domain=MICROSOFT)
 
     def rows_of(self, table: np.ndarray, index: str) -> str:
@@ -177,11 +190,11 @@ def write_graph(
 
 def measured(describe: Callable[[Products], None], samples: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
     """The largest magnitude of each left side in all samples."""
-    from onnxruntime import InferenceSession
+    from nat.engines.translate import open_session
 
     products = MeasuredProducts()
     describe(products)
-    session = InferenceSession(products.graph.model().SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_session(products.graph.model().SerializeToString())
     keys = [output.name for output in products.graph.outputs if not output.type.tensor_type.shape.dim]
     largest = dict.fromkeys(keys, 0.0)
     for sample in samples:

@@ -33,7 +33,7 @@ def open_session(path: Path) -> InferenceSession:
     from nat.engines import translate
 
     try:
-        return translate.open_session(path)
+        return translate.open_session(str(path))
     except Exception as error:  # the package's own kinds have no ancestor in common
         raise ConfigError(f"{path}: {PACKAGE} cannot read this graph ({' '.join(str(error).split())})") from None
 

@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import sentencepiece
+from onnxruntime import InferenceSession as Session
+from onnxruntime import SessionOptions
 
 UNK, BLANK, FIRST_PIECE = 1, 5, 7  # ids of special symbols and of the first piece
 TOKENS = 1024  # of a batch
@@ -27,7 +28,7 @@ class Model:
         self.source, *_, self.target = [sentencepiece.SentencePieceProcessor(str(path)) for path in sides] * 2
         self.ids = {piece: FIRST_PIECE + i for i, piece in enumerate(ordinary(self.source))}
         self.pieces = [self.target.unk_id()] * FIRST_PIECE + ordinary(self.target)
-        self.session = open_session(folder / "model.onnx")
+        self.session = open_session(str(folder / "model.onnx"))
 
     def encode(self, text: str) -> list[int]:
         blank = not text or text.isspace()
@@ -52,12 +53,13 @@ def ordinary(model: sentencepiece.SentencePieceProcessor) -> list[int]:
     return [i for i in range(len(model)) if not (model.IsControl(i) or model.IsUnknown(i) or model.IsUnused(i))]
 
 
-def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """One thread for each call, and none that spins while there is nothing to do."""
-    options = onnxruntime.SessionOptions()
+def open_session(graph: str | bytes) -> Session:
+    """graph: its file, or its content. One thread for each call, and none that spins while there is nothing to do."""
+    options = SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Session(graph, options, providers=["CPUExecutionProvider"])
 
 
 def batches(lengths: Sequence[int]) -> list[list[int]]:
@@ -70,11 +72,11 @@ def batches(lengths: Sequence[int]) -> list[list[int]]:
     return found
 
 
-def run(session: onnxruntime.InferenceSession, rows: Sequence[Sequence[int]], collapse: bool) -> list[list[int]]:
+def run(session: Session, rows: Sequence[Sequence[int]], collapse: bool, **more: np.ndarray) -> list[list[int]]:
     """What a graph writes for rows of one length; graphs know no padding. collapse: it writes slots (B, A), whose
-    repetitions and blanks are no tokens; else tokens of one sentence at a time."""
+    repetitions and blanks are no tokens; else tokens of one sentence at a time. more: other inputs of the graph."""
     parts = [rows] if collapse else [[row] for row in rows]
-    paths = [session.run(["path"], {"tokens": np.array(part, dtype=np.int64)})[0] for part in parts]
+    paths = [session.run(["path"], {"tokens": np.array(part, dtype=np.int64), **more})[0] for part in parts]
     if not collapse:
         return [path[0].tolist() for path in paths]
     keep = paths[0] != BLANK
