@@ -21,6 +21,7 @@ from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
 from nat.models.contract import TranslationModel
 from nat.nn.attention.base import Attention, attention_stack
 from nat.nn.head import Head
+from nat.ops.sampling import class_of
 from nat.runs.precision import Precision
 from nat.runs.weights import WEIGHTS, save_tensors
 from nat.training.distributed import Ranks
@@ -131,6 +132,12 @@ class Literal(Head):
     def best(self, states: Tensor, where: Tensor | None = None) -> tuple[Tensor, Tensor]:
         best = states.max(dim=-1)
         return best.indices, best.values
+
+    def sampled(
+        self, states: Tensor, drawn: Tensor, *, temperature: float, where: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        tokens = class_of(states / temperature, drawn)
+        return tokens, self.of(states, tokens)
 
     def of(self, states: Tensor, labels: Tensor) -> Tensor:
         return states.gather(-1, labels[..., None]).squeeze(-1)

@@ -16,11 +16,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
-from sacrebleu.metrics import CHRF
-
 from nat.decoding.batch_options import USUAL, BatchOptions
 from nat.decoding.batched import Decoded
 from nat.errors import ConfigError
+from nat.scoring.chrf import sentence_chrf
 from nat.scoring.tokenization import BleuTokenizer, tokenizer_of
 
 TEACHER_BATCHES = 16  # batches whose pairs are sorted by length together
@@ -222,12 +221,6 @@ def sentence_bleu(tokenizer: BleuTokenizer) -> Metric:
     """Sentence BLEU with effective order: orders that a short translation lacks do not count."""
     bleu = tokenizer.metric(effective_order=True)
     return lambda text, reference: float(bleu.sentence_score(text, [reference]).score)
-
-
-def sentence_chrf() -> Metric:
-    """Sentence chrF2."""
-    chrf = CHRF()
-    return lambda text, reference: float(chrf.sentence_score(text, [reference]).score)
 
 
 def with_utilities(item: Candidates, choice: Choice, advance: Callable[[int], None]) -> Candidates:

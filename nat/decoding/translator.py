@@ -323,8 +323,10 @@ class Translator:
             if not row:
                 raise DataError(f"score: source {i + 1} is empty")
         results = [0.0] * len(source_rows)
-        lengths = [len(s) + len(t) for s, t in zip(source_rows, target_rows, strict=True)]
-        for chosen in batches.cut(lengths):
+        widest: dict[str, int] = {}  # the targets of a source stay together, for a model may encode it once for all
+        for source, *rows in zip(sources, source_rows, target_rows, strict=True):
+            widest[source] = max(widest.get(source, 0), sum(map(len, rows)))
+        for chosen in batches.cut([widest[source] for source in sources]):
             batch = collate([Pair(source_rows[i], target_rows[i]) for i in chosen]).to(self.device)
             with autocast(self.precision, self.device):
                 scores = self._score(batch)

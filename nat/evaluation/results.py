@@ -17,13 +17,14 @@ import torch
 import nat
 from nat.config import to_plain
 from nat.data.references import all_references
-from nat.decoding.candidates import Candidates, Metric, sentence_bleu, sentence_chrf, with_teacher_scores
+from nat.decoding.candidates import Candidates, Metric, sentence_bleu, with_teacher_scores
 from nat.decoding.requests import Sentence, source_of
 from nat.evaluation.inputs import Text
 from nat.evaluation.speed import Speed, device_name, machine_name, translate_timed
 from nat.evaluation.system import System
 from nat.progress import Progress
 from nat.runs.folder import run_summary
+from nat.scoring.chrf import sentence_chrf
 from nat.scoring.polygons import score_points
 from nat.scoring.scores import copied_rate, exact_match_rate, repetition_rate, score_corpus, unknown_rate
 

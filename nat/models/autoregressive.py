@@ -110,7 +110,7 @@ class Autoregressive(TranslationModel):
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """log p(y, EOS | x), one teacher-forced pass."""
         batch = batch.compact()
-        return self.token_log_probs(self.net.encode(batch.source), batch.target).sum(dim=1)
+        return self.token_log_probs(self.net.encode_once(batch.source), batch.target).sum(dim=1)
 
     def token_log_probs(self, memory: Memory, target: Target) -> Float[Tensor, "B T1"]:
         """log p(y_t | y_<t, x) of each token and of the end after them; 0 where not valid."""

@@ -67,6 +67,11 @@ class Work(Rows):
     block_lengths: Int[Tensor, " B"]
     num_commits: Int[Tensor, " B"]
 
+    @property
+    def passes(self) -> Int[Tensor, " B"]:
+        """What each row takes: until its longest block is committed."""
+        return -(-self.block_lengths.minimum(self.slots.lengths) // self.num_commits.clamp(min=1))
+
 
 class Imputer(TranslationModel):
     """The CTC canvas plus the embeddings of what is known of the alignment; masked slots add nothing.
@@ -229,6 +234,7 @@ class Imputer(TranslationModel):
             work,
             max_passes=decoding.passes,
             finished=lambda before, after: ~(after.tokens == MASK).any(dim=1),
+            least_passes=min(decoding.passes, max(1, int(work.passes.min()))),
             history=decoding.history,
         )
         alignments = Translation.best_of(

@@ -24,12 +24,13 @@ from nat.models.options import DecodingOptions, EditOptions
 from nat.nn.copying import Copying
 from nat.nn.edit_heads import EditHeads, Exits, Sharing
 from nat.nn.limits import LengthLimits
-from nat.nn.rng import RowRandom, class_of
+from nat.nn.rng import RowRandom
 from nat.nn.roll_in import completed, damaged, dropped, either, kept
 from nat.nn.seq2seq import ParallelConfig, Seq2Seq
 from nat.nn.transformer import Memory
 from nat.ops.edit_distance import best_edits
 from nat.ops.editing import gaps
+from nat.ops.sampling import class_of
 from nat.ops.selection import unpacked
 from nat.rows import Rows
 from nat.search.canvas import Canvas, Fate

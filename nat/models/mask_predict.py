@@ -107,6 +107,7 @@ class MaskPredict(TranslationModel):
             Conditions(beam.memory, decoding.random(source)),
             max_passes=decoding.max_passes,
             finished=nothing_masked,
+            least_passes=passes_of(int(canvas.rows[TOTAL].min()), limit=decoding.max_passes),
             history=decoding.history,
         )
         return Translation.best_of(
@@ -221,6 +222,11 @@ def phrase_worth(canvas: Canvas, phrases: Phrases, log_probs: Float[Tensor, "B L
     worth = window_sums(gain.unflatten(2, shape), phrases.valid)
     absent = window_sums(differs.unflatten(2, shape), phrases.valid) != 0
     return worth.where(absent, STAYS)
+
+
+def passes_of(total: int, *, limit: int) -> int:
+    """The passes after which nothing of so many masks is left: a short sentence needs fewer than the limit."""
+    return limit - -(-limit // total) + 1 if total else 1
 
 
 def nothing_masked(before: Canvas, after: Canvas) -> Bool[Tensor, " B"]:

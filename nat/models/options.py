@@ -85,9 +85,8 @@ class DecodingOptions:
         positions than `where` means nothing."""
         if random is None or self.temperature is None:
             return head.best(states, where)
-        log_probs = head.full(states)
-        tokens = self.pick(log_probs, random)
-        return tokens, log_probs.gather(2, tokens[:, :, None]).squeeze(2)
+        drawn = random.uniform(states.size(1))
+        return head.sampled(states, drawn, temperature=self.temperature, where=where)
 
     def pick(self, log_probs: Float[Tensor, "B L V"], random: RowRandom | None) -> Int[Tensor, "B L"]:
         """The most probable token of each position, or a sample at the temperature."""

@@ -142,7 +142,8 @@ class Refinement(TranslationModel):
             replace(canvas, positions={INPUTS: inputs}),
             Conditions(beam.memory, decoding.random(source)),
             max_passes=decoding.max_passes,
-            finished=settled if decoding.adaptive else never,
+            finished=settled,
+            least_passes=1 if decoding.adaptive else decoding.max_passes,
             history=decoding.history,
         )
         return Translation.best_of(
@@ -181,7 +182,3 @@ class Refinement(TranslationModel):
 def settled(before: Canvas, after: Canvas) -> Bool[Tensor, " B"]:
     """True where a pass gave what the pass before had given; the first pass had nothing before it."""
     return unchanged(before, after) & (before.tokens != PAD).any(dim=1)
-
-
-def never(before: Canvas, after: Canvas) -> Bool[Tensor, " B"]:
-    return torch.zeros(len(after), dtype=torch.bool, device=after.device)

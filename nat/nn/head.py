@@ -17,6 +17,7 @@ from nat.nn.copying import Copyable, CopyHead
 from nat.nn.embedding import OutputLayer, TokenEmbedding
 from nat.ops.log_softmax import softmax_parts
 from nat.ops.precision import at_least_float32
+from nat.ops.sampling import class_of
 from nat.ops.selection import packed, unpacked
 
 
@@ -64,9 +65,23 @@ class Head:
             tokens = scores.argmax(dim=-1)
             return tokens, log_probs_at(scores, tokens)
         _, scores = self.packed(states, where)
-        tokens = scores.argmax(dim=-1)
-        log_probs, none = log_probs_at(scores, tokens), torch.zeros_like(where, dtype=scores.dtype)
-        return unpacked(where, tokens, none.long()), unpacked(where, log_probs, none.to(log_probs))
+        return _spread(where, scores, scores.argmax(dim=-1))
+
+    def sampled(
+        self,
+        states: Float[Tensor, "B L D"],
+        drawn: Float[Tensor, "B L"],
+        *,
+        temperature: float,
+        where: Bool[Tensor, "B L"] | None = None,
+    ) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
+        """As `best`, for what numbers uniform in (0, 1) draw at a temperature; log-probabilities are those at 1."""
+        if where is None:
+            scores = self.scores(states)
+            tokens = class_of(scores / temperature, drawn)
+            return tokens, log_probs_at(scores, tokens)
+        _, scores, drawn = self.packed(states, where, drawn)
+        return _spread(where, scores, class_of(scores / temperature, drawn))
 
     def of(self, states: Float[Tensor, "B L D"], labels: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
         """The log-probability of one token at each position."""
@@ -112,8 +127,18 @@ class Head:
 
 
 def without(scores: Float[Tensor, "*B V"], banned: tuple[int, ...]) -> Float[Tensor, "*B V"]:
-    """Scores that give no probability to these symbols."""
-    return scores.index_fill(-1, torch.tensor(banned, device=scores.device), -torch.inf) if banned else scores
+    """The same scores, which give no probability to these symbols any more."""
+    for symbol in banned:  # a tensor of them would be made on the host, at every pass
+        scores.select(-1, symbol).fill_(-torch.inf)
+    return scores
+
+
+def _spread(
+    where: Bool[Tensor, "B L"], scores: Float[Tensor, "N V"], tokens: Int[Tensor, " N"]
+) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
+    """Tokens of the packed positions `where`, and their log-probabilities, at their places; 0 elsewhere."""
+    log_probs, none = log_probs_at(scores, tokens), torch.zeros_like(where, dtype=torch.long)
+    return unpacked(where, tokens, none), unpacked(where, log_probs, none.to(log_probs))
 
 
 def log_probs_at(scores: Float[Tensor, "*B V"], tokens: Int[Tensor, "*B"]) -> Float[Tensor, "*B"]:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nat.data.batch import Batch
+from nat.ops.sampling import class_of, classes_of
 from nat.rows import Rows
 
 
@@ -81,22 +82,10 @@ class RowRandom(Rows):
         """For B * n streams, `copies(n)` of B rows: what `sample` gives for rows repeated n times, without repeating
         the probabilities."""
         drawn = self.uniform(log_probs.size(1)).view(log_probs.size(0), -1, log_probs.size(1))
-        return _classes(log_probs, drawn.transpose(1, 2)).transpose(1, 2)
+        return classes_of(log_probs, drawn.transpose(1, 2)).transpose(1, 2)
 
 
 _GOLDEN_SMALL = 0x1E3779B97F4A7C15  # odd; 2^64 over the golden ratio without its top bits, to stay within int64
-
-
-def class_of(log_probs: Float[Tensor, "*B V"], drawn: Float[Tensor, "*B"]) -> Int[Tensor, "*B"]:
-    """The class that each number in (0, 1) draws from the softmax of `log_probs` (normalised or not)."""
-    return _classes(log_probs, drawn[..., None]).squeeze(-1)
-
-
-def _classes(log_probs: Float[Tensor, "*L V"], drawn: Float[Tensor, "*L n"]) -> Int[Tensor, "*L n"]:
-    """Where numbers in (0, 1) fall among the cumulated probabilities."""
-    heights = torch.softmax(log_probs.double(), dim=-1).cumsum(dim=-1)
-    scaled = drawn.double() * heights[..., -1:]
-    return torch.searchsorted(heights, scaled.contiguous(), right=True).clamp(max=log_probs.size(-1) - 1)
 
 
 def _wrapped(number: int) -> int:

@@ -140,6 +140,17 @@ class Seq2Seq(nn.Module):
             tokens, valid = F.pad(tokens, (1, 0), value=int(Symbol.PAD)), F.pad(valid, (1, 0), value=True)
         return replace(self.encoder(self.dropout(x), valid), tokens=tokens)
 
+    def encode_once(self, source: Source) -> Memory:
+        """As `encode`, where many sources are equal: each is encoded, and its keys and values are projected, once for
+        all rows that read it."""
+        tokens = source.tokens.masked_fill(~source.valid, int(Symbol.PAD))
+        distinct, reader = torch.unique(tokens, dim=0, return_inverse=True)
+        if len(distinct) == len(source):
+            return self.encode(source)
+        rows = torch.arange(len(source), device=source.device)
+        memory = self.encode(source.select(rows.new_empty(len(distinct)).scatter(0, reader, rows)))
+        return self.decoder.project(memory).select(reader)
+
     def embed(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         """Target embeddings, without positions."""
         return self.embeddings.target(tokens)

@@ -48,7 +48,7 @@ def bracket(
     """With both ends marked: gap g lies between the new positions g and g + 1."""
     ends = valid.sum(dim=1, keepdim=True) + 1
     padded = F.pad(tokens, (1, 1)).scatter(1, ends, last)
-    padded[:, 0] = first
+    padded[:, 0].fill_(first)  # an assignment would make a tensor on the host
     return padded, F.pad(valid, (2, 0), value=True)
 
 

@@ -48,6 +48,12 @@ def normalisers(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
     return softmax_parts(logits, none, none).normaliser
 
 
+def pieces(logits: Tensor) -> list[slice]:
+    """Rows that are worked on together."""
+    size = max(1, (PIECE_ON_GPU if logits.is_cuda else PIECE) // logits.size(1))
+    return [slice(start, start + size) for start in range(0, len(logits), size)]
+
+
 class _SoftmaxParts(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -56,7 +62,7 @@ class _SoftmaxParts(torch.autograd.Function):
         dtype = torch.promote_types(logits.dtype, torch.float32)
         normaliser, mean = logits.new_zeros((2, len(logits)), dtype=dtype)
         possible = _possible(logits, forbidden)
-        for piece in _pieces(logits):
+        for piece in pieces(logits):
             part = logits[piece].to(dtype)
             log_probs = torch.log_softmax(part, dim=1)
             normaliser[piece] = part.amax(dim=1) - log_probs.amax(dim=1)  # quicker than logsumexp
@@ -76,7 +82,7 @@ class _SoftmaxParts(torch.autograd.Function):
         share = of_mean / _count(ctx.possible)
         if ctx.with_mean:
             factor = factor - of_mean
-        for piece in _pieces(logits):
+        for piece in pieces(logits):
             part = torch.softmax(logits[piece].to(normaliser.dtype), dim=1).mul_(factor[piece, None])
             if ctx.with_mean:
                 for run in ctx.possible:
@@ -95,9 +101,3 @@ def _possible(logits: Tensor, forbidden: tuple[int, ...]) -> list[slice]:
 
 def _count(possible: list[slice]) -> int:
     return sum(run.stop - run.start for run in possible)
-
-
-def _pieces(logits: Tensor) -> list[slice]:
-    """Rows that are worked on together."""
-    size = max(1, (PIECE_ON_GPU if logits.is_cuda else PIECE) // logits.size(1))
-    return [slice(start, start + size) for start in range(0, len(logits), size)]

@@ -178,9 +178,10 @@ def beam_search(
     beam = _start(max_lengths, beam_size)
     state = state.reorder(torch.zeros_like(beam.ended_lengths))
     results: list[tuple[BeamState, int]] = []  # finished sentences and the steps they took
+    shortest = int(max_lengths.min())
     for position in range(int(max_lengths.max()) + 1):
         log_probs, state = step(beam.tokens[:, :, -1], position, state)
-        beam, origin = _advance(beam, log_probs, position, alpha)
+        beam, origin = _advance(beam, log_probs, position, alpha, limited=position >= shortest)
         state = state.reorder(origin)
         done = (beam.num_ended >= beam_size) | (position >= beam.max_lengths)
         if bool(done.any()):
@@ -212,22 +213,24 @@ def _start(max_lengths: Tensor, beam_size: int) -> BeamState:
 
 
 def _advance(
-    beam: BeamState, log_probs: Float[Tensor, "B K V"], position: int, alpha: float
+    beam: BeamState, log_probs: Float[Tensor, "B K V"], position: int, alpha: float, *, limited: bool
 ) -> tuple[BeamState, Int[Tensor, "B K"]]:
     """One token more. Of the 2K best continuations, those among the first K that end are finished; the
-    best K that do not end live on. Also returns each live hypothesis's origin."""
+    best K that do not end live on. Also returns each live hypothesis's origin. limited: whether a sentence may be as
+    long as it may become."""
     _, beam_size, vocabulary = log_probs.shape
-    at_limit = position >= beam.max_lengths
-    cut = log_probs[:, :, EOS] < log_probs.amax(dim=-1)  # (B, K) those that would rather go on
-    only_eos = torch.full_like(log_probs[0, 0], -math.inf)
-    only_eos[EOS] = 0.0
-    log_probs = log_probs + torch.where(at_limit[:, None, None], only_eos, 0.0)
+    cut = torch.zeros_like(beam.forced)
+    if limited:
+        at_limit, end = position >= beam.max_lengths, log_probs[:, :, EOS]
+        cut = at_limit[:, None] & (end < log_probs.amax(dim=-1))  # (B, K) those that would rather go on
+        log_probs = log_probs.masked_fill(at_limit[:, None, None], -math.inf)
+        log_probs[:, :, EOS] = end
     totals = beam.scores[:, :, None] + log_probs  # (B, K, V)
     scores, flat = totals.flatten(1).topk(min(2 * beam_size, beam_size * vocabulary), dim=1)  # (B, 2K)
     origin, token = flat // vocabulary, flat % vocabulary
     ends = (token == EOS) & (scores > -math.inf)
     eligible = ends & (torch.arange(scores.size(1), device=scores.device) < beam_size)
-    beam = _finish(beam, scores.masked_fill(~eligible, -math.inf), origin, position, alpha, cut & at_limit[:, None])
+    beam = _finish(beam, scores.masked_fill(~eligible, -math.inf), origin, position, alpha, cut)
     live = scores.masked_fill(token == EOS, -math.inf)
     live_scores, chosen = live.topk(beam_size, dim=1)  # (B, K)
     origin, token = origin.gather(1, chosen), token.gather(1, chosen)

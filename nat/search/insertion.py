@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from nat.nn.rng import RowRandom, class_of
+from nat.nn.rng import RowRandom
 from nat.ops.editing import NEW, deletion, gaps, rearrange
 from nat.ops.insertion import slot_log_probs
 from nat.ops.log_softmax import normalisers
+from nat.ops.sampling import class_of
 from nat.ops.selection import lowest, packed, unpacked
 from nat.rows import Rows
 from nat.search.canvas import Canvas, Fate

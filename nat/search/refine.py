@@ -96,10 +96,12 @@ def refine(
     *,
     max_passes: int,
     finished: Finished[C],
+    least_passes: int = 1,
     history: bool = False,
 ) -> Refined[C]:
-    """Apply `step` until a row is `finished`, at most `max_passes` times. history: keep every pass."""
-    assert max_passes >= 1
+    """Apply `step` until a row is `finished`, at most `max_passes` times. least_passes: what every row takes, as the
+    caller knows; before that no device is asked whether one has ended. history: keep every pass."""
+    assert 1 <= least_passes <= max_passes
     num_rows, device = len(canvas), canvas.device
     rows = torch.arange(num_rows, device=device)
     calls = torch.zeros(num_rows, dtype=torch.long, device=device)
@@ -111,15 +113,24 @@ def refine(
         calls[rows] += spent
         if history:
             passes.append((rows, canvas, after))
-        stop = finished(canvas, after)
+        before, canvas = canvas, after
+        if number < least_passes:
+            continue
+        stop = finished(before, after)
         ended[rows] = stop
         if number == max_passes:
-            stop = torch.ones_like(stop)
-        if bool(stop.any()):  # leaving costs a copy of the rest, so that only a pass that ends a row pays for it
+            done.append((rows, after))
+        elif bool(stop.any()):  # leaving costs a copy of the rest, so that only a pass that ends a row pays for it
             done.append((rows[stop], after.select(stop)))
-            rows, after, memory = rows[~stop], after.select(~stop), memory.select(~stop)
-        canvas = after
-        if not len(rows):
-            break
-    order = torch.cat([rows for rows, _ in done]).argsort()
-    return Refined(type(canvas).concatenated([part for _, part in done]).select(order), calls, ended, passes)
+            rows, canvas, memory = rows[~stop], after.select(~stop), memory.select(~stop)
+            if not len(rows):
+                break
+    return Refined(_in_order(done), calls, ended, passes)
+
+
+def _in_order(done: Sequence[tuple[Tensor, C]]) -> C:
+    """All rows, from the parts that ended one after the other, with the numbers of their rows."""
+    numbers, parts = zip(*done, strict=True)
+    if len(parts) == 1:
+        return parts[0]
+    return type(parts[0]).concatenated(parts).select(torch.cat(numbers).argsort())

@@ -24,9 +24,9 @@ from nat.decoding.candidates import (
     highest,
     resolve_choice,
     sentence_bleu,
-    sentence_chrf,
 )
 from nat.errors import ConfigError, DataError
+from nat.scoring.chrf import sentence_chrf
 from nat.scoring.tokenization import BleuTokenizer
 
 SOME = settings(deadline=None, max_examples=40)  # a deadline would measure the machine

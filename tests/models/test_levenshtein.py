@@ -23,6 +23,7 @@ from nat.models.contract import Translation
 from nat.models.levenshtein import Levenshtein
 from nat.nn import roll_in
 from nat.nn.edit_heads import Policy
+from nat.nn.head import Head
 from nat.nn.rng import RowRandom
 from nat.nn.transformer import Memory
 from nat.ops.edit_distance import best_edits
@@ -613,8 +614,13 @@ def test_learned_positions_hold_both_ends() -> None:
 def test_only_the_first_pass_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     model, source = eager(dtype=torch.float64), make_batch([(9, 1), (6, 1)]).source
     drawn: list[int] = []
-    original = RowRandom.sample
-    monkeypatch.setattr(RowRandom, "sample", lambda self, x: original(self, drawn.append(1) or x))
+    original = Head.sampled
+
+    def spy(*given: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        drawn.append(1)
+        return original(*given, **options)
+
+    monkeypatch.setattr(Head, "sampled", spy)
     found = decode(model, source, temperature=1.0, num_candidates=3, max_passes=4)
     assert len(drawn) == 1 and found.passes.max() > 1
     assert outputs(found, 0) != outputs(found, 1)

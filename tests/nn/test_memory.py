@@ -10,6 +10,8 @@ import torch
 from builders import make_batch, make_model
 from torch import Tensor
 
+from nat.data.batch import Batch, Source
+from nat.models.autoregressive import Autoregressive
 from nat.models.fertility import Choice
 from nat.models.mask_predict import MaskPredict
 from nat.nn.attention.full import FullAttention
@@ -96,3 +98,23 @@ def test_a_length_beam_stores_one_memory_a_sentence() -> None:
     assert isinstance(model, MaskPredict)
     memory = MaskPredict.Decoding(length_beam=4).lengths(model.length, model.net, SOURCE, limit=None).memory
     assert (len(memory), len(memory.states)) == (12, 3)
+
+
+@torch.no_grad()
+def test_equal_sources_are_encoded_once_for_all_their_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model("autoregressive", dtype=torch.float64)
+    assert isinstance(model, Autoregressive)
+    rows = torch.tensor([2, 0, 2, 1, 2, 0])
+    batch = Batch(SOURCE.select(rows), make_batch([(1, n) for n in (3, 2, 5, 4, 1, 3)]).target)
+    expected = [model.score(batch.select(torch.tensor([row]))).item() for row in range(len(batch))]
+    seen: list[int] = []
+    encode = model.net.encode
+
+    def spy(source: Source) -> Memory:
+        seen.append(len(source))
+        return encode(source)
+
+    monkeypatch.setattr(model.net, "encode", spy)
+    assert model.score(batch).tolist() == pytest.approx(expected, abs=1e-10)
+    model.score(batch.select(torch.tensor([0, 1, 3])))
+    assert seen == [3, 3]

@@ -180,3 +180,19 @@ def test_unchanged_looks_at_valid_positions_and_at_their_number() -> None:
     after = canvas([[8, 9], [8, 7], [8], [8], [8, 0, 0]], 4, junk=3)
     assert unchanged(before, after).tolist() == [True, False, True, False, False]
     assert unchanged(after, before).tolist() == [True, False, True, False, False]
+
+
+@pytest.mark.parametrize("least", [1, 3, MAX])
+def test_before_the_least_passes_nobody_is_asked_whether_a_row_has_ended(least: int) -> None:
+    asked: list[int] = []
+
+    def finished(before: Canvas, after: Canvas) -> Tensor:
+        asked.append(len(before))
+        return unchanged(before, after)
+
+    step = Count()
+    found = refine(step, *start([0, 2, 4]), max_passes=MAX, finished=finished, least_passes=least)
+    assert found.calls.tolist() == [max(least, passes) for passes in (1, 3, 5)]
+    assert len(asked) == MAX - least + 1
+    assert found.finished.all()
+    assert found.canvas.tokens[:, 0].tolist() == [0, 2, 4]
