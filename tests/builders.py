@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -195,15 +197,22 @@ def draft_of(rows: list[list[int]]) -> Draft:
     return Draft(target.tokens, target.valid, torch.zeros_like(target.valid), closed)
 
 
-def command(*arguments: str) -> int:
-    """nat-train in this process: its exit code."""
-    from nat.cli.train import main
-
+def command(*arguments: str, name: str = "train") -> int:
+    """nat-NAME in this process: its exit code."""
     try:
-        main(list(arguments))
+        importlib.import_module(f"nat.cli.{name}").main(list(arguments))
     except SystemExit as stop:
         return int(stop.code or 0)
     raise AssertionError("the command did not exit")
+
+
+def distil(*arguments: str) -> int:
+    return command(*arguments, name="distill")
+
+
+def distilled_lines(folder: Path) -> list[dict[str, Any]]:
+    """The corpus that nat-distill wrote."""
+    return [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def make_step(model: TranslationModel, *, max_tokens: int = 10_000, ranks: Ranks | None = None, **options: Any) -> Any:

@@ -20,11 +20,13 @@ os.environ["NAT_CACHE"] = CACHE
 PYTHONPATH = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 os.environ["PYTHONPATH"] = os.pathsep.join(PYTHONPATH)  # for the processes that tests start
 
+import typecheck  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 CHECKED = ["nat.ops", "nat.nn", "nat.models", "nat.losses", "nat.search", "nat.rows", "nat.data.batch"]
 CHECKED += [f"nat.decoding.{name}" for name in ("batched", "candidates", "history", "requests")]
-install_import_hook(CHECKED, "typecheck.check")
+typecheck.install()
+install_import_hook(CHECKED, "typecheck.checked")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

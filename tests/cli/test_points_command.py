@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 import pytest
 from builders import command
 
-from nat.cli.decode import main
 from nat.decoding.translator import load
 
 QUICK = [
@@ -38,14 +38,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def nat_decode() -> Decode:
-    def run(*arguments: str) -> int:
-        try:
-            main(list(arguments))
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        raise AssertionError("the command did not exit")
-
-    return run
+    return functools.partial(command, name="decode")
 
 
 @pytest.mark.parametrize("name", ["pointer", "pointer_parallel"])

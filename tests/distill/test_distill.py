@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 import workers
+from builders import distil, distilled_lines
 
 import nat
-from nat.cli.distill import main
 from nat.data.lines import file_digest
 from nat.data.vocabulary import Symbol
 from nat.decoding.batched import Decoded
@@ -31,18 +28,6 @@ from nat.runs.lock import FolderLock
 FAST = ["decoding.batch_size=16", "shard_size=25", "data.limit=150"]
 
 
-def distil(*arguments: str) -> int:
-    try:
-        main(list(arguments))
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    raise AssertionError("the command did not exit")
-
-
-def lines_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
 @pytest.fixture(scope="module")
 def distilled(tiny_runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("distilled") / "whole"
@@ -51,7 +36,7 @@ def distilled(tiny_runs: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 
 
 def test_lines_are_the_teachers_translations_in_corpus_order(distilled: Path, tiny_runs: dict[str, Path]) -> None:
-    lines = lines_of(distilled)
+    lines = distilled_lines(distilled)
     numbers = [line["line"] for line in lines]
     assert len(lines) == 150
     assert numbers == sorted(set(numbers))
@@ -65,7 +50,7 @@ def test_score_is_the_teachers(distilled: Path, tiny_runs: dict[str, Path]) -> N
     # score() tokenises the text anew, so only those translations whose pieces come out the same can agree. It knows no
     # ban of <unk>, which shares out that token's probability: the score is a little higher.
     teacher = nat.load(tiny_runs["autoregressive"])
-    lines = [line for line in lines_of(distilled)[:20] if line["de"] and not line.get("truncated")]
+    lines = [line for line in distilled_lines(distilled)[:20] if line["de"] and not line.get("truncated")]
     forced = teacher.score([line["en"] for line in lines], [line["de"] for line in lines])
     gains = [line["score"] - score for line, score in zip(lines, forced, strict=True)]
     assert sum(-1e-3 < gain < 0.02 for gain in gains) >= 5
@@ -84,21 +69,21 @@ def test_manifest_tells_who_made_the_file_and_how(distilled: Path, tiny_runs: di
     assert manifest["pairs"]["kept"] == 150
     assert manifest["versions"]["torch"] == torch.__version__
     assert manifest["bleu_signature"].startswith("nrefs:1")
-    scores = [line["score"] for line in lines_of(distilled)]
+    scores = [line["score"] for line in distilled_lines(distilled)]
     assert manifest["mean_score"] == pytest.approx(sum(scores) / len(scores))
 
 
 def test_batches_and_shards_do_not_matter(distilled: Path, tiny_runs: dict[str, Path], tmp_path: Path) -> None:
     options = ["decoding.batch_size=7", "shard_size=1000", "data.limit=150"]
     assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={tmp_path / 'other'}", *options) == 0
-    first, second = lines_of(distilled), lines_of(tmp_path / "other")
+    first, second = distilled_lines(distilled), distilled_lines(tmp_path / "other")
     assert [(line["line"], line["de"]) for line in first] == [(line["line"], line["de"]) for line in second]
 
 
 def test_beam_with_several_candidates(tiny_runs: dict[str, Path], tmp_path: Path) -> None:
     options = ["decoding.beam_size=3", "decoding.num_candidates=3", "data.limit=12"]
     assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={tmp_path / 'd'}", *options) == 0
-    lines = lines_of(tmp_path / "d")
+    lines = distilled_lines(tmp_path / "d")
     assert [line["rank"] for line in lines] == [0, 1, 2] * 12
 
 
@@ -131,13 +116,15 @@ def test_killed_while_joining(distilled: Path, tiny_runs: dict[str, Path], tmp_p
 
 def test_two_ranks_give_the_same_bytes(distilled: Path, tiny_runs: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "ranks"
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "nat.cli.distill"]
-        + [f"teacher={tiny_runs['autoregressive']}", f"output={folder}", "device=cpu", *FAST],
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-    )
+    arguments = [f"teacher={tiny_runs['autoregressive']}", f"output={folder}", "device=cpu", *FAST]
+    log, port = str(tmp_path / "log"), workers.free_port()
+    ranks = [
+        workers.start(
+            workers.command, arguments, log, workers.rank_environment(rank, 2, port), module="nat.cli.distill"
+        )
+        for rank in range(2)
+    ]
+    assert [workers.finish(rank) for rank in ranks] == [0, 0], (tmp_path / "log").read_text()
     assert (folder / "train.jsonl").read_bytes() == (distilled / "train.jsonl").read_bytes()
     assert json.loads((folder / "manifest.json").read_text())["num_ranks"] == 2
 
@@ -247,7 +234,7 @@ def test_a_translation_with_unk_is_left_out_and_counted(
     assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={tmp_path / 'd'}", *options) == 0
     assert "21 lines, " in (printed := capsys.readouterr().out)
     assert "3 left out for an <unk>" in printed
-    lines = lines_of(tmp_path / "d")
+    lines = distilled_lines(tmp_path / "d")
     assert not any("⁇" in line["de"] for line in lines)
     assert sorted(line["rank"] for line in lines) == [0] * 9 + [1] * 12
     manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())

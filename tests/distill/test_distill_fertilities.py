@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 import torch
 import workers
-from builders import VOCABULARIES
+from builders import VOCABULARIES, distil, distilled_lines
 from jaxtyping import Float
 from torch import Tensor
 
 import nat
-from nat.cli.distill import main
 from nat.data.batch import Batch
 from nat.data.batching import Pair
 from nat.data.tokenizer import Tokenizers
@@ -31,18 +30,6 @@ from nat.models.contract import TranslationModel
 from nat.models.ctc import CTC
 
 FAST = ["decoding.batch_size=16", "shard_size=25", "data.limit=100"]
-
-
-def distil(*arguments: str) -> int:
-    try:
-        main(list(arguments))
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    raise AssertionError("the command did not exit")
-
-
-def lines_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +63,7 @@ def test_every_line_has_fertilities_of_its_texts(
 ) -> None:
     folder = made(f"fertilities={source}", f"targets={targets}")
     tokenizers = nat.load(tiny_runs["autoregressive"]).tokenizers
-    lines = lines_of(folder)
+    lines = distilled_lines(folder)
     assert len(lines) == 100
     for line in lines:
         assert len(line["fertilities"]) == len(tokenizers.source.encode([line["en"]])[0])
@@ -94,15 +81,15 @@ def test_every_line_has_fertilities_of_its_texts(
 
 @SOURCES
 def test_but_for_fertilities_the_lines_are_the_same(source: str, made: Callable[..., Path]) -> None:
-    found = lines_of(made(f"fertilities={source}", "targets=teacher"))
+    found = distilled_lines(made(f"fertilities={source}", "targets=teacher"))
     for line in found:
         del line["fertilities"]
-    assert found == lines_of(made())
+    assert found == distilled_lines(made())
 
 
 def test_given_targets_have_the_teachers_score(made: Callable[..., Path], tiny_runs: dict[str, Path]) -> None:
     folder = made("fertilities=attention", "targets=corpus")
-    lines, translated = lines_of(folder), lines_of(made())
+    lines, translated = distilled_lines(folder), distilled_lines(made())
     assert [line["line"] for line in lines] == [line["line"] for line in translated]
     assert [line["en"] for line in lines] == [line["en"] for line in translated]
     assert sum(a["de"] != b["de"] for a, b in zip(lines, translated, strict=True)) > 20
@@ -118,7 +105,7 @@ def test_candidates_have_fertilities_of_their_own(tiny_runs: dict[str, Path], tm
     options = ["decoding.beam_size=2", "decoding.num_candidates=2", "data.limit=8", "fertilities=attention"]
     assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={tmp_path / 'd'}", *options) == 0
     tokenizer = nat.load(tiny_runs["autoregressive"]).tokenizers.target
-    lines = lines_of(tmp_path / "d")
+    lines = distilled_lines(tmp_path / "d")
     assert len(lines) == 16
     for line in lines:
         assert sum(line["fertilities"]) == len(tokenizer.encode([line["de"]])[0])
@@ -126,7 +113,7 @@ def test_candidates_have_fertilities_of_their_own(tiny_runs: dict[str, Path], tm
 
 def without_scores(folder: Path) -> list[dict[str, Any]]:
     """A score's last digit depends on the batch that the sentence was decoded in."""
-    return [{key: value for key, value in line.items() if key != "score"} for line in lines_of(folder)]
+    return [{key: value for key, value in line.items() if key != "score"} for line in distilled_lines(folder)]
 
 
 def test_batches_and_shards_do_not_matter(
@@ -190,7 +177,7 @@ def test_a_file_of_alignments_is_counted(made: Callable[..., Path], tiny_runs: d
     data = [f"data.train={tmp_path / 't.tsv'}", "data.max_words=4", "data.limit=null", "data.columns=[en,de]"]
     options = [*data, "targets=corpus", "fertilities=alignments", f"alignments={tmp_path / 't.align'}"]
     assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={tmp_path / 'd'}", *options) == 0
-    lines = lines_of(tmp_path / "d")
+    lines = distilled_lines(tmp_path / "d")
     assert [line["line"] for line in lines] == [1, 3]
     num_source, num_target = lengths[0]
     spread = [int((t + 0.5) * num_source / num_target) for t in range(num_target)]

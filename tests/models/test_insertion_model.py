@@ -339,6 +339,6 @@ def test_it_learns_in_every_mode(options: dict[str, str]) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if update % 50 == 0 and all(outputs(decode(model, batch.source, parallel=mode)) == targets for mode in modes):
+        if update % 20 == 0 and all(outputs(decode(model, batch.source, parallel=mode)) == targets for mode in modes):
             return
     raise AssertionError([outputs(decode(model, batch.source, parallel=mode)) for mode in modes])

@@ -170,8 +170,8 @@ def test_validation_and_saving_do_not_change_training(train: Run) -> None:
 @pytest.mark.parametrize("model", ["autoregressive", "ctc"])
 def test_accumulation_does_not_change_training(train: Run, model: str) -> None:
     # dropout draws anew for every micro-batch, and Adam would blow up rounding errors where a gradient is zero
-    still = ["model.size.dropout=0.0", "optimizer.epsilon=1e-2", "trainer.max_updates=6"]
-    whole, cut = train("whole", *still, model=model), train("cut", *still, "trainer.max_tokens=40", model=model)
+    still = ["model.size.dropout=0.0", "optimizer.epsilon=1e-2", "trainer.max_updates=3"]
+    whole, cut = train("whole", *still, model=model), train("cut", *still, "trainer.max_tokens=80", model=model)
     other = weights(cut)
     for name, tensor in weights(whole).items():
         if name.startswith("model."):
@@ -297,13 +297,13 @@ def test_killed_again_and_again_the_run_ends_bit_equal(reference: Path, small: l
     arguments = [*small, "model=ctc", f"run_dir={folder}", "trainer.moving_average=0.5", *slow]
     chance = random.Random(7)
     updates = []
-    for _ in range(8):
-        log, touches = str(tmp_path / "log"), chance.randint(1, 130)
+    for _ in range(5):
+        log, touches = str(tmp_path / "log"), chance.randint(40, 160)
         process = workers.start(workers.struck, arguments, log, folder, touches)
         assert workers.finish(process) == -signal.SIGKILL, Path(log).read_text()
         path = latest_checkpoint(folder)
         updates.append(read_json(path / "state.json")["state"]["update"] if path else 0)
-    assert 0 < updates[4] < updates[7] < 12
+    assert 0 < updates[2] < updates[4] < 12
     assert command(*arguments) == 0
     assert same_weights(folder, reference)
     assert [line["update"] for line in metrics(folder, "train")] == list(range(1, 13))
