@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import pytest
 import torch
@@ -33,8 +33,8 @@ def first(x: Float[Tensor, "B L"], count: int) -> Int[Tensor, " B"]:
     return x[:, :count].squeeze(1).long()
 
 
-def refused(action: object) -> pytest.RaisesContext[BeartypeDoorHintViolation]:
-    return pytest.raises(BeartypeDoorHintViolation, match=f"{action}: value ")
+def refused(place: str) -> Any:
+    return pytest.raises(BeartypeDoorHintViolation, match=f"{place}: value ")
 
 
 def test_arguments_fields_and_results_are_checked() -> None:

@@ -10,7 +10,7 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import Any
 
@@ -98,19 +98,26 @@ class Contract:
 
         annotations = self.function.__annotations__
         bare.__annotations__ = {name: hint for name, hint in annotations.items() if not UNCHECKED.search(str(hint))}
-        hints = typing.get_type_hints(bare, self.function.__globals__, self.names, include_extras=True)
-        for name, parameter in self.signature.parameters.items():
-            if parameter.kind is parameter.VAR_POSITIONAL and name in hints:
-                hints[name] = tuple[hints[name], ...]  # type: ignore[valid-type]
-        return hints
+        return typing.get_type_hints(bare, self.function.__globals__, self.names, include_extras=True)
 
     def check(self, given: Any, named: Any, result: dict[str, Any] | None = None) -> None:
         """Raises where a value is not what its annotation says, a dimension being the same in all of them."""
         values = self.signature.bind(*given, **named).arguments | (result or {})
         with jaxtyped("context"):
             for name, hint in self.hints.items():
-                if name in values:
-                    die_if_unbearable(values[name], hint, exception_prefix=f"{self.function.__qualname__}, {name}: ")
+                for value in self.each(name, values):
+                    die_if_unbearable(value, hint, exception_prefix=f"in {self.function.__qualname__}, {name}: ")
+
+    def each(self, name: str, values: dict[str, Any]) -> Iterable[Any]:
+        """The values that an annotation is of."""
+        parameter = self.signature.parameters.get(name)
+        if name not in values:  # left to its default
+            return ()
+        if parameter is not None and parameter.kind is parameter.VAR_POSITIONAL:
+            return values[name]  # type: ignore[no-any-return]
+        if parameter is not None and parameter.kind is parameter.VAR_KEYWORD:
+            return values[name].values()  # type: ignore[no-any-return]
+        return (values[name],)
 
 
 # By code, since a nested function is made anew at every call; constructors of equal fields have equal code.

@@ -54,6 +54,7 @@ def test_closed_and_full_streams(
         ["bash", "-c", command, COMMAND], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60
     )
     assert done.returncode == code
+    assert done.stdout == ("Übersicht\n" if finished and streams.startswith("2>") else "")
     lines = [line for line in done.stderr.splitlines() if not line.startswith("Fortschritt")]
     assert lines == ([] if message is None else [f"nat-lm: {message}"])
     assert (tmp_path / "done").exists() == finished

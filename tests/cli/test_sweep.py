@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import pickle
 import re
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any
 
 import pytest
 from builders import command
+from hydra._internal.hydra import Hydra
 
 from nat.cli import train as train_command
-from nat.composition import is_swept, run_job, run_name, sweep
+from nat.composition import is_swept, run_name, sweep
 from nat.config import load_yaml
 from nat.errors import ConfigError, UserError
 from nat.files import read_json
@@ -109,9 +109,13 @@ def test_an_error_of_the_code_keeps_its_trace(tmp_path: Path) -> None:
     assert isinstance(error.value.__cause__, ValueError)
 
 
-def test_a_launcher_can_send_a_job_to_another_process() -> None:
-    task = functools.partial(run_job, "train", train_command.job, None)
-    assert pickle.loads(pickle.dumps(task)).args == task.args
+def test_a_launcher_can_send_a_job_to_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks: list[Any] = []
+    monkeypatch.setattr(Hydra, "multirun", lambda hydra, name, task, overrides: tasks.append(task))
+    sweep("train", ["run_dir=x", "seed=1,2"], train_command.job, None)
+    (task,) = tasks
+    again = pickle.loads(pickle.dumps(task))
+    assert (again.func, again.args) == (task.func, task.args)
 
 
 def test_a_sweep_without_a_run_dir_is_refused() -> None:

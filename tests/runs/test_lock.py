@@ -137,10 +137,19 @@ def test_who_lost_the_lock_writes_no_more_and_touches_nothing(tmp_path: Path) ->
         mine.check()
 
 
-def test_of_many_who_find_it_dead_one_has_it(tmp_path: Path) -> None:
+def test_of_many_who_find_it_dead_one_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     locked_by(tmp_path, replace(living(), started="1"))
     locks = [FolderLock(tmp_path, "a") for _ in range(8)]
     failures: list[DataError] = []
+    honest, together, have_seen = FolderLock._wait_for_death, threading.Barrier(8), set[FolderLock]()
+
+    def wait_for_death(self: FolderLock) -> None:
+        honest(self)
+        if self not in have_seen:  # nobody removes it before all have found it dead
+            have_seen.add(self)
+            together.wait()
+
+    monkeypatch.setattr(FolderLock, "_wait_for_death", wait_for_death)
 
     def run(mine: FolderLock) -> None:
         try:

@@ -70,7 +70,7 @@ def test_files_of_a_run_are_never_written_over(tmp_path: Path, name: str) -> Non
 
 def test_inputs_are_never_written_over(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="an input"):
-        checked(tmp_path / "a", inputs=[str(tmp_path / "." / "a")], overwrite=True)
+        checked(tmp_path / "a", inputs=[str(tmp_path / "b" / ".." / "a")], overwrite=True)
 
 
 def test_streams() -> None:
@@ -98,7 +98,7 @@ def test_a_pipe_gets_the_text(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     read: list[str] = []
-    reader = threading.Thread(target=lambda: read.append(path.read_text(encoding="utf-8")))
+    reader = threading.Thread(target=lambda: read.append(path.read_text(encoding="utf-8")), daemon=True)
     reader.start()
     write_output(path, "Öffnen\n")
     reader.join(10)
