@@ -23,7 +23,8 @@ def work(config):
     for number in range(3):
         print(f"Fortschritt ü {number}", file=sys.stderr, flush=True)
     print("x" * 100_000 if mode == "long" else "Übersicht", end="\\n")
-    open("done", "w").close()
+    with open("done", "w") as done:
+        assert done.fileno() > 2  # it is no standard stream
     return 0
 
 run_command(Command("lm", "", work))
@@ -41,6 +42,7 @@ run_command(Command("lm", "", work))
         ("long", ">/dev/full", 2, "No space left on device", False),
         ("fail", ">/dev/full", 2, "fehlt: ü", False),
         ("read", "<&-", 2, "standard input is closed", False),
+        ("short", "<&-", 0, None, True),
         ("short", "<&- >&- 2>&-", 2, None, False),
         ("short", "| true", 0, None, True),
     ],
@@ -54,7 +56,7 @@ def test_closed_and_full_streams(
         ["bash", "-c", command, COMMAND], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60
     )
     assert done.returncode == code
-    assert done.stdout == ("Übersicht\n" if finished and streams.startswith("2>") else "")
+    assert done.stdout == ("Übersicht\n" if finished and streams.startswith(("2>", "<&-")) else "")
     lines = [line for line in done.stderr.splitlines() if not line.startswith("Fortschritt")]
     assert lines == ([] if message is None else [f"nat-lm: {message}"])
     assert (tmp_path / "done").exists() == finished

@@ -260,7 +260,7 @@ def test_through_ctranslate2_in_int8(
     manifest = json.loads((tmp_path / "whole" / "manifest.json").read_text())
     assert (manifest["engine"], manifest["precision"]) == ("ctranslate2", "int8")
     assert "ctranslate2" in manifest["versions"]
-    lines, others = lines_of(tmp_path / "whole"), lines_of(distilled)
+    lines, others = distilled_lines(tmp_path / "whole"), distilled_lines(distilled)
     assert sum(line["de"] == other["de"] for line, other in zip(lines, others, strict=True)) > 0.7 * len(lines)
     assert [line["score"] for line in lines] != [other["score"] for other in others]
     shards: list[Path] = []

@@ -298,7 +298,7 @@ def test_killed_again_and_again_the_run_ends_bit_equal(reference: Path, small: l
     chance = random.Random(7)
     updates = []
     for _ in range(5):
-        log, touches = str(tmp_path / "log"), chance.randint(40, 160)
+        log, touches = str(tmp_path / "log"), chance.randint(30, 130)
         process = workers.start(workers.struck, arguments, log, folder, touches)
         assert workers.finish(process) == -signal.SIGKILL, Path(log).read_text()
         path = latest_checkpoint(folder)
