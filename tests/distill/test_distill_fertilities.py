@@ -467,7 +467,7 @@ def test_matrices_of_links_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
         fertilities, "from_links", lambda matrix, *valid: sizes.append(len(matrix)) or honest(matrix, *valid)
     )
     for size, together in ((1, [1] * 8), (3, [3, 3, 2]), (64, [8])):
-        monkeypatch.setattr(fertilities, "BATCH_SIZE", size)
+        monkeypatch.setattr(fertilities, "MATRICES", BatchOptions(size))
         assert link_fertilities(pairs, links) == expected
         assert sizes == together
         sizes.clear()
