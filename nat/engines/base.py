@@ -79,7 +79,10 @@ class EngineTranslator(Translator):
 
 
 class WorkerTranslator(EngineTranslator):
-    """One that computes whole batches, each by one worker of one thread.
+    """One that computes whole batches, each of sentences of one length, by one worker of one thread.
+
+    Nothing is computed in vain, and no rounding depends on padding: in int8 a last bit of an attention over padding may
+    become another token.
 
     There are as many workers as torch has threads when the engine is opened: so a sentence alone is translated by one
     thread, and many batches by all of them. Several threads on one batch only make it slower.
@@ -99,7 +102,7 @@ class WorkerTranslator(EngineTranslator):
         results = [NOTHING] * len(rows)
         filled = [i for i, row in enumerate(rows) if row]
         advance(len(rows) - len(filled))
-        chosen = [[filled[i] for i in batch] for batch in self.cut([len(rows[i]) for i in filled], batches)]
+        chosen = [[filled[i] for i in batch] for batch in of_one_length([len(rows[i]) for i in filled], batches)]
         started = [self.start([rows[i] for i in batch], decoding) for batch in chosen]
         for batch, answer in zip(chosen, started, strict=True):
             for i, decoded in zip(batch, answer(), strict=True):
@@ -107,10 +110,15 @@ class WorkerTranslator(EngineTranslator):
             advance(len(batch))
         return results
 
-    def cut(self, lengths: Sequence[int], batches: BatchOptions) -> list[list[int]]:
-        """Batches of sentences of these lengths: their indices."""
-        return [batch.tolist() for batch in batches.cut(lengths)]
-
     @abstractmethod
     def start(self, rows: list[list[int]], decoding: DecodingOptions) -> Answer:
         """Hand a batch to a worker. rows: ids of sentences, none of them empty."""
+
+
+def of_one_length(lengths: Sequence[int], batches: BatchOptions) -> list[list[int]]:
+    """Batches of sentences of these lengths, their indices: the longest first, those of equal length together."""
+    found: list[list[int]] = []
+    for length in sorted(set(lengths), reverse=True):
+        same = [i for i, other in enumerate(lengths) if other == length]
+        found += [[same[i] for i in batch] for batch in batches.cut([length] * len(same))]
+    return found

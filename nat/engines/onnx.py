@@ -7,7 +7,6 @@ own loop, `nat.search.refine`, and all that lies around its stacks (`StacksTrans
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -17,7 +16,6 @@ import numpy as np
 import torch
 
 from nat.data.tokenized import TokenizedCorpus, prepare
-from nat.decoding.batch_options import BatchOptions
 from nat.decoding.batched import Decoded
 from nat.decoding.options import data_options
 from nat.decoding.translator import Translator
@@ -72,14 +70,6 @@ class GraphTranslator(WorkerTranslator):
     def start(self, rows: list[list[int]], decoding: DecodingOptions) -> Answer:
         banned = {} if decoding.allow_unknown else {UNKNOWN: np.array(IMPOSSIBLE, dtype=np.float32)}
         return self._workers.submit(self._translate, rows, banned).result
-
-    def cut(self, lengths: Sequence[int], batches: BatchOptions) -> list[list[int]]:
-        """Of one length each: graphs know no padding."""
-        found = []
-        for length in sorted(set(lengths), reverse=True):
-            same = [i for i, other in enumerate(lengths) if other == length]
-            found += [[same[i] for i in batch] for batch in batches.cut([length] * len(same))]
-        return found
 
     def _translate(self, rows: list[list[int]], more: dict[str, np.ndarray]) -> list[Decoded]:
         from nat.engines import translate
