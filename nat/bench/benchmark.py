@@ -16,7 +16,8 @@ from nat.bench.attention_results import Panels, describe_kinds, read_figures, ro
 from nat.bench.card import CardSizes, describe_card, measure_card
 from nat.bench.decoding import DecodingSizes, describe_decoding, measure_decoding
 from nat.bench.edits import EditSizes, edits
-from nat.bench.engines import EngineSizes, describe_engines, measure_engines
+from nat.bench.engine_contenders import EngineSizes
+from nat.bench.engines import describe_engines, measure_engines
 from nat.bench.training import TrainingSizes, describe_training, measure_training
 from nat.bench.turns import Contender, compare, describe_turns
 from nat.bench.waits import WaitsSizes, describe_waits, measure_waits

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from nat.bench.engines import BASELINES, CONTENDERS, EngineSizes, batches, chart_of, untrained_student, with_ratios
+from nat.bench.engine_contenders import BASELINES, CONTENDERS, EngineSizes, batches, untrained_student
+from nat.bench.engines import chart_of, with_ratios
 from nat.cli.bench import main
 from nat.data.batch import Source
 from nat.data.vocabulary import Symbol
@@ -40,7 +41,7 @@ def test_ratios_are_of_times_alone_and_of_rates_in_batches() -> None:
         {"name": "student-onnx-int8", "dim": 64, "ms_alone": 2.0, "sentences_per_second": 300.0},
         {"name": BASELINES[0], "dim": 64, "ms_alone": 10.0, "sentences_per_second": 100.0},
     ]
-    student, teacher = with_ratios(rows)
+    student, teacher = with_ratios(rows, BASELINES)
     assert student["times_as_fast"] == {BASELINES[0]: {"alone": 5.0, "batches": 3.0}}
     assert teacher["times_as_fast"] == {BASELINES[0]: {"alone": 1.0, "batches": 1.0}}
     assert [series.points for series in chart_of([student, teacher]).series] == [[(64, 5.0)], [(64, 3.0)]]
