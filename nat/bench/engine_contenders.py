@@ -41,7 +41,7 @@ STUDENTS = ("student-onnx-int8", "student-onnx-fp32", "student-torch")
 CONTENDERS = (*STUDENTS, *BASELINES, "ctranslate2-float32-6+6")
 SURE = 12.0  # of the gate, in either direction: its usual odds
 SAMPLES = 8  # batches that magnitudes of int8 are measured on
-SENTENCES = 5  # alone, in each round
+SENTENCES, MOST = 5, 512  # of each round: alone, and of a run's text in batches
 Translate = Callable[[Any], object]  # of token ids (B, S), or of sentences
 
 
@@ -205,7 +205,7 @@ def run_contender(system: System, batch_size: int) -> Contender:
 
 
 def rounds_of_text(sentences: Sequence[str], count: int) -> Iterator[Round]:
-    """Other sentences alone in each round, and always all together."""
-    chosen = spread(sentences, SENTENCES * count)
+    """Other sentences alone in each round, always the same ones together."""
+    chosen, together = spread(sentences, SENTENCES * count), spread(sentences, MOST)
     for number in range(count):
-        yield Round([[text] for text in chosen[number::count]], sentences, len(sentences))
+        yield Round([[text] for text in chosen[number::count]], together, len(together))

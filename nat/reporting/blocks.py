@@ -15,6 +15,7 @@ LINEAR_TIME = (
     "local", "strided", "global", "longformer", "bigbird", "linformer", "compressed", "linear", "efficient",
     "random_feature", "performer",
 )  # fmt: skip
+FAST_STUDENT = "bash scripts/fast_student.sh"
 BETWEEN = ("reformer", "routing", "sinkhorn")
 GROUPS = {"linear": LINEAR_TIME, "between": BETWEEN, "square": ("synthesizer_dense", "synthesizer_random")}
 
@@ -66,6 +67,56 @@ def whole(figures: Figures) -> str:
     made = source(rows, "bash scripts/reproduce_small.sh; bash scripts/results_page.sh")
     introduction = paragraph(f"**The whole corpus** ({made}). {budgets}.")
     return "\n\n".join([introduction, systems_table(rows), measured(rows)])
+
+
+def fast(figures: Figures) -> str:
+    """The fast student and its teacher's engine."""
+    rows = {row["name"]: row for row in figures["rows"]}
+    student, greedy, beam = (
+        rows[name]
+        for name in ("student ONNX int8", "teacher greedy CTranslate2 int8", "teacher beam 4 CTranslate2 int8")
+    )
+    times = [other["ms_per_sentence_p50"] / student["ms_per_sentence_p50"] for other in (greedy, beam)]
+    rates = [student["sentences_per_second"] / other["sentences_per_second"] for other in (greedy, beam)]
+    cost = rows["student ONNX"]["bleu"] - student["bleu"]
+    introduction = paragraph(
+        f"**The fast student** (`small/ctc_fast`, exported to int8; {source(figures['rows'], FAST_STUDENT)}): alone",
+        f"{times[0]:.1f} times as fast as its teacher in CTranslate2 int8 with greedy search and {times[1]:.1f} times",
+        f"as fast as with beam 4, in batches {rates[0]:.1f} and {rates[1]:.1f} times, on one core;",
+        f"{student['bleu'] - greedy['bleu']:+.1f} BLEU beside greedy search. int8 costs it {cost:.1f} BLEU. Training:",
+        f"teacher {greedy['training_minutes']:.0f} min, student {student['training_minutes']:.0f} min.",
+    )
+    narrow = [column for column in COLUMNS if column[0] not in ("p95", "repetition %", "passes", "M parameters")]
+    return "\n\n".join([introduction, systems_table(figures["rows"], narrow), measured(figures["rows"])])
+
+
+def engines(figures: Figures) -> str:
+    """The student in int8 over CTranslate2 in int8, against the width."""
+    rows = [row for row in figures["results"] if row["name"] == "student-onnx-int8"]
+    baselines = list(rows[0]["times_as_fast"])
+    sizes = figures["sizes"]
+    cells = [
+        [
+            str(row["dim"]),
+            *(f"{row['times_as_fast'][name][kind]:.2f}" for name in baselines for kind in ("alone", "batches")),
+            rounded(row["ms_alone"], 2),
+            rounded(row["sentences_per_second"], 0),
+        ]
+        for row in rows
+    ]
+    over = [
+        f"over {name.removeprefix('ctranslate2-int8-')}, {kind}" for name in baselines for kind in ("alone", "batches")
+    ]
+    made = f"`{FAST_STUDENT}`, {figures['machine']}, one thread, seed 1, {figures['date'][:10]}"
+    introduction = paragraph(
+        f"**From which width on a single pass pays** ({made}): a student of {sizes['encoder_layers']}+",
+        f"{sizes['slot_layers']} layers in ONNX Runtime int8, how many times as fast as CTranslate2 int8 in greedy",
+        f"search, alone and in batches of {sizes['batch_size']}; V={sizes['vocabulary_size']},",
+        f"{sizes['source_length']} source and {sizes['target_length']} target tokens, untrained weights, CPU time,",
+        f"medians of {figures['repeats']} rounds",
+        "([picture](engines.svg)).",
+    )
+    return "\n\n".join([introduction, markdown_table(["D", *over, "ms alone", "sentences/s"], cells)])
 
 
 def paired(rows: Sequence[Figures]) -> dict[str, dict[str, Figures]]:
@@ -192,6 +243,8 @@ BLOCKS: dict[str, Callable[[Figures], str]] = {
     "quickstart": quickstart,
     "systems": systems,
     "whole": whole,
+    "fast": fast,
+    "engines": engines,
     "attention": attention,
     "points": points,
     "modes": modes,

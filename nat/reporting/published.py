@@ -45,9 +45,12 @@ def collect(runs: Path, page: Path) -> dict[str, Figures]:
         ("quickstart", runs / "quickstart" / "results.json"),
         ("systems", page / "results.json"),
         ("whole", page / "whole" / "results.json"),
+        ("fast", runs / "small" / "fast-report" / "results.json"),
     ):
         if path.exists():
             blocks[name] = {"rows": slim(path)}
+    if (runs / "small" / "engines.json").exists():
+        blocks["engines"] = read_json(runs / "small" / "engines.json")
     if (runs / "attention" / "attention.json").exists():
         blocks["attention"] = attention_figures(runs / "attention")
     points = [row for name in ("hull", "hull_parallel") for row in pointer_rows(runs / name, page / "points")]
@@ -148,7 +151,8 @@ def renew(runs: Path, page: Path) -> None:
         print(RESULTS / f"{name}.json")
     study = runs / "multimodality" / "study"
     for origin, name in (
-        (page / "index.html", "page.html"), (study / "simplex.png", "simplex.png"), (study / "study.md", "study.md"),
+        (page / "index.html", "page.html"), (runs / "small" / "engines.svg", "engines.svg"),
+        (study / "simplex.png", "simplex.png"), (study / "study.md", "study.md"),
     ):  # fmt: skip
         if origin.exists():
             shutil.copyfile(origin, RESULTS / name)
