@@ -37,7 +37,7 @@ def _classes_of(logits: Float[Tensor, "N V"], drawn: Float[Tensor, "N n"]) -> In
     if whole < size:
         sums = torch.cat((sums, probabilities[:, whole:].sum(dim=1, keepdim=True)), dim=1)
     heights = F.pad(sums.double().cumsum(dim=1), (1, 0))  # (N, C + 1)
-    scaled = drawn * heights[:, -1:]
+    scaled = (drawn * heights[:, -1:]).contiguous()
     block = torch.searchsorted(heights[:, 1:].contiguous(), scaled, right=True).clamp(max=sums.size(1) - 1)
     below, above = heights.gather(1, block), heights.gather(1, block + 1)
     classes = block[:, :, None] * width + torch.arange(width, device=block.device)  # (N, n, W)
