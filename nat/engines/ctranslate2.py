@@ -16,6 +16,7 @@ moves in its second decimal: between batches of 1 and of 64 about one greedy tra
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ PACKAGE = FOLDER = "ctranslate2"
 PACKAGES = (PACKAGE,)  # that a folder is made and computed with
 QUANTIZATION = {ComputeType.FP32: "float32", ComputeType.INT8: "int8"}  # the engine's names
 FORBIDDEN = -1e9  # instead of -inf, which would become NaN where the engine multiplies it by zero
+SYMBOL_IDS = {text: number for number, text in enumerate(SYMBOL_TEXT)}
 POSITIONS = 4096  # sinusoids written out for the engine, whose own ones begin at another position
 
 
@@ -107,8 +109,8 @@ def unpack(answer: Any, *, limit: int, decoding: Autoregressive.Decoding) -> Dec
     The engine divides log-probabilities by length^alpha, which is undone here.
     """
     alpha = alpha_of(decoding)
-    hypotheses = []
-    for names, score in zip(answer.hypotheses, answer.scores, strict=True):
+    found, hypotheses = answer.hypotheses, []  # each look at an answer's attribute copies it
+    for names, score in zip(found, answer.scores, strict=True):
         tokens = [token_id(name) for name in names]
         log_prob = score * len(tokens) ** alpha
         rank = log_prob / length_penalty(len(tokens), alpha)
@@ -116,7 +118,7 @@ def unpack(answer: Any, *, limit: int, decoding: Autoregressive.Decoding) -> Dec
         tokens = tokens[:-1] if ended else tokens
         hypotheses.append((rank, tokens[:limit], log_prob, not ended or len(tokens) > limit))
     hypotheses = sorted(hypotheses, key=lambda item: -item[0])[: decoding.num_candidates]
-    steps = min(max(len(names) for names in answer.hypotheses), limit + 1)  # the last to end ended the search
+    steps = min(max(len(names) for names in found), limit + 1)  # the last to end ended the search
     _, tokens_of, scores, truncated = zip(*hypotheses, strict=True)
     return Decoded(list(tokens_of), list(scores), steps, truncated[0])
 
@@ -127,7 +129,8 @@ def token_name(index: int) -> str:
 
 
 def token_id(name: str) -> int:
-    return SYMBOL_TEXT.index(name) if name in SYMBOL_TEXT else int(name)
+    number = SYMBOL_IDS.get(name)
+    return int(name) if number is None else number
 
 
 # --- a run in a folder of the engine ------------------------------------------------------------------
@@ -180,6 +183,7 @@ def longest_source(model: TranslationModel) -> int:
 
 def import_package() -> Any:
     """Raises ConfigError where it is missing."""
+    use_wide_vectors()
     try:
         import ctranslate2
     except ImportError as error:
@@ -187,6 +191,12 @@ def import_package() -> Any:
             f"engine={PACKAGE}: it cannot be imported ({error}); pip install 'nat-translation[{PACKAGE}]'"
         ) from None
     return ctranslate2
+
+
+def use_wide_vectors() -> None:
+    """CTranslate2 takes 512 bits at a time only where it is told to, before it is imported: an eighth of the time."""
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")
 
 
 # --- conversion ------------------------------------------------------------------------------------
