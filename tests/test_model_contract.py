@@ -25,10 +25,13 @@ from nat.data.points import IndexTokenizer, PointTokenizer
 from nat.data.tasks import Task
 from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
+from nat.decoding.batch_options import BatchOptions
+from nat.decoding.batched import decode_in_batches
 from nat.errors import ConfigError
 from nat.models.contract import TranslationModel
 from nat.models.options import DecodingOptions
 from nat.ops.ctc import collapse
+from nat.runs.precision import Precision
 from nat.runs.weights import load_weights, save_tensors
 from nat.search.canvas import Fate
 from nat.training.objective import objective
@@ -325,6 +328,27 @@ def test_a_row_alone_decodes_as_in_a_batch_in_any_order(name: str, variant: dict
         assert together == [translations(model, row, decoding)[0] for row in rows]
         order = torch.tensor([6, 2, 0, 5, 1, 4, 3])
         assert translations(model, source.select(order), decoding) == [together[i] for i in order.tolist()]
+
+
+@EACH_MODEL
+def test_in_bf16_a_sentence_alone_is_translated_as_in_a_batch(name: str) -> None:
+    model = make_model(name)
+    source = make_batch([(1 + 5 * i % 11, 1) for i in range(16)], vocabularies=model.vocabularies).source
+    found: list[list[Any]] = []
+    for batch_size in (1, 16):
+        translated: dict[int, Any] = {}
+        batches = decode_in_batches(
+            model,
+            source.to_lists(),
+            decoding=decodings(model)[0],
+            batches=BatchOptions(batch_size),
+            device=source.device,
+            precision=Precision.BF16,
+        )
+        for indices, items in batches:
+            translated |= {int(i): (item.tokens, item.passes) for i, item in zip(indices, items, strict=True)}
+        found.append([translated[i] for i in range(len(source))])
+    assert found[0] == found[1]
 
 
 @EACH_MODEL

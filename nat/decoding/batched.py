@@ -13,7 +13,7 @@ from nat.decoding.batch_options import BatchOptions
 from nat.decoding.requests import Wanted, attach
 from nat.models.contract import Translation, TranslationModel
 from nat.models.options import DecodingOptions
-from nat.runs.precision import Precision, autocast
+from nat.runs.precision import Precision, decoding_in
 from nat.search.canvas import Fate
 from nat.search.refine import History
 
@@ -106,7 +106,7 @@ def decode_in_batches(
             if wanted is not None:
                 batch = attach(batch, [wanted[i] for i in indices])
             batch = batch.to(device)
-            with autocast(precision, device):
+            with decoding_in(precision, device):
                 decoded = decode_batch(model, batch, decoding)
             yield indices, decoded
     finally:

@@ -27,7 +27,7 @@ from nat.models.contract import TranslationModel
 from nat.models.options import DecodingOptions
 from nat.runs.device import choose_device
 from nat.runs.folder import load_model
-from nat.runs.precision import Precision, autocast, choose_precision
+from nat.runs.precision import Precision, choose_precision, decoding_in, precision_name
 
 T = TypeVar("T")
 
@@ -107,8 +107,8 @@ class Translator:
 
     @property
     def computed_in(self) -> str:
-        """The precision of translations, by its name."""
-        return self.precision.value
+        """The precision of translations, by its name; tf32 is fp32 on a GPU that has it."""
+        return precision_name(self.precision, self.device)
 
     @property
     def num_parameters(self) -> int:
@@ -328,7 +328,7 @@ class Translator:
             widest[source] = max(widest.get(source, 0), sum(map(len, rows)))
         for chosen in batches.cut([widest[source] for source in sources]):
             batch = collate([Pair(source_rows[i], target_rows[i]) for i in chosen]).to(self.device)
-            with autocast(self.precision, self.device):
+            with decoding_in(self.precision, self.device):
                 scores = self._score(batch)
             for index, value in zip(chosen, scores, strict=True):
                 results[index] = value

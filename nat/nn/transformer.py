@@ -19,6 +19,7 @@ from nat.nn.attention.base import Attention, attention_stack, tightest
 from nat.nn.attention.full import FullAttention
 from nat.nn.dropout import Dropout
 from nat.nn.embedding import NORMAL_STD, Initial
+from nat.ops.precision import as_multiplied
 from nat.rows import Rows
 
 
@@ -190,7 +191,7 @@ class Encoder(nn.Module):
     def forward(self, x: Float[Tensor, "B S D"], valid: Bool[Tensor, "B S"]) -> Memory:
         for layer in self.layers:
             x = layer(x, valid)
-        return Memory(self.norm(x), valid)
+        return Memory(as_multiplied(self.norm(x)), valid)
 
 
 @dataclass(frozen=True)

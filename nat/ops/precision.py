@@ -15,3 +15,12 @@ def without_autocast(x: Tensor) -> torch.autocast:
     """In it products on the device of x have the precision of what is multiplied: where thousands are summed, or where
     a rounded one would choose another bucket or neighbour."""
     return torch.autocast(x.device.type, enabled=False)
+
+
+def as_multiplied(x: Tensor) -> Tensor:
+    """x as products read it: under autocast rounded once, here, instead of before each of them. With gradients, whose
+    sums would be rounded too, x as it is."""
+    kind = x.device.type
+    if torch.is_grad_enabled() or not torch.is_autocast_enabled(kind):
+        return x
+    return x.to(torch.get_autocast_dtype(kind))

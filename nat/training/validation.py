@@ -21,6 +21,7 @@ from nat.errors import ConfigError
 from nat.models.contract import TranslationModel
 from nat.models.options import DecodingOptions
 from nat.nn.rng import set_seed
+from nat.runs.precision import AnyPrecision, Precision, choose_precision, decoding_in
 from nat.scoring.polygons import score_points
 from nat.scoring.scores import score_corpus
 from nat.scoring.tokenization import BleuTokenizer, tokenizer_of
@@ -46,7 +47,13 @@ class ValidationConfig:
         1000, "updates between validations; the last update is always validated", minimum=1, maximum=1_000_000_000
     )
     max_sentences: int | None = option(None, "decode only the first n sentences of the split; null: all", minimum=1)
-    batch_size: int = option(64, "sentences in a decoding batch", minimum=1, maximum=1_000_000)
+    batch_size: int = option(64, "sentences in a decoding batch, at most", minimum=1, maximum=1_000_000)
+    max_tokens: int | None = option(
+        None, "rows x padded source length of a decoding batch, at most; null: no limit", minimum=1
+    )
+    precision: AnyPrecision = option(
+        AnyPrecision.FP32, "of matrix products: fp32, bf16, fp16 or auto (bf16 on a GPU that computes it, else fp32)"
+    )
     metric: Metric = option(Metric.BLEU, "what chooses the best checkpoint: bleu, chrf or loss; of points accuracy")
     bleu_tokenizer: BleuTokenizer | None = option(
         None, "words of BLEU: 13a, intl, zh, ja-mecab, ko-mecab, char, none; null: as the references' script needs"
@@ -64,7 +71,7 @@ class ValidationConfig:
 
     @property
     def batches(self) -> BatchOptions:
-        return BatchOptions(self.batch_size)
+        return BatchOptions(self.batch_size, self.max_tokens)
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ class Validator:
         device: torch.device,
     ) -> None:
         self.config, self.tokenizers, self.decoding, self.device = config, tokenizers, decoding, device
+        self.precision = choose_precision(config.precision, device, option="validation.precision")
         if config.metric is Metric.ACCURACY and not tokenizers.vocabularies.points:
             raise ConfigError("validation.metric=accuracy: is of points (data.tokenizer.kind=points); bleu, chrf, loss")
         sentences = corpus.sentences[: config.max_sentences]
@@ -105,7 +113,8 @@ class Validator:
         self.pairs = [pairs[sentence[0] : sentence[-1] + 1] for sentence in sentences]  # of each source, decoded once
         self.sources, self.references = corpus.references(sentences)
         self.tokenizer = config.bleu_tokenizer or tokenizer_of(self.references)
-        how = (config.metric.value, str(self.tokenizer), str(config.max_sentences), repr(decoding))
+        how = [config.metric.value, str(self.tokenizer), str(config.max_sentences), repr(decoding)]
+        how += [] if self.precision is Precision.FP32 else [self.precision.value]
         self.measure = digest(corpus.fingerprint, *how)  # key of what a score is of
 
     def __call__(self, model: TranslationModel, *, limit: int | None = None) -> Validated:
@@ -126,7 +135,7 @@ class Validator:
         rows = [pairs[0].source for pairs in self.pairs[:count]]
         decoded: dict[int, Decoded] = {}
         for indices, items in decode_in_batches(
-            model, rows, decoding=decoding, batches=self.config.batches, device=self.device
+            model, rows, decoding=decoding, batches=self.config.batches, device=self.device, precision=self.precision
         ):
             decoded |= zip(indices, items, strict=True)
         return [decoded[i] for i in range(count)]
@@ -157,7 +166,8 @@ class Validator:
         model.eval()
         for number, chosen in enumerate(self.config.batches.cut(lengths)):
             set_seed("validation", number)
-            terms = model.loss(collate([usable[i] for i in chosen]).to(self.device), update=NOISE)
+            with decoding_in(self.precision, self.device):
+                terms = model.loss(collate([usable[i] for i in chosen]).to(self.device), update=NOISE)
             totals.add(terms)
             loss += objective(terms, num_tokens).item() if terms else 0.0
         model.train(training)

@@ -171,6 +171,14 @@ def test_output_is_in_input_order_at_every_batch_size(
     assert report["bleu"] is None
 
 
+def test_precision_and_tokens_of_a_batch(decode: Run, folder: Path, tiny_runs: dict[str, Path]) -> None:
+    given = ["source=source.txt", "output=out.txt", "decoding.precision=bf16", "decoding.max_tokens=20"]
+    assert decode(*given) == 0
+    report = report_of(folder / "out.txt.json")
+    assert (report["precision"], report["max_tokens"], report["batch_size"]) == ("bf16", 20, 64)
+    assert lines_of(folder / "out.txt") == load(tiny_runs["ctc"], device="cpu", precision="bf16").translate(SOURCES)
+
+
 @pytest.mark.parametrize("text", ["", "\n", "\n\n", "Help", "Help\n\n", "\ufeffHelp\r\nPage\r\n"])
 def test_as_many_lines_as_came_in(decode: Run, folder: Path, tiny_runs: dict[str, Path], text: str) -> None:
     (folder / "some.txt").write_bytes(text.encode())

@@ -13,6 +13,7 @@ from nat.data.batch import Source
 from nat.decoding.batch_options import BatchOptions
 from nat.decoding.batched import Decoded, decode_in_batches
 from nat.models.contract import TranslationModel
+from nat.runs.precision import Precision
 
 CPU = torch.device("cpu")
 LENGTHS = [(3, 1), (7, 1), (1, 1), (5, 1), (7, 1), (2, 1)]
@@ -45,6 +46,30 @@ def test_batch_size_changes_nothing_and_order_is_kept(name: str) -> None:
     assert len({tuple(item.tokens[0]) for item in expected}) > 2
     for batch_size in (2, 4, 100):
         assert same(decode(model, rows, batch_size), expected)
+
+
+def test_batches_hold_at_most_max_tokens_with_their_padding() -> None:
+    model, rows = make_model("ctc"), make_batch(LENGTHS).source.to_lists()  # of 3, 7, 1, 5, 7, 2 tokens
+    given: dict[str, Any] = {"decoding": type(model).Decoding(), "device": CPU}
+    found = decode_in_batches(model, rows, batches=BatchOptions(4, 10), **given)
+    batches = [[int(i) for i in indices] for indices, _ in found]
+    assert batches == [[1], [4], [3, 0], [5, 2]]
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
+def test_products_are_in_the_precision_that_is_asked_for(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows, seen = make_model("ctc"), make_batch(LENGTHS).source.to_lists(), list[bool]()
+    plain = model.decode
+
+    def decode(source: Source, **options: Any) -> Any:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return plain(source, **options)
+
+    monkeypatch.setattr(model, "decode", decode)
+    given: dict[str, Any] = {"decoding": type(model).Decoding(), "device": CPU, "precision": precision}
+    for _ in decode_in_batches(model, rows, batches=BatchOptions(), **given):
+        assert not torch.is_autocast_enabled("cpu")  # what happens between batches is not ours
+    assert seen == [precision is Precision.BF16]
 
 
 def test_empty_sources_get_empty_translations_without_the_model(monkeypatch: pytest.MonkeyPatch) -> None:

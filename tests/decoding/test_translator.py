@@ -17,6 +17,7 @@ from nat.data.tokenizer import TokenizerConfig, Tokenizers
 from nat.decoding.requests import Request
 from nat.decoding.translator import Translator
 from nat.errors import ConfigError, DataError
+from nat.runs.precision import Precision
 from nat.studies.cloze import Pairs
 
 LINES = ["Click on the page.", "The page and the table.", "Choose a table for the page."]
@@ -126,6 +127,18 @@ def test_a_batch_of_nothing_is_refused(tokenizers: Tokenizers, batch_size: int) 
     for call in (able.translate, able.candidates, lambda lines, **options: able.score(lines, lines, **options)):
         with pytest.raises(ConfigError, match=rf"^batch_size={batch_size}: must be at least 1 and "):
             call(["Click"], batch_size=batch_size)
+
+
+def test_scores_and_translations_are_in_the_translators_precision(tokenizers: Tokenizers) -> None:
+    exact = translator(tokenizers, "ctc")
+    rounded = exact.in_precision(Precision.BF16)
+    assert (exact.computed_in, rounded.computed_in, rounded.model) == ("fp32", "bf16", exact.model)
+    one, other = exact.score(["Click"], ["Klick"]), rounded.score(["Click"], ["Klick"])
+    assert one != other
+    assert one == pytest.approx(other, rel=0.05)
+    first, second = (able.candidates(LINES)[0].scores for able in (exact, rounded))
+    assert first != second
+    assert first == pytest.approx(second, rel=0.05)
 
 
 def test_a_forked_process_translates(tokenizers: Tokenizers) -> None:

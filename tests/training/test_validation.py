@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from builders import make_model
 
 from nat.composition import compose
 from nat.config import parse
+from nat.data.batch import Source
 from nat.data.batching import collate
 from nat.data.corpus import DataConfig, read_corpus
 from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizers
 from nat.data.tokenizer_training import build_tokenizers
+from nat.errors import ConfigError
 from nat.models.contract import TranslationModel
+from nat.runs.precision import AnyPrecision
 from nat.training.objective import objective
 from nat.training.validation import NOISE, ValidationConfig, Validator
 
@@ -52,3 +57,30 @@ def test_the_loss_is_the_objective_of_training(text: tuple[TokenizedCorpus, Toke
     assert int(terms["length"].count) == len(pairs)
     expected = objective(terms, sum(len(pair.target) for pair in pairs)).item()
     assert judge._losses(model, 20)["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_precision_and_batches_are_options_of_validation(
+    text: tuple[TokenizedCorpus, Tokenizers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model("ctc", vocabularies=text[1].vocabularies)
+    exact, rounded = validator(text, model), validator(text, model, precision=AnyPrecision.BF16, max_tokens=30)
+    assert rounded.measure != exact.measure  # whose scores are no match for these
+    seen: list[tuple[bool, bool]] = []  # in bf16, of 30 tokens at most or of one sentence
+    plain = model.decode
+
+    def decode(source: Source, **options: Any) -> Any:
+        small = source.tokens.numel() <= 30 or len(source) == 1
+        seen.append((torch.is_autocast_enabled("cpu"), small))
+        return plain(source, **options)
+
+    monkeypatch.setattr(model, "decode", decode)
+    values = [judge(model).values for judge in (exact, rounded)]
+    assert set(seen) == {(False, False), (True, True)}
+    assert values[0]["loss"] != values[1]["loss"]
+    assert values[0]["loss"] == pytest.approx(values[1]["loss"], rel=0.02)
+
+
+def test_fp16_on_a_cpu_is_refused(text: tuple[TokenizedCorpus, Tokenizers]) -> None:
+    model = make_model("ctc", vocabularies=text[1].vocabularies)
+    with pytest.raises(ConfigError, match=r"^validation\.precision=fp16: not on a CPU"):
+        validator(text, model, precision=AnyPrecision.FP16)
