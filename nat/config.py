@@ -127,7 +127,7 @@ def _convert(kind: Any, node: Any, path: str, errors: list[str]) -> Any:
         try:
             return kind(node)
         except ValueError:
-            allowed = ", ".join(str(member.value) for member in kind)
+            allowed = ", ".join(_show(member.value) for member in kind)
             errors.append(f"{path}={_show(node)}: allowed are {allowed}")
             return None
     if origin is list:
@@ -293,7 +293,8 @@ def _join(path: str, name: str) -> str:
 
 
 def _show(node: Any) -> str:
-    text = "null" if node is None else " ".join(str(node).splitlines())
+    plain = {None: "null", True: "true", False: "false"} if node is None or isinstance(node, bool) else {}
+    text = plain.get(node) or " ".join(str(node).splitlines())
     return text if len(text) <= 60 else text[:57] + "..."
 
 
