@@ -156,12 +156,13 @@ class GraphedDecoder:
 
 def choose_graphs(wanted: CudaGraphs, model: TranslationModel, decoding: DecodingOptions, device: torch.device) -> bool:
     """Whether graphs are used. Raises ConfigError where they are asked for and cannot be."""
-    if wanted is CudaGraphs.ON and device.type != "cuda":
-        raise ConfigError("decoding.cuda_graphs=true: needs a GPU, device=cuda")
-    static = model.static_pass(decoding) is not None
-    if wanted is CudaGraphs.ON and not static:
-        raise ConfigError(
-            f"decoding.cuda_graphs=true: {type(model).__name__} with these options has no part that can be recorded; "
-            "the best path of ctc with attention=full has"
-        )
-    return wanted is not CudaGraphs.OFF and device.type == "cuda" and static
+    why = None
+    if wanted is CudaGraphs.OFF:
+        return False
+    if device.type != "cuda":
+        why = "needs a GPU, device=cuda"
+    elif model.static_pass(decoding) is None:
+        why = f"{type(model).__name__} with these options has no part that can be recorded; the best path of CTC has"
+    if why is not None and wanted is CudaGraphs.ON:
+        raise ConfigError(f"decoding.cuda_graphs=true: {why}")
+    return why is None
