@@ -127,7 +127,8 @@ def _convert(kind: Any, node: Any, path: str, errors: list[str]) -> Any:
         try:
             return kind(node)
         except ValueError:
-            allowed = ", ".join(_show(member.value) for member in kind)
+            words = (str(member.value) for member in kind)
+            allowed = ", ".join(word.lower() if word in ("True", "False") else word for word in words)
             errors.append(f"{path}={_show(node)}: allowed are {allowed}")
             return None
     if origin is list:
@@ -293,8 +294,7 @@ def _join(path: str, name: str) -> str:
 
 
 def _show(node: Any) -> str:
-    plain = {None: "null", True: "true", False: "false"} if node is None or isinstance(node, bool) else {}
-    text = plain.get(node) or " ".join(str(node).splitlines())
+    text = "null" if node is None else " ".join(str(node).splitlines())
     return text if len(text) <= 60 else text[:57] + "..."
 
 
