@@ -10,8 +10,8 @@ length_penalty=0 it may stop earlier.
 
 In int8 weights are rounded to 8 bits with a scale for each output, and what they are multiplied with to 8 bits with a
 scale for each token, so that no token's rounding depends on another's; normalisation, softmax and attention stay in
-float32. The last bit of those depends on the shape of the batch, and where it tips a rounding to 8 bits, the score
-moves in its second decimal: between batches of 1 and of 64 about one greedy translation in a hundred changes.
+float32. The last bit of those depends on padding, and where it tips a rounding to 8 bits another token may be written:
+so a batch holds sentences of one length, see `nat.engines.base.WorkerTranslator`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ POSITIONS = 4096  # sinusoids written out for the engine, whose own ones begin a
 class CTranslate2Translator(WorkerTranslator):
     """A translator whose search runs in CTranslate2."""
 
-    engine = PACKAGE
+    engine = package = PACKAGE
 
     def __init__(self, translator: Translator, kind: ComputeType, engine: ctranslate2.Translator) -> None:
         super().__init__(translator, kind, longest=longest_source(translator.model))
