@@ -16,7 +16,7 @@ from nat.data.batch import Source
 from nat.data.vocabulary import NUM_SYMBOLS
 from nat.decoding.batch_options import ALONE, BatchOptions
 from nat.drawing.style import check_plots
-from nat.engines.ctranslate2 import convert, token_name
+from nat.engines.ctranslate2 import convert, import_package, token_name
 from nat.engines.onnx_graph import write_ctc
 from nat.engines.onnx_session import open_session
 from nat.errors import ConfigError
@@ -50,7 +50,9 @@ class EngineSizes:
     student: str | None = option(None, "run folder of a single-pass student, measured instead of untrained models")
     teacher: str | None = option(None, "run folder of its teacher, which CTranslate2 computes")
     contenders: list[str] = option(list(CONTENDERS), f"untrained models: of {', '.join(CONTENDERS)}")
-    dims: list[int] = option([512], "widths D of all models, one after the other; feed-forward layers have 4 D")
+    dims: list[int] = option(
+        [512], "widths D of all models, one after the other; feed-forward layers have 4 D", minimum=4, maximum=65536
+    )
     vocabulary_size: int = option(32000, "vocabulary V, one for both languages", minimum=300, maximum=1_000_000)
     head_dim: int = option(64, "width of an attention head; narrow models have four heads", minimum=1, maximum=4096)
     encoder_layers: int = option(10, "of the student, at source positions", minimum=1, maximum=1024)
@@ -165,13 +167,11 @@ def in_onnx(path: Path) -> Translate:
 
 def in_ctranslate2(sizes: EngineSizes, dim: int, encoder: int, decoder: int, *, kind: str, folder: Path) -> Translate:
     """Greedy search, forced to write the length that is asked for."""
-    from ctranslate2 import Translator
-
     path = folder / f"ctranslate2-{encoder}-{decoder}-{dim}"
     if not path.exists():
         path.mkdir()
         convert(sizes.build("autoregressive", dim, encoder, decoder)).save(str(path))
-    engine = Translator(str(path), device="cpu", compute_type=kind, inter_threads=1, intra_threads=1)
+    engine = import_package().Translator(str(path), device="cpu", compute_type=kind, inter_threads=1, intra_threads=1)
     length = sizes.target_length
 
     def translate(tokens: np.ndarray) -> object:

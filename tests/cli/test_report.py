@@ -178,7 +178,7 @@ REFUSALS = {
         ["STUDENT?max_passes=3", "decoding.max_passes=3", "beam_size"],
     ),
     "of the wrong type": (["run_dirs=[STUDENT?beam_size=x]"], ["STUDENT?beam_size=x", "decoding.beam_size=x"]),
-    "unknown engine": (["run_dirs=[STUDENT?engine=onnx]"], ["STUDENT?engine=onnx", "allowed are torch, ctranslate2"]),
+    "unknown engine": (["run_dirs=[STUDENT?engine=marian]"], ["STUDENT?engine=marian", "allowed are torch, "]),
     "engine of another method": (["run_dirs=[STUDENT?engine=ctranslate2]"], ["engine=ctranslate2: "]),
     "choice": (["run_dirs=[STUDENT?choose=best]"], ["STUDENT?choose=best: choose=best: allowed are first, own"]),
     "choice of one": (["run_dirs=[STUDENT?choose=own]"], ["STUDENT?choose=own: choose=own", "num_candidates=1"]),
