@@ -22,7 +22,7 @@ class BatchOptions:
     )
 
     cuda_graphs: CudaGraphs = option(
-        CudaGraphs.AUTO, "record and replay single passes; auto: on a GPU, where the model has a part that allows it"
+        CudaGraphs.OFF, "record and replay single passes; auto: on a GPU, where the model has a part that allows it"
     )
 
     def cut(self, lengths: Sequence[int] | np.ndarray) -> list[np.ndarray]:
