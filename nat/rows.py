@@ -96,9 +96,4 @@ class Rows:
         return replace(parts[0], **values)
 
     def to(self, device: torch.device | str) -> Self:
-        """What comes from a GPU to the CPU comes together, and is there: the host waits once for all tensors."""
-        origin = self.device
-        moved = self.map(lambda t: t.to(device, non_blocking=True))
-        if origin.type == "cuda" and torch.device(device).type == "cpu":
-            torch.cuda.current_stream(origin).synchronize()
-        return moved
+        return self.map(lambda t: t.to(device, non_blocking=True))
