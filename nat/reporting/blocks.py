@@ -84,7 +84,8 @@ def fast(figures: Figures) -> str:
         f"{times[0]:.1f} times as fast as its teacher in CTranslate2 int8 with greedy search and {times[1]:.1f} times",
         f"as fast as with beam 4, in batches {rates[0]:.1f} and {rates[1]:.1f} times, on one core;",
         f"{student['bleu'] - greedy['bleu']:+.1f} BLEU beside greedy search. int8 costs it {cost:.1f} BLEU. Training:",
-        f"teacher {greedy['training_minutes']:.0f} min, student {student['training_minutes']:.0f} min.",
+        f"teacher {rows['teacher greedy']['training_minutes']:.0f} min,",
+        f"student {rows['student']['training_minutes']:.0f} min.",
     )
     narrow = [column for column in COLUMNS if column[0] not in ("p95", "repetition %", "passes", "M parameters")]
     return "\n\n".join([introduction, systems_table(figures["rows"], narrow), measured(figures["rows"])])
@@ -109,10 +110,11 @@ def engines(figures: Figures) -> str:
     ]
     made = f"`{FAST_STUDENT}`, {figures['machine']}, one thread, seed 1, {figures['date'][:10]}"
     introduction = paragraph(
-        f"**From which width on a single pass pays** ({made}): a student of {sizes['encoder_layers']}+",
-        f"{sizes['slot_layers']} layers in ONNX Runtime int8, how many times as fast as CTranslate2 int8 in greedy",
-        f"search, alone and in batches of {sizes['batch_size']}; V={sizes['vocabulary_size']},",
-        f"{sizes['source_length']} source and {sizes['target_length']} target tokens, untrained weights, CPU time,",
+        f"**From which width on a single pass pays** ({made}): a student of",
+        f"{sizes['encoder_layers']}+{sizes['slot_layers']} layers in ONNX Runtime int8,",
+        f"how many times as fast as CTranslate2 int8 in greedy search, alone and in batches of {sizes['batch_size']}; V={sizes['vocabulary_size']},",
+        f"{sizes['source_length']} source and {sizes['target_length']} target tokens, untrained weights,",
+        "CPU time,",
         f"medians of {figures['repeats']} rounds",
         "([picture](engines.svg)).",
     )
