@@ -112,10 +112,9 @@ def engines(figures: Figures) -> str:
     introduction = paragraph(
         f"**From which width on a single pass pays** ({made}): a student of",
         f"{sizes['encoder_layers']}+{sizes['slot_layers']} layers in ONNX Runtime int8,",
-        f"how many times as fast as CTranslate2 int8 in greedy search, alone and in batches of {sizes['batch_size']}; V={sizes['vocabulary_size']},",
-        f"{sizes['source_length']} source and {sizes['target_length']} target tokens, untrained weights,",
-        "CPU time,",
-        f"medians of {figures['repeats']} rounds",
+        "how many times as fast as CTranslate2 int8 in greedy search, alone and in batches of",
+        f"{sizes['batch_size']}; V={sizes['vocabulary_size']}, {sizes['source_length']} source and",
+        f"{sizes['target_length']} target tokens, untrained weights, CPU time, medians of {figures['repeats']} rounds",
         "([picture](engines.svg)).",
     )
     return "\n\n".join([introduction, markdown_table(["D", *over, "ms alone", "sentences/s"], cells)])
