@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
 from nat.models.contract import TranslationModel
 from nat.nn.attention.base import Attention, attention_stack
+from nat.nn.embedding import OutputLayer
 from nat.nn.head import Head
 from nat.ops.sampling import class_of
 from nat.runs.precision import Precision
@@ -309,3 +311,16 @@ def make_attention(name: str, *, dim: int = 8, num_heads: int = 2, layers: int =
             if key.endswith("bias"):
                 torch.nn.init.normal_(parameter)
     return found
+
+
+def projected_positions(output: OutputLayer, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of each product of this layer from now on, how many positions it projects."""
+    projected: list[int] = []
+    original = type(output).forward
+
+    def spy(self: Any, states: Tensor, *rest: Any) -> Tensor:
+        projected.append(states.flatten(0, -2).size(0))
+        return original(self, states, *rest)
+
+    monkeypatch.setattr(type(output), "forward", spy)
+    return projected

@@ -274,6 +274,12 @@ class Translator:
                     )
         return wanted
 
+    @property
+    def source_limits(self) -> list[tuple[int, str]]:
+        """The most tokens of a source, and who takes no more, in words."""
+        limit = self.model.max_source_length
+        return [] if limit is None else [(limit, f"{self.folder} takes at most {limit} ({self.model.limiting})")]
+
     def encode(
         self,
         sentences: Sequence[str],
@@ -289,13 +295,11 @@ class Translator:
             rows = self.sides(decoding)[0].encode(list(sentences))
         except BadText as error:
             raise DataError(f"{name}, line {numbers[error.row]}: {error}") from None
-        limit, most = self.model.max_source_length, self.model.max_points
+        limits, most = self.source_limits, self.model.max_points
         for number, row in zip(numbers, rows, strict=True):
-            if limit is not None and len(row) > limit:
-                raise DataError(
-                    f"{name}, line {number}: {len(row)} tokens, but {self.folder} takes at most {limit} "
-                    f"({self.model.limiting})"
-                )
+            for limit, taker in limits:
+                if len(row) > limit:
+                    raise DataError(f"{name}, line {number}: {len(row)} tokens, but {taker}")
             if most is not None and len(row) > most:
                 raise DataError(f"{name}, line {number}: {beyond(len(row), most)}")
         return rows

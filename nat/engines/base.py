@@ -11,7 +11,7 @@ from nat.decoding.batch_options import BatchOptions
 from nat.decoding.batched import NOTHING, Decoded
 from nat.decoding.requests import Sentence, source_of
 from nat.decoding.translator import Translator
-from nat.errors import ConfigError, DataError
+from nat.errors import ConfigError
 from nat.models.options import DecodingOptions
 from nat.runs.precision import Precision
 
@@ -60,22 +60,11 @@ class EngineTranslator(Translator):
             )
         return self
 
-    def encode(
-        self,
-        sentences: Sequence[str],
-        name: str,
-        *,
-        decoding: DecodingOptions | None = None,
-        lines: Sequence[int] | None = None,
-    ) -> list[list[int]]:
-        """As `Translator.encode`; an engine's sinusoids have a limit."""
-        rows = super().encode(sentences, name, decoding=decoding, lines=lines)
-        for number, row in zip(lines or range(1, len(rows) + 1), rows, strict=True):
-            if self.longest is not None and len(row) > self.longest:
-                raise DataError(
-                    f"{name}, line {number}: {len(row)} tokens, but {self.engine} takes at most {self.longest}"
-                )
-        return rows
+    @property
+    def source_limits(self) -> list[tuple[int, str]]:
+        """Those of the model; an engine's sinusoids have one of their own."""
+        own = [] if self.longest is None else [(self.longest, f"{self.engine} takes at most {self.longest}")]
+        return super().source_limits + own
 
 
 class WorkerTranslator(EngineTranslator):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import make_batch, make_model
+from builders import make_batch, make_model, projected_positions
 from torch import Tensor
 
 from nat.data.vocabulary import Symbol
@@ -62,14 +62,7 @@ def test_all_that_a_head_says_is_of_the_factored_distribution(banned: tuple[int,
 
 def test_a_slot_whose_gate_says_blank_never_meets_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
     head, states = head_and_states()
-    projected: list[int] = []
-    original = type(head.output).forward
-
-    def spy(self: Any, given: Tensor, *rest: Any) -> Tensor:
-        projected.append(given.flatten(0, -2).size(0))
-        return original(self, given, *rest)
-
-    monkeypatch.setattr(type(head.output), "forward", spy)
+    projected = projected_positions(head.output, monkeypatch)
     undecided = head.gate(states).squeeze(2) < 0
     where = torch.zeros_like(undecided)
     where[:, ::2] = True

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import make_batch, make_model
+from builders import make_batch, make_model, projected_positions
 from torch import Tensor
 
 from nat.nn.head import Head
@@ -45,14 +45,7 @@ def test_only_the_positions_that_count_are_projected_and_learn(copying: bool, mo
     head, states = head_and_states(copying)
     states = states.detach().requires_grad_()
     where = BATCH.target.valid & (torch.arange(4) % 2 == 0)
-    projected: list[int] = []
-    original = type(head.output).forward
-
-    def spy(self: Any, given: Tensor, *rest: Any) -> Tensor:
-        projected.append(given.flatten(0, -2).size(0))
-        return original(self, given, *rest)
-
-    monkeypatch.setattr(type(head.output), "forward", spy)
+    projected = projected_positions(head.output, monkeypatch)
     entropy = head.cross_entropy(states, BATCH.target.tokens, where)
     assert projected == [where.numel() if copying else int(where.sum())]  # a copy needs to know its row
     (gradient,) = torch.autograd.grad(entropy.total, states)
