@@ -51,11 +51,11 @@ def stacked(products: Products, x: str, stack: Encoder | Decoder, key: str, memo
 def layered(products: Products, x: str, layer: Layer, key: str, memory: Factor | None) -> str:
     residual, attention = layer.self_residual, layer.self_attention
     entered = products.factor(entering(products, x, residual), f"{key}.self")
-    x = leaving(products, x, mixed(products, entered, attention, f"{key}.self_mixed"), residual)
+    x = leaving(products, x, looking_around(products, entered, attention, f"{key}.self_mixed"), residual)
     if layer.positional_attention is not None and layer.positional_residual is not None:
         residual, attention = layer.positional_residual, layer.positional_attention
         entered = products.factor(entering(products, x, residual), f"{key}.places")
-        x = leaving(products, x, mixed(products, entered, attention, f"{key}.places_mixed"), residual)
+        x = leaving(products, x, looking_around(products, entered, attention, f"{key}.places_mixed"), residual)
     if layer.cross_attention is not None and layer.cross_residual is not None:
         assert memory is not None
         entered = products.factor(entering(products, x, layer.cross_residual), f"{key}.cross")
@@ -76,7 +76,7 @@ def leaving(products: Products, x: str, update: str, residual: Residual) -> str:
     return x if residual.pre else normalised(products, x, residual.norm)
 
 
-def mixed(products: Products, x: Factor, attention: nn.Module, key: str) -> str:
+def looking_around(products: Products, x: Factor, attention: nn.Module, key: str) -> str:
     """x: (B, L, D), which looks at itself by one of the three kinds that graphs are written for."""
     assert isinstance(attention, FullAttention)
     if isinstance(attention, PositionalAttention):
@@ -86,48 +86,56 @@ def mixed(products: Products, x: Factor, attention: nn.Module, key: str) -> str:
     return attended(products, x, x, attention, key)
 
 
+def attended(products: Products, x: Factor, context: Factor, attention: FullAttention, key: str) -> str:
+    """x: (B, L, D) for queries. context: (B, S, D) for keys and values."""
+    mixed = mixed_values(products, projected(products, x, context, attention), attention)
+    return products.linear(products.factor(mixed, key), *parameters(attention.project_out))
+
+
 def others_attention(products: Products, x: Factor, attention: OthersAttention, key: str) -> str:
     """No position looks at itself; one that is alone mixes nothing."""
-    graph, heads = products.graph, attention.num_heads
-    weight, bias = parameters(attention.project_in)
-    inputs = [products.linear(x, *part) for part in zip(np.split(weight, 3), np.split(bias, 3), strict=True)]
-    length = columns_of(products, x.values)
+    graph, inputs, length = products.graph, projected(products, x, x, attention), columns_of(products, x.values)
     square = graph.node("ConstantOfShape", graph.node("Concat", length, length, axis=0))
     itself = graph.node("Mul", graph.node("EyeLike", square, k=0), graph.real(IMPOSSIBLE))  # (L, L)
     itself = graph.node("Unsqueeze", itself, graph.ints(0, 1))
-    found = graph.node("MultiHeadAttention", *inputs, "", "", itself, domain=MICROSOFT, num_heads=heads)
+    mixed = mixed_values(products, [*inputs, "", "", itself], attention)
     several = graph.node("Cast", graph.node("Greater", length, graph.ints(1)), to=1)  # FLOAT
-    found = graph.node("Mul", found, several)
-    return products.linear(products.factor(found, key), *parameters(attention.project_out))
+    mixed = graph.node("Mul", mixed, several)
+    return products.linear(products.factor(mixed, key), *parameters(attention.project_out))
 
 
 def placed_attention(products: Products, x: Factor, attention: PositionalAttention, key: str) -> str:
     """Where a position looks is the same for all sentences: its queries and keys are constants."""
-    graph, heads = products.graph, attention.num_heads
+    graph, table, length = products.graph, array(attention.positions(POSITIONS)), columns_of(products, x.values)
+    *places, values = split_parameters(attention)
+    constants = [graph.constant((table @ weight.T + bias)[None]) for weight, bias in places]  # (1, POSITIONS, D)
+    inputs = [graph.node("Slice", part, graph.ints(0), length, graph.ints(1)) for part in constants]
+    mixed = mixed_values(products, [*inputs, products.linear(x, *values)], attention)
+    return products.linear(products.factor(mixed, key), *parameters(attention.project_out))
+
+
+def split_parameters(attention: FullAttention) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Weight and bias of queries, keys and values."""
     weight, bias = parameters(attention.project_in)
-    table, length = array(attention.positions(POSITIONS)), columns_of(products, x.values)
-    parts = list(zip(np.split(weight, 3), np.split(bias, 3), strict=True))
-    constants = [graph.constant((table @ w.T + b)[None]) for w, b in parts[:2]]  # (1, POSITIONS, D)
-    places = [graph.node("Slice", part, graph.ints(0), length, graph.ints(1)) for part in constants]
-    values = products.linear(x, *parts[2])
-    found = graph.node("MultiHeadAttention", *places, values, domain=MICROSOFT, num_heads=heads)
-    return products.linear(products.factor(found, key), *parameters(attention.project_out))
+    return list(zip(np.split(weight, 3), np.split(bias, 3), strict=True))
+
+
+def projected(products: Products, x: Factor, context: Factor, attention: FullAttention) -> list[str]:
+    """Queries of x, keys and values of the context."""
+    parts = zip((x, context, context), split_parameters(attention), strict=True)
+    return [products.linear(factor, *part) for factor, part in parts]
+
+
+def mixed_values(products: Products, inputs: Sequence[str], attention: FullAttention) -> str:
+    """(B, L, D). inputs: queries, keys, values, and what the operator takes beside them."""
+    heads = attention.num_heads
+    return products.graph.node("MultiHeadAttention", *inputs, domain=MICROSOFT, num_heads=heads)
 
 
 def columns_of(products: Products, x: str) -> str:
     """(1): L of x (B, L, ...)."""
     graph = products.graph
     return graph.node("Slice", graph.node("Shape", x), graph.ints(1), graph.ints(2))
-
-
-def attended(products: Products, x: Factor, context: Factor, attention: FullAttention, key: str) -> str:
-    """x: (B, L, D) for queries. context: (B, S, D) for keys and values."""
-    weight, bias = parameters(attention.project_in)
-    parts = zip((x, context, context), np.split(weight, 3), np.split(bias, 3), strict=True)
-    inputs = [products.linear(*part) for part in parts]
-    heads = attention.num_heads
-    mixed = products.graph.node("MultiHeadAttention", *inputs, domain=MICROSOFT, num_heads=heads)
-    return products.linear(products.factor(mixed, key), *parameters(attention.project_out))
 
 
 def write_encoder(encoder: Encoder, path: Path, *, samples: Samples | None) -> None:
