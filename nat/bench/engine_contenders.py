@@ -41,7 +41,7 @@ STUDENTS = ("student-onnx-int8", "student-onnx-fp32", "student-torch")
 CONTENDERS = (*STUDENTS, *BASELINES, "ctranslate2-float32-6+6")
 SURE = 12.0  # of the gate, in either direction: its usual odds
 SAMPLES = 8  # batches that magnitudes of int8 are measured on
-SENTENCES, MOST = 5, 512  # of each round: alone, and of a run's text in batches
+SENTENCES, MOST = 20, 512  # of each round: alone, and of a run's text in batches
 Translate = Callable[[Any], object]  # of token ids (B, S), or of sentences
 
 

@@ -60,15 +60,17 @@ def measure_engines(
 
 
 def measure_turns(contenders: Sequence[Contender], rounds: Iterable[Round], progress: Progress) -> list[dict[str, Any]]:
-    """Medians of CPU time over the rounds, in each of which every contender translates all; the first warms up."""
+    """Medians of CPU time over the rounds, in each of which every contender translates all; the first warms up.
+
+    Sentences alone come last in a turn: before them the caches hold what another contender computed."""
     alone: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     rates: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for number, work in enumerate(rounds):
         for contender in contenders:
-            times = [cpu_seconds(contender.alone, sentence) for sentence in work.alone]
             seconds = cpu_seconds(contender.together, work.together)
+            times = [cpu_seconds(contender.alone, sentence) for sentence in work.alone]
             if number:
-                alone[contender.name] += times
+                alone[contender.name].append(statistics.mean(times))
                 rates[contender.name].append(work.size / seconds)
             progress.advance(1, f"{contender.name}, D={contender.dim}")
     return [

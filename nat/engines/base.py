@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
+from functools import cached_property
 from typing import Self
 
 from nat.decoding.batch_options import BatchOptions
@@ -14,8 +15,6 @@ from nat.decoding.translator import Translator
 from nat.errors import ConfigError
 from nat.models.options import DecodingOptions
 from nat.runs.precision import Precision
-
-Answer = Callable[[], list[Decoded]]  # waits for the translations of a batch
 
 
 class ComputeType(Enum):
@@ -60,9 +59,9 @@ class EngineTranslator(Translator):
             )
         return self
 
-    @property
+    @cached_property
     def source_limits(self) -> list[tuple[int, str]]:
-        """Those of the model; an engine's sinusoids have one of their own."""
+        """Those of the model, which an engine does not change; an engine's sinusoids have one of their own."""
         own = [] if self.longest is None else [(self.longest, f"{self.engine} takes at most {self.longest}")]
         return super().source_limits + own
 
@@ -92,16 +91,16 @@ class WorkerTranslator(EngineTranslator):
         filled = [i for i, row in enumerate(rows) if row]
         advance(len(rows) - len(filled))
         chosen = [[filled[i] for i in batch] for batch in of_one_length([len(rows[i]) for i in filled], batches)]
-        started = [self.start([rows[i] for i in batch], decoding) for batch in chosen]
-        for batch, answer in zip(chosen, started, strict=True):
-            for i, decoded in zip(batch, answer(), strict=True):
+        answers = self.computed([[rows[i] for i in batch] for batch in chosen], decoding)
+        for batch, answer in zip(chosen, answers, strict=True):
+            for i, decoded in zip(batch, answer, strict=True):
                 results[i] = decoded
             advance(len(batch))
         return results
 
     @abstractmethod
-    def start(self, rows: list[list[int]], decoding: DecodingOptions) -> Answer:
-        """Hand a batch to a worker. rows: ids of sentences, none of them empty."""
+    def computed(self, batches: list[list[list[int]]], decoding: DecodingOptions) -> Iterator[list[Decoded]]:
+        """The translations of each batch, in order, by the workers. batches: ids of sentences, none of them empty."""
 
 
 def of_one_length(lengths: Sequence[int], batches: BatchOptions) -> list[list[int]]:

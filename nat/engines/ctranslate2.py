@@ -17,6 +17,7 @@ so a batch holds sentences of one length, see `nat.engines.base.WorkerTranslator
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from nat.data.vocabulary import NUM_SYMBOLS, SYMBOL_TEXT
 from nat.decoding.batched import Decoded
 from nat.decoding.translator import Translator
-from nat.engines.base import Answer, ComputeType, WorkerTranslator
+from nat.engines.base import ComputeType, WorkerTranslator
 from nat.errors import ConfigError
 from nat.models.autoregressive import Autoregressive
 from nat.models.contract import TranslationModel
@@ -67,10 +68,17 @@ class CTranslate2Translator(WorkerTranslator):
             raise ConfigError(f"decoding.history=true: {PACKAGE} keeps none, engine=torch does")
         return decoding
 
-    def start(self, rows: list[list[int]], decoding: DecodingOptions) -> Answer:
-        """As `WorkerTranslator.start`. The engine knows one limit for a batch, so it gets the longest sentence's. The
-        score of a translation that its own limit cut is the engine's: that of the tokens it went on with, not of an end
-        there."""
+    def computed(self, batches: list[list[list[int]]], decoding: DecodingOptions) -> Iterator[list[Decoded]]:
+        """As `WorkerTranslator.computed`."""
+        started = [self._start(rows, decoding) for rows in batches]
+        return (answer() for answer in started)
+
+    def _start(self, rows: list[list[int]], decoding: DecodingOptions) -> Callable[[], list[Decoded]]:
+        """Hand a batch to the engine; what it gives back waits for the translations.
+
+        The engine knows one limit for a batch, so it gets the longest sentence's. The score of a translation that its
+        own limit cut is the engine's: that of the tokens it went on with, not of an end there.
+        """
         assert isinstance(decoding, Autoregressive.Decoding)
         limits = [self._limit(len(row), decoding) for row in rows]
         answers = self._engine.translate_batch(

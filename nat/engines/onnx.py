@@ -7,8 +7,10 @@ own loop, `nat.search.refine`, and all that lies around its stacks (`StacksTrans
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.decoding.batched import Decoded
 from nat.decoding.options import data_options
 from nat.decoding.translator import Translator
-from nat.engines.base import Answer, ComputeType, EngineTranslator, WorkerTranslator
+from nat.engines.base import ComputeType, EngineTranslator, WorkerTranslator
 from nat.engines.onnx_graph import IMPOSSIBLE, POSITIONS, UNKNOWN, write_ctc
 from nat.engines.onnx_session import ENGINE, PACKAGE, open_session, require
 from nat.engines.onnx_single import write_fertility, write_vanilla
@@ -53,7 +55,7 @@ class GraphTranslator(WorkerTranslator):
     def __init__(self, translator: Translator, kind: ComputeType, folder: Path) -> None:
         super().__init__(translator, kind, longest=longest_source(translator.model))
         self._session = open_session(folder / MODEL)
-        self._workers = ThreadPoolExecutor(torch.get_num_threads())
+        self._num_workers = torch.get_num_threads()
 
     def decoding(self, options: dict[str, Any]) -> DecodingOptions:
         """As `Translator.decoding`. Raises ConfigError for what the graph does not do, which has one answer."""
@@ -67,11 +69,18 @@ class GraphTranslator(WorkerTranslator):
                 )
         return decoding
 
-    def start(self, rows: list[list[int]], decoding: DecodingOptions) -> Answer:
+    def computed(self, batches: list[list[list[int]]], decoding: DecodingOptions) -> Iterator[list[Decoded]]:
+        """As `WorkerTranslator.computed`. What one worker does needs no other thread."""
         banned = {} if decoding.allow_unknown else {UNKNOWN: np.array(IMPOSSIBLE, dtype=np.float32)}
-        return self._workers.submit(self._translate, rows, banned).result
+        work = partial(self._translate, banned)
+        num_workers = min(self._num_workers, len(batches))
+        if num_workers <= 1:
+            yield from map(work, batches)
+            return
+        with ThreadPoolExecutor(num_workers) as workers:  # made anew, for threads do not come along into a fork
+            yield from workers.map(work, batches)
 
-    def _translate(self, rows: list[list[int]], more: dict[str, np.ndarray]) -> list[Decoded]:
+    def _translate(self, more: dict[str, np.ndarray], rows: list[list[int]]) -> list[Decoded]:
         from nat.engines import translate
 
         written = translate.run(self._session, rows, collapses(self.model), **more)
