@@ -55,7 +55,7 @@ class DistillConfig(DecodingConfig):
     alignments: str | None = option(
         None, "fertilities=alignments: a file in Pharaoh format, a line for each pair of the corpus"
     )
-    shard_size: int = option(1024, "pairs in a shard: what a kill can cost each rank", minimum=1, maximum=1_000_000_000)
+    shard_size: int = option(8192, "pairs in a shard: what a kill can cost each rank", minimum=1, maximum=1_000_000_000)
 
     def __post_init__(self) -> None:
         errors = [f"split={self.split}: allowed are {', '.join(SPLITS)}"] if self.split not in SPLITS else []

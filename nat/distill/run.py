@@ -41,7 +41,7 @@ from nat.progress import Progress
 from nat.runs.device import choose_device
 from nat.runs.folder import run_summary
 from nat.runs.lock import FolderLock
-from nat.scoring.scores import score_corpus
+from nat.scoring.scores import corpus_bleu
 from nat.training.distributed import Ranks
 
 
@@ -176,8 +176,8 @@ def compare(job: Job, outputs: dict[int, str]) -> dict[str, Any]:
     sentences = [sentence for sentence in job.corpus.sentences if numbers[sentence[0]] in outputs]
     _, references = job.corpus.references(sentences)
     once = [outputs[numbers[sentence[0]]] for sentence in sentences]
-    scores = score_corpus(once, references)
-    return {"bleu_against_original": scores.bleu, "bleu_signature": scores.bleu_signature}
+    bleu, signature = corpus_bleu(once, references)
+    return {"bleu_against_original": bleu, "bleu_signature": signature}
 
 
 def versions(job: Job) -> dict[str, str]:

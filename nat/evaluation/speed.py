@@ -1,8 +1,9 @@
 """Honest speed: text in, text out, with tokenizers and the choice among candidates.
 
 Alone (batch 1): every sentence by itself on one CPU thread, after a warm-up, as a median and a 95th percentile, so
-that one slow moment of the machine cannot make the number. Several systems take turns sentence by sentence: what
-else the machine does at that moment hits all alike. Together: all sentences in batches, with all threads.
+that one slow moment of the machine cannot make the number. Several systems take turns of a few sentences: what else
+the machine does at that moment hits all alike, and caches hold the model that translates, as they do where it is the
+only one. Together: all sentences in batches, with all threads.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from nat.evaluation.system import System
 
 Item = TypeVar("Item")
 WARM_UP = 3  # sentences that every system translates before the clock counts
+TURN = 10  # sentences of a system's turn
 
 
 @dataclass(frozen=True)
@@ -94,17 +96,20 @@ def time_alone(
 ) -> list[list[float]]:
     """Milliseconds that each system (rows) takes for each sentence by itself, on one CPU thread.
 
-    The systems take turns: sentence 1 by the first, by the second ..., then sentence 2.
+    The systems take turns: TURN sentences by the first, by the second ..., then the next ones. A turn begins with one
+    that is not counted, for the caches hold another system's weights.
     """
     milliseconds: list[list[float]] = [[] for _ in systems]
     with threads(1):
         for system in systems:
             for sentence in spread(sentences, WARM_UP):
                 translate_timed(system, [sentence], batches=ALONE)
-        for sentence in sentences:
+        for start in range(0, len(sentences), TURN):
+            turn = sentences[start : start + TURN]
             for times, system in zip(milliseconds, systems, strict=True):
-                times.append(1000.0 * translate_timed(system, [sentence], batches=ALONE).seconds)
-            advance(1)
+                translate_timed(system, turn[:1], batches=ALONE)
+                times += [1000.0 * translate_timed(system, [one], batches=ALONE).seconds for one in turn]
+            advance(len(turn))
     return milliseconds
 
 

@@ -41,19 +41,17 @@ def score_corpus(
 ) -> Scores:
     """Score line-aligned outputs and references; a sentence may have several (`Reference`). tokenizer: of BLEU; None:
     the one that the references' script needs."""
-    assert len(outputs) == len(references)
-    streams = reference_streams(references)
     tokenizer = tokenizer or tokenizer_of(references)
-    bleu, chrf = tokenizer.metric(), CHRF()
-    bleu_score = bleu.corpus_score(list(outputs), streams).score
+    bleu, bleu_signature = corpus_bleu(outputs, references, tokenizer=tokenizer)
+    streams, chrf = reference_streams(references), CHRF()
     chrf_score = chrf.corpus_score(list(outputs), streams).score
     unspaced = not tokenizer.splits_at_spaces
     ter_metric = TER(normalized=unspaced, asian_support=unspaced) if ter else None
-    split = bleu.tokenizer if unspaced else str
+    split = tokenizer.metric().tokenizer if unspaced else str
     reference_words = sum(mean_words(reference, split) for reference in references)
     return Scores(
-        bleu=bleu_score,
-        bleu_signature=str(bleu.get_signature()),
+        bleu=bleu,
+        bleu_signature=bleu_signature,
         chrf=chrf_score,
         chrf_signature=str(chrf.get_signature()),
         length_ratio=sum(len(split(line).split()) for line in outputs) / max(1, reference_words),
@@ -61,6 +59,16 @@ def score_corpus(
         ter=ter_metric.corpus_score(list(outputs), streams).score if ter_metric else None,
         ter_signature=str(ter_metric.get_signature()) if ter_metric else None,
     )
+
+
+def corpus_bleu(
+    outputs: Sequence[str], references: Sequence[str], *, tokenizer: BleuTokenizer | None = None
+) -> tuple[float, str]:
+    """BLEU with its signature, of what `score_corpus` takes."""
+    assert len(outputs) == len(references)
+    bleu = (tokenizer or tokenizer_of(references)).metric()
+    score = bleu.corpus_score(list(outputs), reference_streams(references)).score
+    return score, str(bleu.get_signature())
 
 
 def mean_words(reference: str, split: Callable[[str], str]) -> float:

@@ -55,9 +55,10 @@ def fake(name: str, log: list[tuple[str, list[str], int, int]], milliseconds: fl
 
 def test_systems_take_turns_after_a_warm_up() -> None:
     log: list[tuple[str, list[str], int, int]] = []
-    time_alone([fake("A", log), fake("B", log)], ["x", "y"])
-    assert [name for name, *_ in log] == ["A", "A", "B", "B", "A", "B", "A", "B"]
-    assert [rows for _, rows, *_ in log[4:]] == [["x"], ["x"], ["y"], ["y"]]
+    milliseconds = time_alone([fake("A", log), fake("B", log)], [*"abcdefghijkl"])
+    assert "".join(name for name, *_ in log[6:]) == "A" * 11 + "B" * 11 + "A" * 3 + "B" * 3
+    assert "".join(row for _, (row,), *_ in log[6:]) == "aabcdefghij" * 2 + "kkl" * 2  # the first of a turn warms up
+    assert [len(times) for times in milliseconds] == [12, 12]
     assert {batch_size for *_, batch_size, _ in log} == {1}
 
 
