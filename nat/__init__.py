@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nat.threads import prepare_threads
+
 __version__ = "0.1.0"
+
+prepare_threads()
 
 if TYPE_CHECKING:
     from nat.decoding.history import SentenceHistory, read_history

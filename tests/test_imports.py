@@ -16,7 +16,7 @@ import nat
 
 PACKAGE = Path(nat.__file__).parent
 ROOMS = (  # from the ground up; a file in nat/ itself is a room
-    "errors", "rows", "files", "progress", "config", "composition", "schedule", "table",  # the ground
+    "threads", "errors", "rows", "files", "progress", "config", "composition", "schedule", "table",  # the ground
     "ops", "losses", "data", "nn", "search", "models", "runs", "scoring", "drawing", "decoding", "engines", "training",
     "distill", "evaluation", "reporting", "doctor", "studies", "bench", "cli",
 )  # fmt: skip
@@ -24,7 +24,7 @@ MODULES = {
     ".".join(("nat", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-LAZY = {"nat"}  # nat.load imports the translator when it is asked for
+LAZY = {"nat"}  # it prepares threads; nat.load imports the translator when it is asked for
 
 
 def imported(path: Path, module: str) -> set[str]:
