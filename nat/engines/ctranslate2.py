@@ -17,6 +17,7 @@ so a batch holds sentences of one length, see `nat.engines.base.WorkerTranslator
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 PACKAGE = FOLDER = "ctranslate2"
 PACKAGES = (PACKAGE,)  # that a folder is made and computed with
 QUANTIZATION = {ComputeType.FP32: "float32", ComputeType.INT8: "int8"}  # the engine's names
+BATCHES_AHEAD = 2  # that a worker of the engine finds ready
 FORBIDDEN = -1e9  # instead of -inf, which would become NaN where the engine multiplies it by zero
 SYMBOL_IDS = {text: number for number, text in enumerate(SYMBOL_TEXT)}
 POSITIONS = 4096  # sinusoids written out for the engine, whose own ones begin at another position
@@ -69,9 +71,14 @@ class CTranslate2Translator(WorkerTranslator):
         return decoding
 
     def computed(self, batches: list[list[list[int]]], decoding: DecodingOptions) -> Iterator[list[Decoded]]:
-        """As `WorkerTranslator.computed`."""
-        started = [self._start(rows, decoding) for rows in batches]
-        return (answer() for answer in started)
+        """As `WorkerTranslator.computed`. The engine's queue is short, and handing over to a full one waits."""
+        started: deque[Callable[[], list[Decoded]]] = deque()
+        for rows in batches:
+            started.append(self._start(rows, decoding))
+            if len(started) > BATCHES_AHEAD * self._engine.num_translators:
+                yield started.popleft()()
+        while started:
+            yield started.popleft()()
 
     def _start(self, rows: list[list[int]], decoding: DecodingOptions) -> Callable[[], list[Decoded]]:
         """Hand a batch to the engine; what it gives back waits for the translations.
