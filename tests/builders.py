@@ -17,7 +17,8 @@ from torch import Tensor
 from nat.composition import compose, config_directory
 from nat.config import Component, load_yaml, locate, parse, save_yaml
 from nat.data.batch import Batch, Draft, Phrases, Target
-from nat.data.batching import Pair, collate
+from nat.data.batching import collate
+from nat.data.pairs import Pair
 from nat.data.points import IndexTokenizer, PointTokenizer
 from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nat.data.batch import Batch, Source, Target
-from nat.data.batching import Pair, collate
+from nat.data.batching import collate
+from nat.data.pairs import Pair
 from nat.data.vocabulary import Symbol
 from nat.models.autoregressive import Autoregressive
 from nat.search.insertion import Contents

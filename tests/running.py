@@ -12,7 +12,7 @@ from builders import make_model, make_step
 from torch import Tensor
 from workers import logged, rank_environment
 
-from nat.data.batching import Pair
+from nat.data.pairs import Pair
 from nat.models.contract import TranslationModel
 from nat.nn.attention.base import Attention
 from nat.nn.attention.full import FullAttention

@@ -53,6 +53,7 @@ TINY = {
         "training.ffn_dim=16 training.seconds=0.1 training.vocabulary_size=300 training.tokens_per_update=50 "
         "training.contenders=[ctc] decoding.dim=16 decoding.num_layers=1 decoding.num_heads=2 decoding.ffn_dim=16 "
         "decoding.vocabulary_size=300 decoding.sentences=1 decoding.batch_size=2 decoding.batches=1"
+        " feed.pairs=400 feed.vocabulary_size=50 feed.tokens_per_update=1000 feed.updates=2"
     ),
 }
 CLIENT = """#!{python} -IS

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import nat
 from nat.data.batch import Batch
-from nat.data.batching import Pair
+from nat.data.pairs import Pair
 from nat.models.contract import Translation, TranslationModel
 from nat.models.options import DecodingOptions
 from nat.runs.precision import Precision

@@ -18,6 +18,7 @@ from nat.bench.decoding import DecodingSizes, describe_decoding, measure_decodin
 from nat.bench.edits import EditSizes, edits
 from nat.bench.engine_contenders import EngineSizes
 from nat.bench.engines import describe_engines, measure_engines
+from nat.bench.feed import FeedSizes, describe_feed, measure_feed
 from nat.bench.training import TrainingSizes, describe_training, measure_training
 from nat.bench.turns import Contender, compare, describe_turns
 from nat.bench.waits import WaitsSizes, describe_waits, measure_waits
@@ -44,6 +45,7 @@ class BenchmarkConfig(CommandConfig):
     training: TrainingSizes = field(default_factory=TrainingSizes)
     decoding: DecodingSizes = field(default_factory=DecodingSizes)
     waits: WaitsSizes = field(default_factory=WaitsSizes)
+    feed: FeedSizes = field(default_factory=FeedSizes)
     card: CardSizes = field(default_factory=CardSizes)
     engines: EngineSizes = field(default_factory=EngineSizes)
 
@@ -167,5 +169,6 @@ BENCHMARKS: dict[str, Benchmark] = {
         lambda sizes, config, _, keep: measure_engines(sizes, repeats=config.repeats, keep=keep),
         describe_engines,
     ),
+    "feed": benchmark("feed", lambda sizes, config, *_: measure_feed(sizes, repeats=config.repeats), describe_feed),
     "card": benchmark("card", lambda sizes, _, device, keep: measure_card(sizes, device), describe_card),
 }

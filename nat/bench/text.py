@@ -10,8 +10,9 @@ import numpy as np
 
 from nat.composition import compose
 from nat.config import parse
-from nat.data.batching import Pair
 from nat.data.corpus import DataConfig, read_corpus
+from nat.data.pairs import Pair, PairTable
+from nat.data.ragged import Ragged
 from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.data.tokenizer_training import build_tokenizers
 from nat.data.vocabulary import NUM_SYMBOLS
@@ -33,20 +34,36 @@ def embedded(vocabulary_size: int) -> tuple[list[Pair], int]:
 
 
 def synthetic(vocabulary_size: int, num_tokens: int, *, seed: int = 1) -> list[Pair]:
-    """Random pairs of about so many target tokens. Lengths are log-normal, a pair's two lengths are close to each
-    other, and tokens are as frequent as in text: the r-th most frequent 1 / (r + 2.7) as often (Mandelbrot 1953)."""
+    """The pairs of `synthetic_table`, with fertilities."""
+    pairs = synthetic_table(vocabulary_size, num_tokens, seed=seed).pairs()
+    return [with_fertilities(pair.source, pair.target) for pair in pairs]
+
+
+def synthetic_table(vocabulary_size: int, num_tokens: int, *, seed: int = 1) -> PairTable:
+    """Random pairs of about so many target tokens, of `synthetic_lengths`. Tokens are as frequent as in text: the r-th
+    most frequent 1 / (r + 2.7) as often (Mandelbrot 1953)."""
     random = np.random.default_rng(seed)
-    count = max(1, round(num_tokens / MEAN_LENGTH))
-    sources = np.exp(random.normal(np.log(MEAN_LENGTH) - SPREAD**2 / 2, SPREAD, count))
-    targets = sources * np.exp(random.normal(0.0, RATIO_SPREAD, count))
-    lengths = [np.clip(np.rint(side), 1, LONGEST).astype(int) for side in (sources, targets)]
-    shares = 1.0 / (np.arange(vocabulary_size - NUM_SYMBOLS) + 2.7)
-    cumulative = np.cumsum(shares / shares.sum())
+    lengths = synthetic_lengths(max(1, round(num_tokens / MEAN_LENGTH)), random)
+    cumulative = word_shares(vocabulary_size - NUM_SYMBOLS).cumsum()
     sides = []
     for side in lengths:
         ids = np.searchsorted(cumulative, random.random(side.sum()) * cumulative[-1]) + NUM_SYMBOLS
-        sides.append([part.tolist() for part in np.split(ids, np.cumsum(side)[:-1])])
-    return [with_fertilities(source, target) for source, target in zip(*sides, strict=True)]
+        sides.append(Ragged.of_lengths(ids, side))
+    return PairTable(*sides)
+
+
+def synthetic_lengths(count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Source and target lengths (count,): log-normal, a pair's two lengths are close to each other."""
+    sources = np.exp(random.normal(np.log(MEAN_LENGTH) - SPREAD**2 / 2, SPREAD, count))
+    targets = sources * np.exp(random.normal(0.0, RATIO_SPREAD, count))
+    source, target = (np.clip(np.rint(side), 1, LONGEST).astype(int) for side in (sources, targets))
+    return source, target
+
+
+def word_shares(count: int) -> np.ndarray:
+    """(count,) of the most frequent word first; their sum is 1."""
+    shares = 1.0 / (np.arange(count) + 2.7)
+    return np.asarray(shares / shares.sum())
 
 
 def with_fertilities(source: Sequence[int], target: Sequence[int]) -> Pair:

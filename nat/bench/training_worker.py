@@ -24,7 +24,7 @@ HOMES = {  # modules in which a name may stand, in this nat and in earlier ones
     "Component": ("nat.config",),
     "compose": ("nat.composition", "nat.config"),
     "parse": ("nat.config",),
-    "Pair": ("nat.data.batching",),
+    "Pair": ("nat.data.pairs", "nat.data.batching"),
     "collate": ("nat.data.batching",),
     "plan_updates": ("nat.data.batching",),
     "Vocabularies": ("nat.data.vocabulary",),

@@ -18,6 +18,7 @@ usage: nat-bench BENCHMARK OVERRIDES
   nat-bench attention attention.figures=attention.json attention.picture=kinds.svg attention.accuracy=decoded/KIND.json
   nat-bench training training.baseline=../nat-before repeats=5 output=training.json
   nat-bench engines output=engines.json
+  nat-bench feed feed.pairs=1000000 output=feed.json
   nat-bench engines engines.student=runs/fast engines.teacher=runs/teacher
   nat-bench engines engines.dims=[128,256,512,1024] engines.picture=engines.svg
   nat-bench decoding device=cuda decoding.dim=512 decoding.num_layers=6
@@ -33,6 +34,7 @@ decoding    milliseconds of a sentence alone and sentences a second in batches: 
 engines     a single-pass student in ONNX Runtime (int8, float32) and torch beside CTranslate2 with 6+6 and 12+1
             layers (int8, float32), on one core in CPU time; over several widths with a picture, or of two runs
 waits       how often the host waits for the GPU in a loss, an update and in decoding, and where
+feed        target tokens a second that come from the token store as batches, for one rank and for several
 card        the rates that this machine reaches at best: a large matrix product, a copy
 
 Everything takes turns in one process; medians and ratios are printed, and written to `output` as JSON.

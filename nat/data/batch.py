@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from nat.data.ragged import Ragged
 from nat.data.vocabulary import Symbol
 from nat.rows import Rows
 
@@ -31,12 +32,8 @@ class Tokens(Rows):
     @classmethod
     def from_lists(cls, rows: Sequence[Sequence[int]]) -> Self:
         """Right-padded tokens; at least one column, so that a batch of empty rows has a shape."""
-        width = max(1, max((len(row) for row in rows), default=1))
-        tokens = torch.full((len(rows), width), int(Symbol.PAD), dtype=torch.long)
-        for i, row in enumerate(rows):
-            tokens[i, : len(row)] = torch.as_tensor(row, dtype=torch.long)
-        lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
-        return cls(tokens, torch.arange(width) < lengths[:, None])
+        tokens, valid = Ragged.from_lists(rows).padded()
+        return cls(torch.from_numpy(tokens), torch.from_numpy(valid))
 
     def to_lists(self) -> list[list[int]]:
         """The ids of the valid tokens, row by row."""

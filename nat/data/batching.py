@@ -9,14 +9,16 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol, TypeVar, overload
 
 import numpy as np
 import torch
 
 from nat.data.batch import Batch, Source, Target
 from nat.data.filters import DropReport
+from nat.data.pairs import Pair, PairTable
 
 T = TypeVar("T")
 CanvasLength = Callable[[np.ndarray, np.ndarray], np.ndarray]  # source and target lengths (N,) -> positions (N,)
@@ -28,13 +30,51 @@ GROUPS_PER_POOL = 64
 POOLS_OF_SMALL_CORPORA = 4
 
 
-class Pair(NamedTuple):
-    """Token ids of a sentence pair, without special symbols. fertilities: see `Batch`, one number for each source
-    token; all pairs of a corpus have them, or none."""
+@dataclass(frozen=True, eq=False)
+class Update(Sequence[Pair]):
+    """The pairs of one optimiser update, as places in a table: what a rank does not ask for is not read.
 
-    source: list[int]
-    target: list[int]
-    fertilities: list[int] | None = None
+    rows: (N,) whole numbers.
+    """
+
+    table: PairTable
+    rows: np.ndarray
+
+    @classmethod
+    def of(cls, pairs: Sequence[Pair]) -> Update:
+        """Pairs that are at hand one by one."""
+        return pairs if isinstance(pairs, Update) else cls(PairTable.of(pairs), np.arange(len(pairs)))
+
+    @cached_property
+    def source_lengths(self) -> np.ndarray:
+        """(N,) tokens."""
+        return self.table.source.lengths_of(self.rows)
+
+    @cached_property
+    def target_lengths(self) -> np.ndarray:
+        """(N,) tokens."""
+        return self.table.target.lengths_of(self.rows)
+
+    def collate(self, places: np.ndarray) -> Batch:
+        """The pairs at these places of the update, (B,), see `Batch`."""
+        return rectangles(self.table.take(self.rows[places]))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, place: int) -> Pair: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Update: ...
+
+    def __getitem__(self, place: int | slice) -> Pair | Update:
+        if isinstance(place, slice):
+            return Update(self.table, self.rows[place])
+        return self.table.take(self.rows[[place]]).pairs()[0]
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self.table.take(self.rows).pairs())
 
 
 class Updates(Protocol):
@@ -51,7 +91,7 @@ class Updates(Protocol):
         epoch: int,
         skip: int = 0,
         canvas_length: CanvasLength | None = None,
-    ) -> Iterator[list[Pair]]:
+    ) -> Iterator[Update]:
         """The optimiser updates of one epoch, without the first `skip`. Every pair occurs once; an update holds
         about `tokens_per_update` target tokens, each end mark counted as one. canvas_length: see `plan_updates`."""
         ...
@@ -120,34 +160,41 @@ def micro_batches(
 
     canvas_length: (source lengths, target lengths) -> positions of the decoder, as the model has it. Rows times
     the longest source or canvas of a batch is at most `max_tokens`; a longer pair makes a batch alone.
-    Over all ranks, every pair occurs once; a rank's list may be empty. seed: of the run; a pair's key is made of it and
+    Over all ranks, every pair occurs once; a rank's list may be empty, and of the others' shares only lengths are read.
+    seed: of the run; a pair's key is made of it and
     of its place in the update, whatever batch or rank it falls to.
     """
-    if not pairs:
+    update = Update.of(pairs)
+    if not len(update):
         return []
-    source_lengths = np.array([len(pair.source) for pair in pairs])
-    target_lengths = np.array([len(pair.target) for pair in pairs])
-    keys = _by_work(source_lengths, target_lengths, canvas_length(source_lengths, target_lengths))
+    keys = _by_work(
+        update.source_lengths,
+        update.target_lengths,
+        canvas_length(update.source_lengths, update.target_lengths),
+    )
     order, widths = np.lexsort(keys)[::-1], keys[-1]
     share = order[rank::num_ranks]
     batches = []
     for rows in _cut(widths[share], len(share), max_tokens):
-        batch = collate([pairs[i] for i in share[rows]])
-        batches.append(replace(batch, keys=torch.from_numpy(share[rows].astype(np.int64)) + seed))
+        keys_of_pairs = torch.from_numpy(share[rows].astype(np.int64)) + seed
+        batches.append(replace(update.collate(share[rows]), keys=keys_of_pairs))
     return batches
 
 
 def collate(pairs: Sequence[Pair]) -> Batch:
     """The pairs as a right-padded batch, in their order; with fertilities if the pairs have them."""
-    source = Source.from_lists([pair.source for pair in pairs])
-    target = Target.from_lists([pair.target for pair in pairs])
-    rows = [pair.fertilities for pair in pairs if pair.fertilities is not None]
-    if not rows:
-        return Batch(source, target)
-    assert len(rows) == len(pairs), "all pairs of a corpus have fertilities, or none"
-    fertilities = torch.zeros_like(source.tokens)
-    fertilities[source.valid] = torch.tensor([number for row in rows for number in row], dtype=torch.long)
-    return Batch(source, target, fertilities)
+    return rectangles(PairTable.of(pairs))
+
+
+def rectangles(table: PairTable) -> Batch:
+    """All pairs of a table as a right-padded batch, with fertilities if they have them."""
+    (source, source_valid), (target, target_valid) = table.source.padded(), table.target.padded()
+    fertilities = None if table.fertilities is None else torch.from_numpy(table.fertilities.padded()[0])
+    return Batch(
+        Source(torch.from_numpy(source), torch.from_numpy(source_valid)),
+        Target(torch.from_numpy(target), torch.from_numpy(target_valid)),
+        fertilities,
+    )
 
 
 def length_sorted_batches(

@@ -1,10 +1,14 @@
-"""The cache folder: keys made of content, one writer at a time, nothing half-written taken as good."""
+"""The cache folder: keys made of content, one writer at a time, nothing half-written taken as good.
+
+A name in it is KIND/KEY, a folder. Beside it, while it is built, lie .KEY.part or .KEY.pieces and .KEY.lock.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +19,7 @@ from filelock import FileLock, Timeout
 from nat.errors import DataError
 
 T = TypeVar("T")
+KEPT = 86_400.0  # seconds that the pieces of a killed build are kept
 
 
 def cache_directory(configured: str | None) -> Path:
@@ -36,12 +41,15 @@ def digest(*parts: str | bytes) -> str:
     return total.hexdigest()
 
 
-def cached(cache: Path, name: str, build: Callable[[Path], Any], load: Callable[[Path], T]) -> T:
-    """What `load` reads of the folder cache/name. Where that is missing or damaged (`load` raises DataError), `build`
-    fills an empty folder first, which then takes its place.
+def cached(
+    cache: Path, name: str, build: Callable[[Path], Any], load: Callable[[Path], T], *, resumable: bool = False
+) -> T:
+    """What `load` reads of the folder cache/name. Where that is missing, damaged or of another nat (`load` raises
+    DataError), `build` fills a folder first, which then takes its place.
 
-    Ranks that prepare the same thing at once wait here for the first and then find it ready; what builds that were
-    killed have left is cleared. Raises DataError if the cache cannot be written.
+    resumable: `build` goes on from what it finds in its folder: what a killed one left stays for a day. Else its
+    folder is empty, and what killed ones have left is cleared. Ranks that prepare the same thing at once wait here for
+    the first and then find it ready. Raises DataError if the cache cannot be written.
     """
     target = cache / name
     try:
@@ -50,30 +58,35 @@ def cached(cache: Path, name: str, build: Callable[[Path], Any], load: Callable[
         with FileLock(_beside(target, "lock")):
             if target.is_dir():
                 with suppress(DataError):
-                    return load(target)
-            _build(target, build)
+                    found = load(target)
+                    os.utime(target)  # the time of its last use
+                    return found
+            _build(target, build, "pieces" if resumable else "part")
             return load(target)
     except OSError as error:
         raise unwritable(cache, error) from None
 
 
-def _build(target: Path, build: Callable[[Path], Any]) -> None:
-    part = _beside(target, "part")
+def _build(target: Path, build: Callable[[Path], Any], suffix: str) -> None:
+    part = _beside(target, suffix)
     try:
-        part.mkdir()
+        part.mkdir(exist_ok=suffix == "pieces")
         build(part)
         if target.exists():
             shutil.rmtree(target)
         part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    except BaseException as error:
+        if suffix == "part" or isinstance(error, Exception):  # what was interrupted can go on
+            shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def _clear_dead_builds(cache: Path) -> None:
     """A live build holds its lock; a killed one has lost it."""
-    for part in cache.glob("*/.*.part"):
-        with suppress(Timeout), FileLock(part.with_suffix(".lock"), timeout=0):
-            shutil.rmtree(part, ignore_errors=True)
+    for part in (*cache.glob("*/.*.part"), *cache.glob("*/.*.pieces")):
+        with suppress(Timeout, FileNotFoundError), FileLock(part.with_suffix(".lock"), timeout=0):
+            if part.suffix == ".part" or time.time() - part.stat().st_mtime > KEPT:
+                shutil.rmtree(part, ignore_errors=True)
 
 
 def _beside(target: Path, suffix: str) -> Path:

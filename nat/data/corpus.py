@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import datasets
+import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset, List, Value
-from datasets.exceptions import DatasetGenerationError
+from datasets.table import MemoryMappedTable
 
 from nat.config import nearest, option
-from nat.data.cache import cache_directory, cached, digest, unwritable
+from nat.data.cache import cache_directory, cached, digest
 from nat.data.filters import FilterConfig, is_blank
 from nat.data.generated import parse_task
 from nat.data.hub import HubReader
@@ -26,6 +28,7 @@ from nat.data.readers import (
     LISTS,
     Format,
     Location,
+    OnBadLine,
     Reader,
     Row,
     absolute_location,
@@ -36,13 +39,14 @@ from nat.data.readers import (
 )
 from nat.data.tokenizer import TokenizerConfig
 from nat.errors import ConfigError, DataError
+from nat.progress import Progress
 
 __all__ = ["SPLITS", "DataConfig", "embedded_directory", "read_corpus"]
 
 SPLITS = {"train": "train", "valid": "validation", "test": "test"}  # our name -> the hub's name
 TEXT_FEATURES = Features({"source": Value("string"), "target": Value("string"), "line": Value("int64")})
-CUT_FEATURES = Features(TEXT_FEATURES | {"cut": Value("bool")})
-FERTILITY_FEATURES = Features(TEXT_FEATURES | {"fertilities": List(Value("int32"))})
+TEXT_FILE = "text.arrow"  # of a text's folder in the cache
+WRITTEN_AT_ONCE = 10_000  # rows
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,12 @@ class DataConfig:
     hub_config: str | None = option(None, "configuration name of a hub dataset")
     streaming: bool = option(False, "read the training pairs anew each epoch instead of caching them")
     shuffle_buffer: int = option(10_000, "pairs shuffled together when streaming", minimum=1, maximum=1_000_000_000)
+    on_bad_line: OnBadLine = option(
+        OnBadLine.STOP, "stop: a line that cannot be read ends the command; skip: it is left out and counted"
+    )
+    num_workers: int | None = option(
+        None, "processes that tokenise a large corpus; null: one for each core", minimum=1, maximum=1024
+    )
     cache: str | None = option(None, "cache folder; null: $NAT_CACHE or ~/.cache/nat")
     limit: int | None = option(None, "only the first N training pairs that pass the filters", minimum=1)
     source_words: int | None = option(None, "every split: only the first N words of each source are read", minimum=1)
@@ -134,8 +144,9 @@ def read_corpus(config: DataConfig, split: str) -> Dataset | IterableDataset:
 
     Columns: source and target text, and line, the 1-based line (Parquet, hub: row) number; under data.source_words
     also cut, whether the source had more words; under data.fertilities also fertilities, one number for each source
-    token: always of the training pairs, and of the others if their first row has that column. A Dataset is
-    memory-mapped from the cache; training pairs under data.streaming are an IterableDataset.
+    token: always of the training pairs, and of the others if their first row has that column; under
+    data.on_bad_line=skip also malformed, True for a line that could not be read and has two empty texts instead. A
+    Dataset is memory-mapped from the cache; training pairs under data.streaming are an IterableDataset.
     Raises ConfigError if the split has no location, DataError for whatever is wrong with its files.
     """
     _quiet()
@@ -145,22 +156,28 @@ def read_corpus(config: DataConfig, split: str) -> Dataset | IterableDataset:
     location = parse_location(value)
     cache = cache_directory(config.cache)
     name = _fertilities(config, split, location)
-    features = TEXT_FEATURES if name is None else FERTILITY_FEATURES
+    features, bad = Features(TEXT_FEATURES), config.on_bad_line
+    if bad is OnBadLine.SKIP and location.format is not Format.TASK:
+        features["malformed"] = Value("bool")
+    if name is not None:
+        features["fertilities"] = List(Value("int32"))
     reader: _Rows
     if location.format is Format.HUB:
         columns = (config.source, config.target)
-        reader = HubReader(location.paths[0], SPLITS[split], *columns, config.hub_config, config.streaming, cache)
+        reader = HubReader(location.paths[0], SPLITS[split], *columns, config.hub_config, config.streaming, cache, bad)
     elif location.format is Format.TASK:
         reader = parse_task(location.paths[0])
     else:
-        reader = Reader(location, config.source, config.target, tuple(config.columns) if config.columns else None, name)
+        names = None if config.columns is None else tuple(config.columns)
+        reader = Reader(location, config.source, config.target, names, name, bad)
     if config.source_words is not None:
-        reader, features = _Beginnings(reader, config.source_words), CUT_FEATURES
+        reader = _Beginnings(reader, config.source_words)
+        features["cut"] = Value("bool")
     if config.streaming and split == "train":
         return IterableDataset.from_generator(reader.rows, features=features)
     if config.streaming and location.format is Format.HUB:  # small, and a stream has no key: kept in memory
         return Dataset.from_list(list(reader.rows()), features=features)
-    return _cached(reader, features, cache)
+    return _cached(reader, features, cache, name=f"{split} text")
 
 
 def _fertilities(config: DataConfig, split: str, location: Location) -> str | None:
@@ -170,21 +187,27 @@ def _fertilities(config: DataConfig, split: str, location: Location) -> str | No
     return name if name is not None and (split == "train" or has_column(location, name)) else None
 
 
-def _cached(reader: _Rows, features: Features, cache: Path) -> Dataset:
+def _cached(reader: _Rows, features: Features, cache: Path, *, name: str) -> Dataset:
     key = reader.fingerprint()
 
-    def make(folder: Path) -> Dataset:
-        return Dataset.from_generator(reader.rows, features=features, cache_dir=str(folder), fingerprint=key)
+    def write(folder: Path) -> None:
+        schema, rows = features.arrow_schema, reader.rows()
+        with (
+            pa.OSFile(str(folder / TEXT_FILE), "wb") as file,
+            pa.ipc.new_stream(file, schema) as writer,
+            Progress(name, total=None, unit="lines") as progress,
+        ):
+            while chunk := list(islice(rows, WRITTEN_AT_ONCE)):
+                columns = [pa.array([row[field.name] for row in chunk], field.type) for field in schema]
+                writer.write_batch(pa.record_batch(columns, schema=schema))
+                progress.advance(len(chunk))
 
-    try:
-        return cached(cache, f"text/{key}", make, make)
-    except DatasetGenerationError as error:
-        cause = error.__cause__
-        if isinstance(cause, DataError):
-            raise cause from None
-        if isinstance(cause, OSError):  # the readers have explained their own: this one is the cache's
-            raise unwritable(cache, cause) from None
-        raise
+    def load(folder: Path) -> Dataset:
+        if not (folder / TEXT_FILE).is_file():
+            raise DataError(f"{folder}: has no {TEXT_FILE}")  # of an earlier nat
+        return Dataset(MemoryMappedTable.from_file(str(folder / TEXT_FILE)), fingerprint=key)
+
+    return cached(cache, f"text/{key}", write, load)
 
 
 @dataclass(frozen=True)

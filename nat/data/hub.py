@@ -13,14 +13,15 @@ import datasets
 
 from nat.data.cache import cached, digest
 from nat.data.lines import file_digest
-from nat.data.readers import Row, pick
+from nat.data.readers import OnBadLine, Row, malformed_row, pick, rows_of
 from nat.errors import DataError
 
 
 @dataclass(frozen=True)
 class HubReader:
     """The rows of a split. name: of a dataset of the hub, or a folder. configuration: the dataset's, if it has several.
-    source, target: columns. streaming: read without a copy in the cache."""
+    source, target: columns. streaming: read without a copy in the cache. on_bad_line: see
+    `malformed_row`."""
 
     name: str
     split: str
@@ -29,20 +30,29 @@ class HubReader:
     configuration: str | None
     streaming: bool
     cache: Path
+    on_bad_line: OnBadLine = OnBadLine.STOP
 
     def rows(self) -> Iterator[Row]:
         """Rows {source, target, line}. Raises DataError at whatever cannot be read."""
         where = f"hub:{self.name} {self.split}"
-        number = 0
+        is_empty = True
+
+        def parse(number: int, item: Any) -> list[Row]:
+            return pick(item, self.source, self.target, f"{where} row {number}", number)
+
         with self._explained():
-            for number, item in enumerate(self._load(streaming=self.streaming), 1):
-                yield from pick(item, self.source, self.target, f"{where} row {number}", number)
-        if not number:
+            items = enumerate(self._load(streaming=self.streaming), 1)
+            for row in rows_of(items, parse, malformed_row(self.on_bad_line)):
+                is_empty = False
+                yield row
+        if is_empty:
             raise DataError(f"{where}: the split holds no sentence pairs")
 
     def fingerprint(self) -> str:
         """The library's own key knows the version of a hub dataset, but not the content of a local folder."""
-        key = (self.split, self.source, self.target)
+        key = [self.split, self.source, self.target]
+        if self.on_bad_line is OnBadLine.SKIP:
+            key.append("skip")
         with self._explained():
             return digest("hub", *key, self._content, self._load(streaming=False)._fingerprint)
 

@@ -11,18 +11,18 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from nat.errors import DataError
 
+T = TypeVar("T")
 MAX_LINE_BYTES = 1 << 24  # of one sentence, or of one JSON object: what a reader holds in memory at most
 BOM = b"\xef\xbb\xbf"
 
 
 def read_lines(path: str | Path) -> Iterator[str]:
     """The lines of a UTF-8 text file, gzip if its name ends in .gz, see `decode_lines`."""
-    with opening(path), gzip.open(path) if str(path).endswith(".gz") else open(path, "rb") as file:
-        yield from decode_lines(file, path)
+    return map(good, lines_or_errors(path))
 
 
 def decode_lines(file: IO[bytes] | io.BufferedIOBase, name: str | Path) -> Iterator[str]:
@@ -31,19 +31,42 @@ def decode_lines(file: IO[bytes] | io.BufferedIOBase, name: str | Path) -> Itera
     Only LF and CRLF end a line: other separators may occur within sentences, and would misalign files.
     Raises DataError naming file and line for what is not UTF-8, longer than MAX_LINE_BYTES or damaged gzip.
     """
+    return map(good, _decoded(file, name))
+
+
+def lines_or_errors(path: str | Path) -> Iterator[str | DataError]:
+    """Like `read_lines`, but the error of a line that cannot be read stands in its place, and the next one follows."""
+    with opening(path), gzip.open(path) if str(path).endswith(".gz") else open(path, "rb") as file:
+        yield from _decoded(file, path)
+
+
+def good(line: T | DataError) -> T:
+    """What is no error; raises it where it is one."""
+    if isinstance(line, DataError):
+        raise line
+    return line
+
+
+def _decoded(file: IO[bytes] | io.BufferedIOBase, name: str | Path) -> Iterator[str | DataError]:
     number = 0
     try:
         while raw := file.readline(MAX_LINE_BYTES + 1):
             number += 1
-            yield _decode(raw, f"{name} line {number}", first=number == 1)
+            try:
+                yield _decode(raw, first=number == 1)
+            except ValueError as error:
+                yield DataError(f"{name} line {number}: {error}")
+            while len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):  # the rest of a line that was too long
+                raw = file.readline(MAX_LINE_BYTES + 1) or b"\n"
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{name}: the gzip file is damaged or cut short after line {number} ({error})") from None
 
 
-def _decode(raw: bytes, where: str, *, first: bool) -> str:
+def _decode(raw: bytes, *, first: bool) -> str:
+    """Raises ValueError with what is wrong with the line."""
     if len(raw) > MAX_LINE_BYTES:
         beginning = raw[:20].decode("utf-8", "replace")
-        raise DataError(f"{where}: longer than {MAX_LINE_BYTES >> 20} MiB, which no sentence is ('{beginning}...')")
+        raise ValueError(f"longer than {MAX_LINE_BYTES >> 20} MiB, which no sentence is ('{beginning}...')")
     if first:
         raw = raw.removeprefix(BOM)
     raw = raw.removesuffix(b"\n").removesuffix(b"\r")
@@ -51,32 +74,36 @@ def _decode(raw: bytes, where: str, *, first: bool) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         position = error.start
-        raise DataError(f"{where}: not UTF-8 (byte 0x{raw[position]:02x} at position {position + 1})") from None
+        raise ValueError(f"not UTF-8 (byte 0x{raw[position]:02x} at position {position + 1})") from None
 
 
-def numbered_rows(path: str | Path) -> Iterator[tuple[int, str]]:
-    """The lines with their numbers, from 1, without the empty ones with which a file may end."""
-    empty: tuple[int, str] | None = None
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip(" "):
-            empty = empty or (number, line)
+def numbered_rows(path: str | Path) -> Iterator[tuple[int, str | DataError]]:
+    """The lines with their numbers, from 1, without the empty ones with which a file may end; see `lines_or_errors`."""
+    empty: list[tuple[int, str]] = []
+    for number, line in enumerate(lines_or_errors(path), 1):
+        if isinstance(line, str) and not line.strip(" "):
+            empty.append((number, line))
             continue
-        if empty is not None:  # the reader of rows refuses it
-            yield empty
+        yield from empty  # the reader of rows refuses them
+        empty.clear()
         yield number, line
 
 
 def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
     """The JSON values of a file, one a line, with their line numbers. Raises DataError naming file and line."""
     for number, line in numbered_rows(path):
-        where = f"{path} line {number}"
-        try:
-            yield number, json.loads(line)
-        except RecursionError:
-            raise DataError(f"{where}: not a JSON object (its values are nested too deeply)") from None
-        except ValueError as error:
-            reason = "it begins an array; one object a line is needed" if line.strip() == "[" else error
-            raise DataError(f"{where}: not a JSON object ({reason})") from None
+        yield number, read_json_line(good(line), f"{path} line {number}")
+
+
+def read_json_line(line: str, where: str) -> Any:
+    """The value. where: the line's place, for messages. Raises DataError."""
+    try:
+        return json.loads(line)
+    except RecursionError:
+        raise DataError(f"{where}: not a JSON object (its values are nested too deeply)") from None
+    except ValueError as error:
+        reason = "it begins an array; one object a line is needed" if line.strip() == "[" else error
+        raise DataError(f"{where}: not a JSON object ({reason})") from None
 
 
 @contextmanager

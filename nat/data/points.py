@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from nat.data.ragged import Ragged
 from nat.data.vocabulary import NUM_SYMBOLS, SYMBOL_TEXT
 from nat.errors import DataError
 
@@ -101,6 +102,9 @@ class PointTokenizer:
         """Raises BadText for a word that is no point of the unit square."""
         return _encode(texts, point_id)
 
+    def encode_many(self, texts: Sequence[str]) -> Ragged:
+        return Ragged.from_lists(self.encode(texts))
+
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         return [" ".join(self.pieces([i for i in row if i >= NUM_SYMBOLS])) for row in rows]
 
@@ -126,6 +130,9 @@ class IndexTokenizer:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Raises BadText for a word that is no index; those from `count` on are ids beyond the fixed vocabulary."""
         return _encode(texts, index_id)
+
+    def encode_many(self, texts: Sequence[str]) -> Ragged:
+        return Ragged.from_lists(self.encode(texts))
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         return [" ".join(str(i - NUM_SYMBOLS) for i in row if i >= NUM_SYMBOLS) for row in rows]

@@ -1,28 +1,39 @@
 """Readers of the text formats: rows of {source, target, line}, with errors that name file and line.
 
-Rows also have `fertilities`, numbers of target tokens for each source token, where such a column is asked for.
+Rows also have `fertilities`, numbers of target tokens for each source token, where such a column is asked for, and
+`malformed` where a line that cannot be read is to be skipped and counted.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nat.data.cache import digest
 from nat.data.generated import parse_task
-from nat.data.lines import check_regular, file_digest, numbered_rows, opening, read_json_lines, read_lines
+from nat.data.lines import (
+    check_regular,
+    file_digest,
+    good,
+    lines_or_errors,
+    numbered_rows,
+    opening,
+    read_json_line,
+    read_json_lines,
+)
 from nat.errors import ConfigError, DataError
 
+T = TypeVar("T")
 Row = dict[str, Any]
 VERSION = "1"  # part of every cache key: raise it when a reader's rows change
 LARGEST = 1 << 31  # the columns of numbers are 32 bits wide
@@ -46,6 +57,11 @@ SUFFIXES = {
     ".parquet": Format.PARQUET,
 }
 LISTS = {Format.JSON, Format.PARQUET}  # the formats of which a cell may be a list of numbers
+
+
+class OnBadLine(Enum):
+    STOP = "stop"
+    SKIP = "skip"
 
 
 @dataclass(frozen=True)
@@ -107,13 +123,15 @@ def target_columns(target: str, columns: Collection[str]) -> list[str]:
 @dataclass(frozen=True)
 class Reader:
     """The rows of one split. source, target: names of the two columns, or of several target columns, each of which
-    gives a row; columns: see DataConfig; fertilities: name of their column, if they are wanted."""
+    gives a row; columns: see DataConfig; fertilities: name of their column, if they are wanted; on_bad_line: see
+    `malformed_row`."""
 
     location: Location
     source: str
     target: str
     columns: tuple[str, ...] | None = None
     fertilities: str | None = None
+    on_bad_line: OnBadLine = OnBadLine.STOP
 
     def rows(self) -> Iterator[Row]:
         """Rows {source, target, line} from the first. Raises DataError at whatever cannot be read."""
@@ -134,6 +152,8 @@ class Reader:
         options = [VERSION, self.location.format.value, self.source, self.target, repr(self.columns)]
         if self.fertilities is not None:
             options += ["fertilities", self.fertilities]
+        if self.on_bad_line is OnBadLine.SKIP:
+            options.append("skip")
         return digest(*options, *contents)
 
     def _pairs(self, *paths: str) -> Iterator[Row]:
@@ -145,13 +165,14 @@ class Reader:
             case Format.PARQUET:
                 return self._read_parquet(*paths)
             case _:
-                return _read_pair(*paths)
+                return self._read_aligned(*paths)
 
     def _read_tsv(self, path: str) -> Iterator[Row]:
         lines = numbered_rows(path)
-        columns = list(self.columns) if self.columns else next(lines, (0, ""))[1].split("\t")
-        if columns == [""]:
-            return
+        first = next(lines, None)
+        columns = list(self.columns or good(first[1] if first else "").split("\t"))
+        if first is None or columns == [""]:
+            return iter(())
         targets = target_columns(self.target, columns)
         for name in (self.source, *targets):
             if name not in columns:
@@ -160,25 +181,42 @@ class Reader:
                     f"{path} line 1: the header has no column '{name}' (it has: {shown}); "
                     "name the columns with data.columns if the file has no header line"
                 )
+        if self.columns and first[1] == "\t".join(columns):
+            raise DataError(f"{path} line 1: this is a header line; leave data.columns null to have it read")
         source, places = columns.index(self.source), [columns.index(name) for name in targets]
-        for number, line in lines:
+
+        def parse(number: int, line: str) -> list[Row]:
             cells = line.split("\t")
             if len(cells) != len(columns):
                 raise DataError(
                     f"{path} line {number}: {_plural(len(cells), 'column')}, but {len(columns)} are expected "
                     f"({', '.join(columns)})"
                 )
-            if number == 1 and cells == columns:
-                raise DataError(f"{path} line 1: this is a header line; leave data.columns null to have it read")
-            yield from ({"source": cells[source], "target": cells[place], "line": number} for place in places)
+            return [{"source": cells[source], "target": cells[place], "line": number} for place in places]
+
+        return rows_of(chain([first] if self.columns else [], lines), parse, self._malformed)
 
     def _read_json(self, path: str) -> Iterator[Row]:
-        for number, item in read_json_lines(path):
+        def parse(number: int, line: str) -> list[Row]:
             where = f"{path} line {number}"
-            yield from pick(item, self.source, self.target, where, number, fertilities=self.fertilities)
+            return self._picked(read_json_line(line, where), where, number)
+
+        return rows_of(numbered_rows(path), parse, self._malformed)
 
     def _read_parquet(self, path: str) -> Iterator[Row]:
-        number = 0
+        def parse(number: int, item: Any) -> list[Row]:
+            return self._picked(item, f"{path} row {number}", number)
+
+        return rows_of(enumerate(self._parquet_items(path), 1), parse, self._malformed)
+
+    @property
+    def _malformed(self) -> Row | None:
+        return malformed_row(self.on_bad_line, fertilities=self.fertilities is not None)
+
+    def _picked(self, item: Any, where: str, number: int) -> list[Row]:
+        return pick(item, self.source, self.target, where, number, fertilities=self.fertilities)
+
+    def _parquet_items(self, path: str) -> Iterator[Any]:
         try:
             with opening(path), pq.ParquetFile(path) as file:
                 names = file.schema_arrow.names
@@ -189,12 +227,39 @@ class Reader:
                 if self.fertilities is not None and self.fertilities in names:
                     present.append(self.fertilities)
                 for batch in file.iter_batches(columns=present):
-                    for item in batch.to_pylist():
-                        number += 1
-                        where = f"{path} row {number}"
-                        yield from pick(item, self.source, self.target, where, number, fertilities=self.fertilities)
+                    yield from batch.to_pylist()
         except pa.ArrowException as error:
             raise DataError(f"{path}: not a Parquet file, or a damaged one ({_first_line(error)})") from None
+
+    def _read_aligned(self, *paths: str) -> Iterator[Row]:
+        def parse(number: int, sides: tuple[str | DataError, str | DataError]) -> list[Row]:
+            source, target = map(good, sides)
+            return [{"source": source, "target": target, "line": number}]
+
+        return rows_of(_aligned(*paths), parse, self._malformed)
+
+
+def rows_of(
+    items: Iterable[tuple[int, T | DataError]], parse: Callable[[int, T], Iterable[Row]], malformed: Row | None
+) -> Iterator[Row]:
+    """The rows that `parse` makes of each numbered item, or raises DataError. malformed: the row that stands for an
+    item that cannot be read, with its `line`, so that it is counted; None: the first such item ends the reading."""
+    for number, item in items:
+        try:
+            rows = parse(number, good(item))
+        except DataError:
+            if malformed is None:
+                raise
+            yield malformed | {"line": number}
+            continue
+        yield from rows if malformed is None else (row | {"malformed": False} for row in rows)
+
+
+def malformed_row(on_bad_line: OnBadLine, *, fertilities: bool = False) -> Row | None:
+    """See `rows_of`: two empty texts that are marked as `malformed`; None under OnBadLine.STOP."""
+    if on_bad_line is OnBadLine.STOP:
+        return None
+    return {"source": "", "target": "", "malformed": True} | ({"fertilities": []} if fertilities else {})
 
 
 def has_column(location: Location, name: str) -> bool:
@@ -215,9 +280,7 @@ def has_column(location: Location, name: str) -> bool:
         return False
 
 
-def pick(
-    item: Any, source: str, target: str, where: str, number: int, *, fertilities: str | None = None
-) -> Iterator[Row]:
+def pick(item: Any, source: str, target: str, where: str, number: int, *, fertilities: str | None = None) -> list[Row]:
     """The rows of a JSON object or table row, also of {"translation": {source: ..., target: ...}}: one for each target
     column. Fertilities stand beside the translation, not in it."""
     numbers = {} if fertilities is None else {"fertilities": _whole_numbers(item, fertilities, where)}
@@ -237,7 +300,7 @@ def pick(
             raise DataError(f"{where}: '{name}' is {kind}, text is needed")
         if not _is_encodable(item[name]):
             raise DataError(f"{where}: '{name}' holds half of a surrogate pair, which is no character")
-    yield from ({"source": item[source], "target": item[name], "line": number} | numbers for name in targets)
+    return [{"source": item[source], "target": item[name], "line": number} | numbers for name in targets]
 
 
 def _whole_numbers(item: Any, name: str, where: str) -> list[int]:
@@ -254,8 +317,9 @@ def _is_encodable(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _read_pair(source_path: str, target_path: str) -> Iterator[Row]:
-    pairs = zip_longest(read_lines(source_path), read_lines(target_path))
+def _aligned(source_path: str, target_path: str) -> Iterator[tuple[int, tuple[str | DataError, str | DataError]]]:
+    """The lines of two files side by side, with their number."""
+    pairs = zip_longest(lines_or_errors(source_path), lines_or_errors(target_path))
     for number, (source, target) in enumerate(pairs, 1):
         if source is None or target is None:
             shorter = number - 1
@@ -265,7 +329,7 @@ def _read_pair(source_path: str, target_path: str) -> Iterator[Row]:
                 f"{source_path} has {_plural(counts[0], 'line')} but {target_path} has {counts[1]}: "
                 "line-aligned files need equally many"
             )
-        yield {"source": source, "target": target, "line": number}
+        yield number, (source, target)
 
 
 def _plural(count: int, noun: str) -> str:

@@ -9,47 +9,49 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
-from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets import Dataset, IterableDataset
 
-from nat.data.batching import CanvasLength, Pair, plan_updates
+from nat.data import store
+from nat.data.batch import Batch
+from nat.data.batching import CanvasLength, Update, length_sorted_batches, plan_updates, rectangles
 from nat.data.cache import cache_directory, cached, digest
 from nat.data.corpus import DataConfig, read_corpus
 from nat.data.filters import DropReport, FilterConfig, Lengths, apply_rules, drop_rules
 from nat.data.lines import outline
-from nat.data.points import BadText, no_such_point
+from nat.data.pairs import Pair, PairTable
 from nat.data.readers import parse_location
 from nat.data.references import Reference
 from nat.data.tokenizer import Tokenizers
-from nat.data.vocabulary import NUM_SYMBOLS, Tokenizer
+from nat.data.tokenizing import encode
 from nat.errors import DataError
 
-VERSION = "1"  # part of the cache key: raise it when the columns below change
-LENGTH_COLUMNS = ("source_words", "target_words", "source_tokens", "target_tokens")
-TOKEN_FEATURES = Features(
-    {"source_ids": List(Value("int32")), "target_ids": List(Value("int32"))}
-    | {name: Value("int32") for name in LENGTH_COLUMNS}
-)
+VERSION = "1"  # part of the cache key: raise it when the ids of a text change
 READ_AT_ONCE = 1000  # rows of a stream that are tokenised together
+LOOKED_AT = 1 << 16  # padded tokens of the pairs that a model judges together
+MARKS = ("malformed", "cut")  # columns of texts that are only there under some options
 POOL_UPDATES = 8  # a stream's shuffling pool holds this many updates at least, so that they come out even
 
-PairFilter = Callable[[Sequence[Pair]], np.ndarray]  # pairs -> (N,) bool, True where they are kept
+PairFilter = Callable[[Batch], np.ndarray]  # B pairs -> (B,) bool, True where they are kept
 
 
 @dataclass(frozen=True, eq=False)
 class TokenizedCorpus:
     """The kept pairs of a split. Indices count kept pairs, 0 .. len - 1; N is their number.
 
-    texts, tokens: tables of all pairs. rows: (N,) the kept rows of both. source_lengths, target_lengths: (N,)
-    int32 tokens without special symbols. lines: (N,) int64 line numbers in the file, from 1.
+    texts_table, table: texts and ids of all pairs. key: of both. rows: (N,) the kept rows of both. source_lengths,
+    target_lengths: (N,) int32 tokens without special symbols. lines: (N,) int64 line numbers in the file, from 1.
+    cache: the folder in which it stands.
     """
 
     texts_table: Dataset
-    tokens_table: Dataset
+    table: PairTable
+    key: str
     rows: np.ndarray
     source_lengths: np.ndarray
     target_lengths: np.ndarray
     lines: np.ndarray
     report: DropReport
+    cache: Path
 
     def __post_init__(self) -> None:
         if not len(self.rows):
@@ -61,11 +63,11 @@ class TokenizedCorpus:
     @property
     def fingerprint(self) -> str:
         """A key of the texts, the tokenizer and of which pairs are kept."""
-        return digest(self.tokens_table._fingerprint, self.rows.astype("<i8").tobytes())
+        return digest(self.key, self.rows.astype("<i8").tobytes())
 
     def pairs(self, indices: Sequence[int] | np.ndarray) -> list[Pair]:
         """Token ids of the pairs at `indices`, in that order."""
-        return _pairs(self.tokens_table[self.rows[np.asarray(indices, dtype=np.int64)]])
+        return self.table.take(self.rows[np.asarray(indices, dtype=np.int64)]).pairs()
 
     def texts(self, indices: Sequence[int] | np.ndarray) -> tuple[list[str], list[str]]:
         """Source and target texts of the pairs at `indices`, in that order."""
@@ -99,11 +101,29 @@ class TokenizedCorpus:
             report=self.report.drop(reason, self.lines[~keep]),
         )
 
-    def only(self, accepts: PairFilter, reason: str) -> TokenizedCorpus:
-        """The pairs that a model accepts; the others are counted under `reason`. Raises DataError if none is left."""
-        chunks = np.array_split(np.arange(len(self)), -(-len(self) // READ_AT_ONCE))
-        keep = np.concatenate([accepts(self.pairs(chunk)) for chunk in chunks])
+    def only(self, accepts: PairFilter, reason: str, key: str | None = None) -> TokenizedCorpus:
+        """The pairs that a model accepts; the others are counted under `reason`. key: of all that the answer depends on
+        beside the pairs; the answer is kept in the cache under it. Raises DataError if none is left."""
+        if key is None:
+            keep = self._accepted(accepts)
+        else:
+            name = f"learnable/{digest(self.fingerprint, key)}"
+
+            def build(folder: Path) -> None:
+                np.save(folder / "keep.npy", np.packbits(self._accepted(accepts)))
+
+            def load(folder: Path) -> np.ndarray:
+                return np.unpackbits(store.array(folder, "keep"), count=len(self)).astype(bool)
+
+            keep = cached(self.cache, name, build, load)
         return self if keep.all() else self.select(keep, reason)
+
+    def _accepted(self, accepts: PairFilter) -> np.ndarray:
+        keep = np.empty(len(self), dtype=bool)
+        widths = np.maximum(self.source_lengths, self.target_lengths)
+        for rows in length_sorted_batches(widths, batch_size=len(self), max_tokens=LOOKED_AT):
+            keep[rows] = accepts(rectangles(self.table.take(self.rows[rows])))
+        return keep
 
     def updates(
         self,
@@ -113,12 +133,12 @@ class TokenizedCorpus:
         epoch: int,
         skip: int = 0,
         canvas_length: CanvasLength | None = None,
-    ) -> Iterator[list[Pair]]:
+    ) -> Iterator[Update]:
         """See `batching.Updates`. Skipped updates are not read."""
         lengths = (self.source_lengths, self.target_lengths)
         plan = plan_updates(*lengths, tokens_per_update, seed=(seed, epoch), canvas_length=canvas_length)
         for indices in plan[skip:]:
-            yield self.pairs(indices)
+            yield Update(self.table, self.rows[indices])
 
 
 @dataclass(eq=False)
@@ -150,8 +170,8 @@ class StreamingCorpus:
         parts = (part for file in files for part in (outline(file) if file.is_file() else [str(file)]))
         return digest(self.tokenizers.fingerprint, *parts)
 
-    def only(self, accepts: PairFilter, reason: str) -> StreamingCorpus:
-        """See `TokenizedCorpus.only`; the pairs are looked at as they are read."""
+    def only(self, accepts: PairFilter, reason: str, key: str | None = None) -> StreamingCorpus:
+        """See `TokenizedCorpus.only`; the pairs are looked at as they are read, each time."""
         return replace(self, accepts=accepts, reason=reason)
 
     def updates(
@@ -162,18 +182,17 @@ class StreamingCorpus:
         epoch: int,
         skip: int = 0,
         canvas_length: CanvasLength | None = None,
-    ) -> Iterator[list[Pair]]:
+    ) -> Iterator[Update]:
         """See `batching.Updates`. Pairs are shuffled within pools of at least data.shuffle_buffer; skipped
         updates are read. Raises DataError if no pair passes the filters."""
         pools = _pools(self._kept_pairs(), self.config.shuffle_buffer, POOL_UPDATES * tokens_per_update)
         number = 0
         for index, pool in enumerate(pools):
-            source_lengths = np.array([len(pair.source) for pair in pool])
-            target_lengths = np.array([len(pair.target) for pair in pool])
-            lengths, key = (source_lengths, target_lengths), (seed, epoch, index)
-            for update in plan_updates(*lengths, tokens_per_update, seed=key, canvas_length=canvas_length):
+            table, key = PairTable.of(pool), (seed, epoch, index)
+            lengths = (table.source.lengths, table.target.lengths)
+            for rows in plan_updates(*lengths, tokens_per_update, seed=key, canvas_length=canvas_length):
                 if number >= skip:
-                    yield [pool[i] for i in update]
+                    yield Update(table, rows)
                 number += 1
         if not number:
             raise DataError(f"no pair is left. {self.report.lines()[0]}")
@@ -182,27 +201,25 @@ class StreamingCorpus:
         self.report = DropReport(self.report.name)
         limit, passed = self.config.limit, 0  # pairs within the limit
         for batch in self.texts.iter(READ_AT_ONCE):
-            tokens, lines = _encode(batch, self.tokenizers, str(self.config.train)), np.array(batch["line"])
-            lengths = Lengths(*(np.array(tokens[name]) for name in LENGTH_COLUMNS))
-            rules = drop_rules(lengths, max_words=self.config.max_words, filters=self.filters)
-            read = self.report.read(len(lines), num_cut=sum(batch.get("cut", ())))
-            keep, self.report = apply_rules(read, lines, rules)
+            encoded, lines = encode(batch, self.tokenizers, str(self.config.train)), np.array(batch["line"])
+            keep, self.report = _kept(
+                self.report, encoded.lengths, lines, batch, max_words=self.config.max_words, filters=self.filters
+            )
             rows = keep.nonzero()[0]
             if limit is not None:
                 self.report = self.report.drop(_beyond(limit), lines[rows[limit - passed :]])
                 rows = rows[: limit - passed]
             passed += len(rows)
-            pairs = _pairs(tokens)
-            yield from self._accepted([pairs[i] for i in rows], lines[rows])
+            yield from self._accepted(encoded.table.take(rows), lines[rows])
             if limit is not None and passed >= limit:
                 return
 
-    def _accepted(self, pairs: list[Pair], lines: np.ndarray) -> list[Pair]:
-        if self.accepts is None or not pairs:
-            return pairs
-        keep = self.accepts(pairs)
-        self.report = self.report.drop(self.reason, lines[~keep])
-        return [pair for pair, kept in zip(pairs, keep, strict=True) if kept]
+    def _accepted(self, table: PairTable, lines: np.ndarray) -> list[Pair]:
+        if self.accepts is not None and len(table):
+            keep = self.accepts(rectangles(table))
+            self.report = self.report.drop(self.reason, lines[~keep])
+            table = table.take(keep.nonzero()[0])
+        return table.pairs()
 
 
 def _pools(pairs: Iterator[Pair], size: int, tokens: int) -> Iterator[list[Pair]]:
@@ -246,18 +263,37 @@ def prepare(config: DataConfig, split: str, tokenizers: Tokenizers, *, filtered:
     filters = config.filters if filtered else None
     if isinstance(texts, IterableDataset):
         return StreamingCorpus(texts, tokenizers, config, filters, DropReport(split))
-    tokens = _tokenize(texts, tokenizers, config, str(getattr(config, split)))
-    lengths = Lengths(*(_column(tokens, name) for name in LENGTH_COLUMNS))
-    lines = _column(texts, "line")
-    rules = drop_rules(lengths, max_words=config.max_words, filters=filters)
-    num_cut = int(_column(texts, "cut").sum()) if "cut" in texts.column_names else 0
-    keep, report = apply_rules(DropReport(split).read(len(lines), num_cut=num_cut), lines, rules)
+    key = digest(VERSION, texts._fingerprint, tokenizers.fingerprint)
+    name, cache = str(getattr(config, split)), cache_directory(config.cache)
+
+    def build(folder: Path) -> None:
+        store.build(folder, texts, tokenizers, name=name, shown=f"{split} tokens", num_workers=config.num_workers)
+
+    encoded = cached(cache, f"tokens/{key}", build, store.load, resumable=True)
+    lengths, lines = encoded.lengths, _column(texts, "line")
+    columns = {name: _column(texts, name) for name in MARKS if name in texts.column_names}
+    keep, report = _kept(DropReport(split), lengths, lines, columns, max_words=config.max_words, filters=filters)
     rows = keep.nonzero()[0]
     if split == "train" and config.limit is not None:
         report = report.drop(_beyond(config.limit), lines[rows[config.limit :]])
         rows = rows[: config.limit]
     kept_lengths = (lengths.source_tokens[rows], lengths.target_tokens[rows])
-    return TokenizedCorpus(texts, tokens, rows, *kept_lengths, lines[rows], report)
+    return TokenizedCorpus(texts, encoded.table, key, rows, *kept_lengths, lines[rows], report, cache)
+
+
+def _kept(
+    report: DropReport,
+    lengths: Lengths,
+    lines: np.ndarray,
+    columns: Mapping[str, Any],
+    *,
+    max_words: int | None,
+    filters: FilterConfig | None,
+) -> tuple[np.ndarray, DropReport]:
+    """Which of N more pairs are kept, (N,) bool, and the report with them. columns: of MARKS those that there are."""
+    malformed, cut = (np.asarray(columns.get(name, np.zeros(len(lines), dtype=bool))) for name in MARKS)
+    rules = [("malformed", malformed), *drop_rules(lengths, max_words=max_words, filters=filters)]
+    return apply_rules(report.read(len(lines), num_cut=int(cut.sum())), lines, rules)
 
 
 def _beyond(limit: int) -> str:
@@ -266,78 +302,3 @@ def _beyond(limit: int) -> str:
 
 def _column(table: Dataset, name: str) -> np.ndarray:
     return np.asarray(table.data.column(name).to_numpy())
-
-
-def _tokenize(texts: Dataset, tokenizers: Tokenizers, config: DataConfig, name: str) -> Dataset:
-    features = TOKEN_FEATURES
-    if "fertilities" in texts.column_names:
-        features = Features(features | {"fertilities": texts.features["fertilities"]})
-    key = digest(VERSION, texts._fingerprint, tokenizers.fingerprint)
-
-    def make(folder: Path) -> Dataset:
-        return texts.map(
-            _encode,
-            fn_kwargs={"tokenizers": tokenizers, "name": name},
-            batched=True,
-            remove_columns=texts.column_names,
-            features=features,
-            cache_file_name=str(folder / "tokens.arrow"),
-            new_fingerprint=key,
-        )
-
-    return cached(cache_directory(config.cache), f"tokens/{key}", make, make)
-
-
-def _pairs(columns: Mapping[str, Sequence[Any]]) -> list[Pair]:
-    ids = (columns[name] for name in ("source_ids", "target_ids", "fertilities") if name in columns)
-    return [Pair(*row) for row in zip(*ids, strict=True)]
-
-
-def _encode(batch: Mapping[str, Sequence[Any]], tokenizers: Tokenizers, name: str) -> dict[str, list[Any]]:
-    """Columns of TOKEN_FEATURES for columns of texts; fertilities, where there are any, as they are.
-
-    name: where the texts are from. Raises DataError for fertilities that count other tokens than these.
-    """
-    source_ids = _ids(tokenizers.source, batch["source"], batch["line"], name)
-    target_ids = _ids(tokenizers.target, batch["target"], batch["line"], name)
-    columns: dict[str, list[Any]] = {
-        "source_ids": source_ids,
-        "target_ids": target_ids,
-        "source_words": [len(text.split()) for text in batch["source"]],
-        "target_words": [len(text.split()) for text in batch["target"]],
-        "source_tokens": [len(ids) for ids in source_ids],
-        "target_tokens": [len(ids) for ids in target_ids],
-    }
-    if tokenizers.vocabularies.points:
-        _check_indices(columns, batch["line"], name)
-    if "fertilities" in batch:
-        columns["fertilities"] = list(batch["fertilities"])
-        _check_fertilities(columns, batch["line"], name)
-    return columns
-
-
-def _ids(tokenizer: Tokenizer, texts: Sequence[str], lines: Sequence[int], name: str) -> list[list[int]]:
-    try:
-        return tokenizer.encode(texts)
-    except BadText as error:
-        raise DataError(f"{name} line {lines[error.row]}: {error}") from None
-
-
-def _check_indices(columns: Mapping[str, Sequence[Any]], lines: Sequence[int], name: str) -> None:
-    """Targets name points of their own source."""
-    for line, count, target in zip(lines, columns["source_tokens"], columns["target_ids"], strict=True):
-        last = max(target, default=NUM_SYMBOLS) - NUM_SYMBOLS
-        if last >= max(1, count):
-            raise DataError(f"{name} line {line}: {no_such_point(last, count)}")
-
-
-def _check_fertilities(columns: Mapping[str, Sequence[Any]], lines: Sequence[int], name: str) -> None:
-    """Fertilities are made with one tokenizer and hold for no other."""
-    lengths = zip(columns["source_tokens"], columns["target_tokens"], strict=True)
-    for line, numbers, (source, target) in zip(lines, columns["fertilities"], lengths, strict=True):
-        if (len(numbers), sum(numbers)) != (source, target):
-            raise DataError(
-                f"{name} line {line}: {len(numbers)} fertilities with sum {sum(numbers)}, but this tokenizer makes "
-                f"{source} source and {target} target tokens: they were made with another tokenizer "
-                "(data.tokenizer.path names one)"
-            )

@@ -15,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sentencepiece
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
@@ -22,6 +23,7 @@ from nat.config import option
 from nat.data.cache import digest
 from nat.data.filters import is_blank
 from nat.data.points import PointTokenizer, tokenizer_of
+from nat.data.ragged import Ragged
 from nat.data.vocabulary import NUM_SYMBOLS, SYMBOL_TEXT, Symbol, Tokenizer, Vocabularies
 from nat.errors import ConfigError, DataError
 from nat.files import read_object, write_atomically, write_json
@@ -110,6 +112,12 @@ class PieceTokenizer:
         table = self._to_nat
         encode = self._processor.encode  # given a list, it starts threads: milliseconds for a single sentence
         return [[] if is_blank(text) else [table[piece] for piece in encode(text, out_type=int)] for text in texts]
+
+    def encode_many(self, texts: Sequence[str]) -> Ragged:
+        """The same ids as one array: the quick way for thousands of texts."""
+        rows = self._processor.encode(["" if is_blank(text) else text for text in texts], out_type=int, num_threads=1)
+        pieces = Ragged.from_lists(rows)
+        return Ragged(np.array(self._to_nat)[pieces.values], pieces.offsets)
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Text of each row of ids; special symbols vanish, except UNK, which SentencePiece shows as ' ⁇ '."""

@@ -14,6 +14,8 @@ from nat.data.points import IndexTokenizer, PointTokenizer
 from nat.data.tokenizer import TRAINER_VERSION, Kind, Tokenizers, load_model
 from nat.errors import DataError
 
+READ_AT_ONCE = 1000  # rows
+
 
 def build_tokenizers(config: DataConfig, corpus: Dataset | IterableDataset) -> Tokenizers:
     """The tokenizers that `config.tokenizer` describes: given ones, or trained on `corpus` (the training pairs as
@@ -44,7 +46,7 @@ def _training_texts(config: DataConfig, corpus: Dataset | IterableDataset) -> tu
     num_pairs = config.tokenizer.num_sentences
     if isinstance(corpus, Dataset) and config.limit is None and len(corpus) > num_pairs:
         corpus = corpus.select(np.linspace(0, len(corpus) - 1, num_pairs, dtype=np.int64))
-    texts = ((row["source"], row["target"]) for row in corpus)
+    texts = (pair for batch in corpus.iter(READ_AT_ONCE) for pair in zip(batch["source"], batch["target"], strict=True))
     accepted = (pair for pair in texts if accept(*pair))
     pairs = list(islice(accepted, min(num_pairs, config.limit or num_pairs)))
     if not pairs:

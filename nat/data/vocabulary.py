@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol, runtime_checkable
 
+from nat.data.ragged import Ragged
+
 
 class Symbol(IntEnum):
     """Ids of the special symbols. They are the same in every vocabulary; ordinary pieces follow."""
@@ -58,6 +60,10 @@ class Tokenizer(Protocol):
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text. An empty text gives an empty list."""
+        ...
+
+    def encode_many(self, texts: Sequence[str]) -> Ragged:
+        """The same ids, as one array."""
         ...
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:

@@ -14,7 +14,8 @@ import torch
 from nat.config import load_yaml, parse
 from nat.config import trust as trust_package
 from nat.data.batch import Batch
-from nat.data.batching import Pair, collate
+from nat.data.batching import collate
+from nat.data.pairs import Pair
 from nat.data.points import BadText, beyond
 from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import Tokenizer

@@ -19,8 +19,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from nat.data.batch import Batch
-from nat.data.batching import Pair, collate
+from nat.data.batching import collate
 from nat.data.lines import check_regular, read_lines
+from nat.data.pairs import Pair
 from nat.decoding.batch_options import BatchOptions
 from nat.errors import ConfigError, DataError
 from nat.models.contract import TranslationModel

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from nat.config import option, to_plain
-from nat.data.batching import Pair, collate
+from nat.data.batching import collate
 from nat.data.corpus import SPLITS, DataConfig
 from nat.data.lines import file_digest
+from nat.data.pairs import Pair
 from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.decoding.batch_options import BatchOptions
 from nat.decoding.options import DecodingConfig, data_options
@@ -167,7 +168,7 @@ def prepare_corpus(config: DistillConfig, teacher: Translator) -> tuple[DataConf
         raise ConfigError(f"data.{config.split}: a location is needed, for example a .tsv file")
     corpus = prepare(data, config.split, teacher.tokenizers, filtered=config.split == "train")
     if config.targets is Targets.CORPUS:  # a pair too long for the teacher has no score
-        corpus = keep_learnable(teacher.model, corpus)
+        corpus = keep_learnable(teacher.model, corpus, options=teacher.config.get("model"))
     assert isinstance(corpus, TokenizedCorpus)
     for limit in (teacher.model.max_source_length, teacher.model.max_points):
         if limit is not None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nat.data.batching import Pair
 from nat.data.lines import read_json_lines
+from nat.data.pairs import Pair
 from nat.data.vocabulary import Symbol
 from nat.decoding.batched import Decoded
 from nat.distill.fertilities import FertilitySource, WordAligner, attention_fertilities, link_fertilities

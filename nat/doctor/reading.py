@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from nat.data.batching import Pair, collate
+from nat.data.batching import collate
+from nat.data.pairs import Pair
 from nat.data.tokenized import READ_AT_ONCE, TokenizedCorpus
 from nat.data.vocabulary import NUM_SYMBOLS
 from nat.doctor.facts import Origin, Overlap, TrainingText

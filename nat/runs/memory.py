@@ -1,9 +1,11 @@
-"""A model that this machine cannot hold is refused before its weights are allocated."""
+"""Memory: a model that this machine cannot hold is refused before its weights are allocated; what a process takes."""
 
 from __future__ import annotations
 
 import math
 import os
+import resource
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,3 +40,10 @@ class Allowance(TorchFunctionMode):
                     f"machine's memory of {self.memory / 2**30:.1f} GB"
                 )
         return func(*args, **(kwargs or {}))
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that tensors took on a GPU, or this process of the machine's memory, since the process began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -48,10 +48,11 @@ class Totals:
 
 
 class Window:
-    """Losses and tokens since it was made: of a line of the training curves."""
+    """Losses and tokens since it was made, and the seconds for which the data were `waited` for: of a line of the
+    training curves."""
 
     def __init__(self) -> None:
-        self.totals, self.tokens, self.began = Totals(), 0, time.monotonic()
+        self.totals, self.tokens, self.waited, self.began = Totals(), 0, 0.0, time.monotonic()
 
     def add(self, totals: Totals, tokens: int) -> None:
         self.totals.update(totals)
@@ -62,5 +63,14 @@ class Window:
         self.began += seconds
 
     @property
+    def seconds(self) -> float:
+        return max(1e-9, time.monotonic() - self.began)
+
+    @property
     def tokens_per_second(self) -> float:
-        return self.tokens / max(1e-9, time.monotonic() - self.began)
+        return self.tokens / self.seconds
+
+    @property
+    def data_wait(self) -> float:
+        """The share of the time in which nothing was computed, since no data was there."""
+        return self.waited / self.seconds

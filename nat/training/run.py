@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
+import nat
 from nat.config import Component, load_yaml, option, parse, save_yaml, to_plain
-from nat.data.batching import Pair, collate
+from nat.data.batch import Batch
+from nat.data.cache import digest
 from nat.data.corpus import DataConfig, read_corpus
 from nat.data.points import beyond
 from nat.data.tokenized import StreamingCorpus, TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizers
 from nat.data.tokenizer_training import build_tokenizers
 from nat.errors import ConfigError, DataError
-from nat.files import write_atomically
+from nat.files import to_json, write_atomically
 from nat.models.contract import TranslationModel
 from nat.models.options import DecodingOptions
 from nat.nn.attention.base import Attention
@@ -59,11 +61,12 @@ class RunConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
 
+LEARNABLE_VERSION = "1"  # part of a cache key: raise it when a model's `learnable` changes
 # May differ when a run is resumed: they do not change what the finished part of the run was. Text is known by content.
 FREE_ON_RESUME = (
     "trainer.max_updates", "trainer.max_minutes", "trainer.max_tokens", "trainer.device", "trainer.num_threads",
     "trainer.compile", "trainer.log_every", "trainer.save_every", "trainer.max_skipped", "trainer.average_best",
-    "validation", "data.cache", "data.train", "data.valid", "data.test", "run_dir", "init_from",
+    "validation", "data.cache", "data.num_workers", "data.train", "data.valid", "data.test", "run_dir", "init_from",
 )  # fmt: skip
 
 
@@ -116,7 +119,8 @@ def prepare_trainer(
     if config.stage is not None:
         stage = config.stage.build(model=model, tokenizers=tokenizers, device=device)
     check_points(model, valid_corpus)
-    for reader in (model, *(stage.readers if stage else ())):
+    train_corpus = keep_learnable(model, train_corpus, options=to_plain(config.model))
+    for reader in stage.readers if stage else ():
         train_corpus = keep_learnable(reader, train_corpus)
     corpora = (corpus for corpus in (train_corpus, valid_corpus) if isinstance(corpus, TokenizedCorpus))
     told = [line for corpus in corpora for line in corpus.report.lines()]
@@ -208,17 +212,18 @@ def check_points(model: TranslationModel, corpus: TokenizedCorpus) -> None:
 
 
 def keep_learnable(
-    model: TranslationModel, corpus: TokenizedCorpus | StreamingCorpus
+    model: TranslationModel, corpus: TokenizedCorpus | StreamingCorpus, *, options: Mapping[str, Any] | None = None
 ) -> TokenizedCorpus | StreamingCorpus:
-    """Leave out, and count, the pairs that this method cannot learn from. Raises DataError if none is left."""
+    """Leave out, and count, the pairs that this method cannot learn from. options: all those of the model; with them,
+    the cache keeps which pairs these are. Raises DataError if none is left."""
 
-    def wanted(pairs: Sequence[Pair]) -> np.ndarray:
-        batch, most = collate(pairs), model.max_points
-        fits = model.learnable(batch)
+    def wanted(batch: Batch) -> np.ndarray:
+        fits, most = model.learnable(batch), model.max_points
         return (fits if most is None else fits & (batch.source.lengths <= most)).numpy()
 
     reason = model.unlearnable.format(limit=model.limiting)
-    return corpus.only(wanted, f"that {type(model).__name__} cannot learn from ({reason})")
+    key = None if options is None else digest(LEARNABLE_VERSION, nat.__version__, to_json(options))
+    return corpus.only(wanted, f"that {type(model).__name__} cannot learn from ({reason})", key)
 
 
 def initialise_from(model: TranslationModel, tokenizers: Tokenizers, folder: Path) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nat.data.batch import Batch
-from nat.data.batching import Pair, collate, micro_batches
+from nat.data.batching import Update, collate, micro_batches
+from nat.data.pairs import Pair
 from nat.errors import ConfigError
 from nat.models.contract import LossTerm, TranslationModel
 from nat.nn.rng import seed_for, set_seed
@@ -66,12 +67,29 @@ class UpdateStep:
         self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
         self.running = [part for part in model.modules() if isinstance(part, Running)]
 
-    def __call__(self, pairs: Sequence[Pair], *, update: int, learning_rate: float) -> StepResult:
-        """Learn from `pairs`, the whole update, of which this rank takes its share."""
-        num_tokens = sum(len(pair.target) for pair in pairs)
-        totals, splits = self._gradients(pairs, num_tokens, update)
+    def share(self, pairs: Sequence[Pair], *, splits: int = 0) -> list[Batch]:
+        """The micro-batches of this rank's share of an update, in pinned memory where they go to a GPU, so that their
+        way there takes no time of the host's; each of the size that is left after `splits` halvings."""
+        batches = micro_batches(
+            pairs,
+            self.model.canvas_length,
+            rank=self.ranks.rank,
+            num_ranks=self.ranks.num_ranks,
+            max_tokens=max(1, self.max_tokens >> splits),
+            seed=self.noise,
+        )
+        return [batch.map(Tensor.pin_memory) for batch in batches] if self.device.type == "cuda" else batches
+
+    def __call__(
+        self, pairs: Sequence[Pair], *, update: int, learning_rate: float, batches: list[Batch] | None = None
+    ) -> StepResult:
+        """Learn from `pairs`, the whole update, of which this rank takes its share. batches: that share, where it was
+        made ahead."""
+        whole = Update.of(pairs)
+        num_tokens = int(whole.target_lengths.sum())
+        totals, splits = self._gradients(whole, self.share(whole) if batches is None else batches, num_tokens, update)
         if not totals.tensors() and self.ranks.num_ranks > 1:
-            totals.add(self._empty_terms(update, with_fertilities=pairs[0].fertilities is not None))
+            totals.add(self._empty_terms(update, with_fertilities=whole.table.fertilities is not None))
         self.ranks.sum_gradients(self.parameters)
         self.ranks.sum_tensors([*totals.tensors(), *(total for part in self.running for total in part.sums)])
         self.scaler.unscale_(self.optimizer)
@@ -86,29 +104,22 @@ class UpdateStep:
         self.scaler.update(None if finite else self.scaler.get_scale() / 2)
         return StepResult(totals, norm, not finite, splits, num_tokens)
 
-    def _gradients(self, pairs: Sequence[Pair], num_tokens: int, update: int) -> tuple[Totals, int]:
+    def _gradients(self, whole: Update, batches: list[Batch], num_tokens: int, update: int) -> tuple[Totals, int]:
         """Accumulate gradients; when memory runs out, start again with micro-batches of half the size."""
         splits = 0
         while True:
-            batches = micro_batches(
-                pairs,
-                self.model.canvas_length,
-                rank=self.ranks.rank,
-                num_ranks=self.ranks.num_ranks,
-                max_tokens=max(1, self.max_tokens >> splits),
-                seed=self.noise,
-            )
             try:
                 return self._accumulate(batches, num_tokens, update), splits
             except torch.OutOfMemoryError:
                 if all(len(batch) == 1 for batch in batches):
                     raise ConfigError(
                         f"update {update}: out of memory on a single sentence of "
-                        f"{max(len(p.source) for p in pairs)} tokens; lower data.filters.max_tokens"
+                        f"{whole.source_lengths.max()} tokens; lower data.filters.max_tokens"
                     ) from None
             splits += 1
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+            batches = self.share(whole, splits=splits)
 
     def _accumulate(self, batches: Sequence[Batch], num_tokens: int, update: int) -> Totals:
         self.optimizer.zero_grad(set_to_none=True)

@@ -15,13 +15,15 @@ from torch import Tensor
 
 import nat
 from nat.config import option
-from nat.data.batching import prefetch
-from nat.data.tokenized import Pair, StreamingCorpus, TokenizedCorpus
+from nat.data.batch import Batch
+from nat.data.batching import Update, prefetch
+from nat.data.tokenized import StreamingCorpus, TokenizedCorpus
 from nat.errors import ConfigError
 from nat.files import write_json
 from nat.models.contract import TranslationModel
 from nat.progress import Progress
 from nat.runs.folder import latest_checkpoint
+from nat.runs.memory import peak_memory
 from nat.runs.weights import WEIGHTS, load_weights
 from nat.training.averaging import MovingAverage, SwappedWeights
 from nat.training.distributed import Ranks
@@ -146,7 +148,7 @@ class Trainer:
         validated: where decoding fails, no update is lost."""
         self.model.train()
         began = time.monotonic() - self.state.seconds
-        updates = prefetch(self._updates())
+        shares = prefetch(self._shares())
         self.window = Window()
         with Progress(
             "train",
@@ -162,18 +164,19 @@ class Trainer:
                     self._validate(progress)
                 if is_over or self._out_of_patience():
                     return None
-                self._update(updates, progress)
+                self._update(shares, progress)
                 self.state.seconds = time.monotonic() - began
                 if self.state.update % self.config.save_every == 0:
                     self._save()
         return signal.received or 15
 
-    def _updates(self) -> Iterator[list[Pair]]:
-        """The run's updates from where it stands, epoch after epoch; an empty one at the end of each."""
+    def _shares(self) -> Iterator[tuple[Update, list[Batch]] | None]:
+        """The run's updates from where it stands, each with this rank's share of it, epoch after epoch; None at the end
+        of each."""
         epoch, position = self.state.epoch, self.state.position
         while True:
             is_empty = True
-            for pairs in self.corpus.updates(
+            for update in self.corpus.updates(
                 self.config.tokens_per_update,
                 seed=self.seed,
                 epoch=epoch,
@@ -181,17 +184,20 @@ class Trainer:
                 canvas_length=self.model.canvas_length,
             ):
                 is_empty = False
-                yield pairs
+                yield update, self.step.share(update)
             if is_empty and position == 0:
                 raise ConfigError("data.train: no training pair is left after the filters")
-            yield []
+            yield None
             epoch, position = epoch + 1, 0
 
-    def _update(self, updates: Iterator[list[Pair]], progress: Progress) -> None:
-        while not (pairs := next(updates)):
+    def _update(self, shares: Iterator[tuple[Update, list[Batch]] | None], progress: Progress) -> None:
+        began = time.monotonic()
+        while (share := next(shares)) is None:
             self.state.epoch, self.state.position = self.state.epoch + 1, 0
+        self.window.waited += time.monotonic() - began
+        pairs, batches = share
         number = self.state.update + 1
-        result = self.step(pairs, update=number, learning_rate=self.learning_rate(number))
+        result = self.step(pairs, batches=batches, update=number, learning_rate=self.learning_rate(number))
         self._count(result)
         if not result.skipped:
             self.average.update(self.model)
@@ -219,6 +225,8 @@ class Trainer:
             "learning_rate": self.learning_rate(self.state.update),
             "gradient_norm": result.gradient_norm,
             "tokens_per_second": self.window.tokens_per_second,
+            "data_wait": self.window.data_wait,
+            "peak_memory_gb": peak_memory(self.device) / 1e9,
         }
         self._record("train", values)
         self.window = Window()

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nat.data.batching import Pair, length_sorted_batches, micro_batches, plan_updates, prefetch
+from nat.data.batching import length_sorted_batches, micro_batches, plan_updates, prefetch
+from nat.data.pairs import Pair
 
 pair_lengths = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=80)
 canvases = st.sampled_from([lambda s, t: 2 * s, lambda s, t: t + 1, lambda s, t: 0 * s + 7])

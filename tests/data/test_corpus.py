@@ -9,13 +9,13 @@ import sys
 import tracemalloc
 from pathlib import Path
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
 from nat.config import load_yaml, parse
+from nat.data import lines
 from nat.data.corpus import DataConfig, embedded_directory, read_corpus
 from nat.data.readers import Reader
 from nat.errors import ConfigError, DataError
@@ -327,9 +327,48 @@ def test_full_disk(tmp_path, data, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(datasets.arrow_writer.ArrowWriter, "finalize", full)
+    monkeypatch.setattr(pa, "record_batch", full)
     config = data(train=write(tmp_path / "t.tsv", "en\tde\na\tb\n"))
     assert "cannot be written (No space left on device): choose another with data.cache" in refusal(config)
+
+
+# --- lines that cannot be read ----------------------------------------------------------------------
+
+BAD = {
+    "t.tsv": b"en\tde\na\tb\nlonely\n\xff\tx\n\nc\td\n\n",
+    "t.jsonl": b'{"en": "a", "de": "b"}\n{"en": 3, "de": "b"}\n{"en"\n[]\n{"en": "c", "de": "d"}\n',
+    "t.tsv.gz": b"en\tde\na\tb\n\t\t\nc\td\n",
+}
+
+
+@pytest.mark.parametrize(("name", "numbers"), [("t.tsv", [3, 4, 5]), ("t.jsonl", [2, 3, 4]), ("t.tsv.gz", [3])])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_bad_lines_are_skipped_where_that_is_asked_for(tmp_path, data, name, numbers, streaming):
+    path = write(tmp_path / name, BAD[name])
+    found = rows(data(train=path, on_bad_line="skip", streaming=streaming))
+    assert [(row["source"], row["target"]) for row in found if not row["malformed"]] == [("a", "b"), ("c", "d")]
+    assert [row["line"] for row in found if row["malformed"]] == numbers
+    assert f"line {numbers[0]}: " in refusal(data(train=path, streaming=streaming))
+
+
+def test_a_bad_line_of_one_of_two_files_leaves_the_others_aligned(tmp_path, data):
+    files = [write(tmp_path / "s", b"a\n\xff\nc\n"), write(tmp_path / "t", b"A\nB\nC\n")]
+    found = rows(data(train=files, on_bad_line="skip"))
+    assert [row["source"] + row["target"] for row in found] == ["aA", "", "cC"]
+    write(tmp_path / "t", b"A\nB\n")
+    assert "line-aligned files need equally many" in refusal(data(train=files, on_bad_line="skip"))
+
+
+def test_the_rest_of_a_line_that_is_too_long_is_not_another_line(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 20)
+    path = write(tmp_path / "t.tsv", "a\tb\n" + "x\t" * 30 + "y\nc\td\n")
+    found = rows(data(train=path, columns=["en", "de"], on_bad_line="skip"))
+    assert [(row["line"], row["source"]) for row in found] == [(1, "a"), (2, ""), (3, "c")]
+
+
+def test_a_header_that_does_not_fit_is_no_bad_line(tmp_path, data):
+    path = write(tmp_path / "t.tsv", "en\tfr\na\tb\n")
+    assert "the header has no column 'de'" in refusal(data(train=path, on_bad_line="skip"))
 
 
 # --- cache -----------------------------------------------------------------------------------------
@@ -362,6 +401,7 @@ SCRIPT = """
 import os, sys, itertools
 from nat.config import parse
 from nat.data import readers
+from nat.data import lines
 from nat.data.corpus import DataConfig, read_corpus
 path, killed = sys.argv[1:]
 if killed == "yes":

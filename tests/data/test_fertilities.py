@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nat.data.batch import Batch
-from nat.data.batching import Pair, collate, micro_batches
+from nat.data.batching import collate, micro_batches
+from nat.data.pairs import Pair
 from nat.data.tokenized import prepare
 from nat.data.tokenizer import Tokenizer, Tokenizers
 from nat.errors import ConfigError, DataError

@@ -7,13 +7,18 @@ import numpy as np
 import pytest
 
 from nat.data import tokenized
-from nat.data.batching import Pair
+from nat.data.batching import micro_batches
 from nat.data.lines import read_lines
+from nat.data.pairs import Pair, PairTable
 from nat.data.tokenized import StreamingCorpus, TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizer
 from nat.errors import DataError
 
 TOKENS = 700
+
+
+def listed(updates) -> list[list[Pair]]:
+    return [list(update) for update in updates]
 
 
 @pytest.fixture
@@ -124,6 +129,31 @@ def test_another_tokenizer_has_a_token_cache_of_its_own(data, text, tokenizers):
     assert two.pairs([3])[0].source == other.source.encode(two.texts([3])[0])[0]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_skipped_lines_are_counted_and_reported(tmp_path, data, tokenizers, streaming):
+    path = tmp_path / "t.tsv"
+    path.write_text("en\tde\nOpen\tClose\nlonely\n\tx\n1\t2\t3\nKept\tClose\n")
+    config = data(train=str(path), on_bad_line="skip", streaming=streaming)
+    corpus = prepare(config, "train", tokenizers, filtered=True)
+    assert sum(len(update) for update in corpus.updates(50, seed=1, epoch=0)) == 2
+    assert corpus.report.lines() == [
+        "train: 2 of 5 pairs kept; dropped 3: 2 malformed (first at line 3), 1 empty source (first at line 4)"
+    ]
+
+
+def test_a_table_of_an_earlier_nat_is_made_anew(data, text, tokenizers, cache):
+    """It had Arrow files of its own under the same names."""
+    first = prepare(data(**text), "train", tokenizers, filtered=True)
+    for kind in ("text", "tokens"):
+        (folder,) = (path for path in (cache / kind).iterdir() if path.is_dir())
+        for path in folder.iterdir():
+            path.unlink()
+        (folder / "tokens.arrow").touch()
+    again = prepare(data(**text), "train", tokenizers, filtered=True)
+    assert again.pairs([3, 4]) == first.pairs([3, 4])
+    assert again.fingerprint == first.fingerprint
+
+
 # --- updates of both kinds of corpus ---------------------------------------------------------------
 
 
@@ -149,16 +179,16 @@ def test_an_epoch_covers_every_pair_once(corpus, reference):
 
 
 def test_updates_are_reproducible_and_differ_between_epochs_and_seeds(corpus):
-    first = list(corpus.updates(TOKENS, seed=1, epoch=0))
-    assert list(corpus.updates(TOKENS, seed=1, epoch=0)) == first
-    assert list(corpus.updates(TOKENS, seed=1, epoch=1)) != first
-    assert list(corpus.updates(TOKENS, seed=2, epoch=0)) != first
+    first = listed(corpus.updates(TOKENS, seed=1, epoch=0))
+    assert listed(corpus.updates(TOKENS, seed=1, epoch=0)) == first
+    assert listed(corpus.updates(TOKENS, seed=1, epoch=1)) != first
+    assert listed(corpus.updates(TOKENS, seed=2, epoch=0)) != first
 
 
 @pytest.mark.parametrize("skip", [0, 1, 5, 9, 1000])
 def test_skip_is_a_slice(corpus, skip):
-    whole = list(corpus.updates(TOKENS, seed=1, epoch=3))
-    assert list(corpus.updates(TOKENS, seed=1, epoch=3, skip=skip)) == whole[skip:]
+    whole = listed(corpus.updates(TOKENS, seed=1, epoch=3))
+    assert listed(corpus.updates(TOKENS, seed=1, epoch=3, skip=skip)) == whole[skip:]
 
 
 def test_updates_have_the_asked_number_of_tokens(corpus):
@@ -167,11 +197,13 @@ def test_updates_have_the_asked_number_of_tokens(corpus):
     assert max(abs(size / TOKENS - 1) for size in sizes) < 0.2
 
 
-def test_skipped_updates_of_a_mapped_corpus_are_not_read(reference, monkeypatch):
-    read = []
-    monkeypatch.setattr(TokenizedCorpus, "pairs", lambda self, indices: read.append(len(indices)))
-    next(reference.updates(TOKENS, seed=1, epoch=0, skip=6))
-    assert len(read) == 1
+def test_what_is_skipped_or_of_another_rank_is_not_read(reference, monkeypatch):
+    read, take = [], PairTable.take
+    monkeypatch.setattr(PairTable, "take", lambda self, rows: read.append(len(rows)) or take(self, rows))
+    update = next(reference.updates(TOKENS, seed=1, epoch=0, skip=6))
+    assert read == []
+    batches = micro_batches(update, lambda s, t: t, rank=1, num_ranks=3, max_tokens=10_000)
+    assert len(update) // 3 <= sum(map(len, batches)) == sum(read) <= len(update) // 3 + 1
 
 
 def test_a_stream_is_read_no_further_than_its_pool(data, text, tokenizers):

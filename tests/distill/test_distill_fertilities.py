@@ -19,7 +19,7 @@ from torch import Tensor
 
 import nat
 from nat.data.batch import Batch
-from nat.data.batching import Pair
+from nat.data.pairs import Pair
 from nat.data.tokenizer import Tokenizers
 from nat.decoding.batch_options import BatchOptions
 from nat.distill import fertilities

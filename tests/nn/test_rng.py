@@ -6,7 +6,8 @@ import pytest
 import torch
 from builders import make_batch
 
-from nat.data.batching import Pair, micro_batches
+from nat.data.batching import micro_batches
+from nat.data.pairs import Pair
 from nat.nn.rng import RowRandom
 
 LENGTHS = [(5, 4), (1, 1), (7, 5), (3, 3), (4, 2)]

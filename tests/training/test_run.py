@@ -23,8 +23,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nat.composition import compose
 from nat.config import load_yaml, parse
-from nat.data.batching import Pair
+from nat.data.batch import Batch
+from nat.data.batching import collate
 from nat.data.corpus import DataConfig
+from nat.data.pairs import Pair
 from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizers
 from nat.errors import DataError
@@ -103,6 +105,8 @@ def test_metrics_have_each_update_once_and_validations_with_signatures(reference
     assert [line["update"] for line in metrics(reference, "valid")] == [4, 8, 12]
     first = metrics(reference, "train")[0]
     assert {"ctc", "unalignable", "learning_rate", "gradient_norm", "tokens_per_second"} <= first.keys()
+    assert 0 <= first["data_wait"] < 1
+    assert 0.05 < first["peak_memory_gb"] < 50
     assert metrics(reference, "train")[-1]["ctc"] < first["ctc"]
     valid = metrics(reference, "valid")[0]
     assert {"bleu", "chrf", "loss", "length_ratio"} <= valid.keys()
@@ -434,8 +438,8 @@ def test_what_attention_cannot_take_is_left_out_by_the_name_of_its_option() -> N
     model = make_model("mask_predict", attention=kind)
 
     class Corpus:
-        def only(self, wanted: Callable[[list[Pair]], np.ndarray], reason: str) -> tuple[list[bool], str]:
-            return wanted([Pair([9] * 5, [9] * 5), Pair([9] * 5, [9] * 6)]).tolist(), reason
+        def only(self, wanted: Callable[[Batch], np.ndarray], reason: str, key: None) -> tuple[list[bool], str]:
+            return wanted(collate([Pair([9] * 5, [9] * 5), Pair([9] * 5, [9] * 6)])).tolist(), reason
 
     kept, reason = keep_learnable(model, Corpus())  # type: ignore[arg-type, misc]
     assert kept == [True, False]

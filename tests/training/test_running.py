@@ -13,7 +13,8 @@ from running import MeanOfStates, buffers, rank_buffers, watched_model, with_att
 from torch import Tensor
 
 from nat.data.batch import Batch
-from nat.data.batching import Pair, collate
+from nat.data.batching import collate
+from nat.data.pairs import Pair
 from nat.models.contract import LossTerm, TranslationModel
 from nat.nn.attention.routing import RoutingAttention
 from nat.nn.running import Running

@@ -13,7 +13,8 @@ from oracles import pairs_of
 from torch import Tensor
 
 from nat.data.batch import Batch
-from nat.data.batching import Pair, micro_batches
+from nat.data.batching import micro_batches
+from nat.data.pairs import Pair
 from nat.errors import ConfigError
 from nat.models.contract import LossTerm, TranslationModel
 from nat.nn.transformer import FeedForward

@@ -19,7 +19,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from nat.data.batching import Pair
+from nat.data.pairs import Pair
 from nat.distill.fertilities import WordAligner
 
 ADDED = 0.5  # Krichevsky & Trofimov 1981
