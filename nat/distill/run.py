@@ -61,7 +61,6 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         began = time.monotonic()
         work(job, ranks)
         ranks.barrier()
-        # the others need not wait for the main rank, whose aligner may take longer than a barrier lasts
         if not ranks.is_main:
             return {}
         lock.check()
@@ -86,15 +85,18 @@ def outcome(manifest: dict[str, Any], folder: str) -> str:
 
 
 def work(job: Job, ranks: Ranks) -> None:
-    """This rank's missing shards."""
-    mine = range(ranks.rank, job.num_shards, ranks.num_ranks)
-    missing = [shard for shard in mine if not job.part(shard).is_file()]
-    total = sum(len(job.indices(shard)) for shard in mine)
-    left = sum(len(job.indices(shard)) for shard in missing)
-    name = "distil" if ranks.num_ranks == 1 else f"distil (rank {ranks.rank} of {ranks.num_ranks})"
-    with Progress(name, total=total, unit="sentences", start=total - left) as progress:
-        for shard in missing:
-            write_text(job.part(shard), as_text(shard_lines(job, job.indices(shard), progress)))
+    """The missing shards, each by the rank that is ready for it first. The main rank shows the progress of all."""
+    missing = [shard for shard in range(job.num_shards) if not job.part(shard).is_file()]
+    total, left = len(job.corpus), sum(len(job.indices(shard)) for shard in missing)
+    ranks.barrier()  # all have looked before the first one writes
+    name = "distil" if ranks.num_ranks == 1 else f"distil ({ranks.num_ranks} ranks)"
+    with Progress(name, total=total, unit="sentences", start=total - left, silent=not ranks.is_main) as progress:
+        others = 0
+        for number in ranks.claims(len(missing)):
+            indices = job.indices(missing[number])
+            write_text(job.part(missing[number]), as_text(shard_lines(job, indices, progress)))
+            before, others = others, ranks.done_by_others(len(indices))
+            progress.advance(others - before)
 
 
 def join(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -16,26 +17,30 @@ from torch import Tensor, nn
 
 from nat.errors import ConfigError
 from nat.runs.device import environment_number
+from nat.training.meeting import Meeting
 
 T = TypeVar("T")
+TIMEOUT = 30.0  # minutes
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among its peers."""
+    """This process among its peers. meeting: None where it is alone."""
 
     rank: int = 0
     num_ranks: int = 1
     local_rank: int = 0
+    meeting: Meeting | None = None
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
     @classmethod
-    def from_environment(cls, device: torch.device) -> Ranks:
-        """Join the process group that torchrun describes; a lone process needs none. device: this rank's. Raises
-        ConfigError where the description is not whole, or the others cannot be reached."""
+    def from_environment(cls, device: torch.device, *, timeout: float = TIMEOUT) -> Ranks:
+        """Join the process group that torchrun describes; a lone process needs none. device: this rank's. timeout:
+        minutes that a rank waits for the others within an update. Raises ConfigError where the description is not
+        whole, or the others cannot be reached."""
         if device.type == "cuda":
             torch.cuda.set_device(device)
         num_ranks = environment_number("WORLD_SIZE", 1)
@@ -47,37 +52,41 @@ class Ranks:
                 f"WORLD_SIZE={num_ranks}: {', '.join(missing)} is not set; start several ranks by torchrun, or unset "
                 "WORLD_SIZE"
             )
-        rank = environment_number("RANK", 0)
+        rank, local_rank = environment_number("RANK", 0), environment_number("LOCAL_RANK", 0)
         if not 0 <= rank < num_ranks:
             raise ConfigError(f"RANK={rank}: WORLD_SIZE={num_ranks} ranks are 0 to {num_ranks - 1}")
-        if not dist.is_initialized():
-            try:
-                dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-            except (ValueError, RuntimeError) as error:  # its reason is the first line, then a trace
-                raise ConfigError(f"WORLD_SIZE={num_ranks}: no process group ({str(error).splitlines()[0]})") from None
-        return cls(rank, num_ranks, environment_number("LOCAL_RANK", 0))
+        try:
+            store, _, _ = next(dist.rendezvous("env://"))
+            if not dist.is_initialized():
+                dist.init_process_group(
+                    "nccl" if device.type == "cuda" else "gloo",
+                    store=dist.PrefixStore("group", store),
+                    rank=rank,
+                    world_size=num_ranks,
+                    timeout=timedelta(minutes=timeout),
+                )
+        except (ValueError, RuntimeError) as error:  # its reason is the first line, then a trace
+            raise ConfigError(f"WORLD_SIZE={num_ranks}: no process group ({str(error).splitlines()[0]})") from None
+        store = dist.PrefixStore("meeting", store)
+        meeting = Meeting(store, rank=rank, num_ranks=num_ranks, local_rank=local_rank)
+        return cls(rank, num_ranks, local_rank, meeting)
 
     def barrier(self) -> None:
-        if self.num_ranks > 1:
-            dist.barrier()
+        """Wait until all ranks are here, for as long as it takes."""
+        if self.meeting is not None:
+            self.meeting.wait()
 
     def main_first(self, work: Callable[[], T]) -> T:
         """The main rank works first (and fills caches), the others after it. All fail if it fails."""
-        if self.num_ranks == 1:
-            return work()
-        result, failure = None, None
-        if self.is_main:
-            try:
-                result = work()
-            except Exception as error:
-                failure = error
-        failed = torch.tensor(float(failure is not None))
-        self.sum_tensors([failed])
-        if failure is not None:
-            raise failure
-        if failed.item():
-            raise ConfigError("the main rank failed; see its message")
-        return result if self.is_main else work()  # type: ignore[return-value]
+        return work() if self.meeting is None else self.meeting.in_turn(work)
+
+    def claims(self, total: int) -> Iterable[int]:
+        """Numbers below `total`, each for one rank alone."""
+        return range(total) if self.meeting is None else self.meeting.claims(total)
+
+    def done_by_others(self, units: int) -> int:
+        """units: of work that this rank has done since it last said so. All that the others have done."""
+        return 0 if self.meeting is None else self.meeting.done_by_others(units)
 
     def sum_tensors(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its sum over ranks, in place; one message for all of a type."""
@@ -89,9 +98,19 @@ class Ranks:
         device = torch.device("cuda", self.local_rank) if dist.get_backend() == "nccl" else torch.device("cpu")
         for group in groups.values():
             flat = torch.cat([tensor.reshape(-1).to(device) for tensor in group])
-            dist.all_reduce(flat)
+            self._all_reduce(flat)
             for tensor, part in zip(group, flat.split([t.numel() for t in group]), strict=True):
                 tensor.copy_(part.view_as(tensor))
+
+    def _all_reduce(self, tensor: Tensor) -> None:
+        """Raises ConfigError, naming the rank that is behind, where the others do not come."""
+        assert self.meeting is not None
+        self.meeting.show_life()
+        try:
+            dist.all_reduce(tensor)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"the ranks did not meet: {self.meeting.behind()} ({reason})") from None
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Sum gradients over ranks; a rank whose share was empty adds zeros."""

@@ -65,8 +65,9 @@ LEARNABLE_VERSION = "1"  # part of a cache key: raise it when a model's `learnab
 # May differ when a run is resumed: they do not change what the finished part of the run was. Text is known by content.
 FREE_ON_RESUME = (
     "trainer.max_updates", "trainer.max_minutes", "trainer.max_tokens", "trainer.device", "trainer.num_threads",
-    "trainer.compile", "trainer.log_every", "trainer.save_every", "trainer.max_skipped", "trainer.average_best",
-    "validation", "data.cache", "data.num_workers", "data.train", "data.valid", "data.test", "run_dir", "init_from",
+    "trainer.rank_timeout", "trainer.compile", "trainer.log_every", "trainer.save_every", "trainer.max_skipped",
+    "trainer.average_best", "validation", "data.cache", "data.num_workers", "data.train", "data.valid", "data.test",
+    "run_dir", "init_from",
 )  # fmt: skip
 
 
@@ -88,7 +89,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     if config.stage is not None:
         config.stage.target.check(config.stage.config, model=config.model)  # type: ignore[attr-defined]
     check_options(Path(config.run_dir), config)
-    ranks = Ranks.from_environment(device)
+    ranks = Ranks.from_environment(device, timeout=config.trainer.rank_timeout)
     lock = FolderLock(Path(config.run_dir), f"run_dir={config.run_dir}")
     try:
         ranks.main_first(lambda: lock.acquire() if ranks.is_main else None)

@@ -26,7 +26,7 @@ from nat.runs.folder import latest_checkpoint
 from nat.runs.memory import peak_memory
 from nat.runs.weights import WEIGHTS, load_weights
 from nat.training.averaging import MovingAverage, SwappedWeights
-from nat.training.distributed import Ranks
+from nat.training.distributed import TIMEOUT, Ranks
 from nat.training.objective import Window
 from nat.training.record import RunRecord
 from nat.training.resume import Checkpoint, SavedState, TrainingState
@@ -53,6 +53,9 @@ class TrainerConfig:
     precision: Precision = option(Precision.FP32, "fp32, bf16 or fp16 (autocast; weights stay fp32)")
     device: str = option("auto", "auto (a GPU if there is one), cpu or cuda")
     num_threads: int | None = option(None, "CPU threads of torch; null: torch's choice", minimum=1, maximum=1024)
+    rank_timeout: float = option(
+        TIMEOUT, "several ranks: minutes that one waits for the others within an update", above=0, maximum=100_000
+    )
     clip_norm: float | None = option(1.0, "largest gradient norm; null: no clipping", above=0)
     moving_average: float = option(0.0, "decay of the moving average of weights; 0: none", minimum=0, below=1)
     average_best: bool = option(True, "offer the average of the best checkpoints if it validates better than the best")
@@ -261,6 +264,7 @@ class Trainer:
             validated = self._scored(self.average.weights)
             improved = self.best.is_better(self._value(validated))
             self._keep(validated, progress)
+        self.ranks.barrier()  # a collective would give up on a long validation
         improved = self.ranks.any(improved)  # an equal score does not count against patience running out
         self.state.validations_since_best = 0 if improved else self.state.validations_since_best + 1
         self.state.validated = self.state.update
