@@ -76,6 +76,30 @@ def test_micro_batches_give_the_gradient_of_the_whole(name: str, max_tokens: int
     assert whole.num_tokens == cut.num_tokens == sum(target for _, target in LENGTHS)
 
 
+def test_a_share_that_was_cut_ahead_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs, found = make_pairs(), []
+    for ahead in (False, True):
+        step = make_step(make_model("ctc", dtype=torch.float64), max_tokens=14)
+        batches = step.share(pairs) if ahead else None
+        with monkeypatch.context() as patch:
+            if ahead:
+                patch.setattr(step, "share", lambda *_, **__: pytest.fail("cut again"))
+            found.append(step(pairs, batches=batches, update=1, learning_rate=0.0))
+    assert found[0].gradient_norm == found[1].gradient_norm
+    assert found[0].num_tokens == found[1].num_tokens
+
+
+def test_a_share_for_a_gpu_stands_in_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[Tensor] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    step = make_step(make_model("ctc"), max_tokens=14)
+    assert len(step.share(make_pairs())) > 1
+    assert not pinned
+    step.device = torch.device("cuda")
+    tensors = [t for b in step.share(make_pairs()) for t in (b.source.tokens, b.source.valid, b.target.tokens, b.keys)]
+    assert {id(tensor) for tensor in tensors} <= {id(tensor) for tensor in pinned}
+
+
 @EACH_MODEL
 def test_the_gradient_is_that_of_the_token_weighted_mean(name: str) -> None:
     pairs, model = make_pairs(name), make_model(name, dtype=torch.float64)
