@@ -127,7 +127,8 @@ def _convert(kind: Any, node: Any, path: str, errors: list[str]) -> Any:
         try:
             return kind(node)
         except ValueError:
-            allowed = ", ".join(str(member.value) for member in kind)
+            words = (str(member.value) for member in kind)
+            allowed = ", ".join(word.lower() if word in ("True", "False") else word for word in words)
             errors.append(f"{path}={_show(node)}: allowed are {allowed}")
             return None
     if origin is list:

@@ -96,4 +96,9 @@ class Rows:
         return replace(parts[0], **values)
 
     def to(self, device: torch.device | str) -> Self:
-        return self.map(lambda t: t.to(device, non_blocking=True))
+        """What comes from a GPU to the CPU comes together, and is there: the host waits once for all tensors."""
+        origin = self.device
+        moved = self.map(lambda t: t.to(device, non_blocking=True))
+        if origin.type == "cuda" and torch.device(device).type == "cpu":
+            torch.cuda.current_stream(origin).synchronize()
+        return moved

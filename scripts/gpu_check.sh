@@ -30,6 +30,7 @@ part "gpu tests" 150 python3 -m pytest -v -m gpu -n 6 --tb=short -rfE -p no:cach
   tests/test_gpu.py tests/ops/test_window.py
 bench "training" 90 training "${training[@]}" "training.contenders=[autoregressive,mask_predict,ctc,ctc with glancing]"
 bench "decoding" 60 decoding "${base[@]/#/decoding.}" decoding.sentences=20
+bench "CUDA graphs" 40 decoding "${base[@]/#/decoding.}" "decoding.contenders=[ctc,ctc graphs]" decoding.sentences=50
 bench "waits" 60 waits
 compiled() { # SYSTEM; one each, for compiling one may take all its time
   bench "$1, compiled" 100 training "${training[@]}" training.compile=true "training.contenders=[$1]"

@@ -17,6 +17,9 @@ from torch import Tensor
 import nat
 from nat.data.batch import Batch
 from nat.data.pairs import Pair
+from nat.decoding.batch_options import BatchOptions
+from nat.decoding.batched import Decoded, decode_in_batches
+from nat.decoding.graphs import CudaRecorder, GraphedDecoder
 from nat.models.contract import Translation, TranslationModel
 from nat.models.options import DecodingOptions
 from nat.runs.precision import Precision
@@ -106,6 +109,55 @@ def test_translations_in_bf16_are_made(name: str) -> None:
         with torch.autocast("cuda", torch.bfloat16):
             found = translations(model, batch, decoding)
         assert len(found.tokens) == len(LENGTHS) and not found.scores.isnan().any()
+
+
+def decoded(
+    model: TranslationModel, rows: list[list[int]], size: int, precision: Precision, graphs: GraphedDecoder | None
+) -> list[Decoded]:
+    found: dict[int, Decoded] = {}
+    batches = decode_in_batches(
+        model,
+        rows,
+        decoding=type(model).Decoding(),
+        batches=BatchOptions(size),
+        device=GPU,
+        precision=precision,
+        graphs=graphs,
+    )
+    for indices, items in batches:
+        found |= {int(i): item for i, item in zip(indices, items, strict=True)}
+    return [found[i] for i in range(len(rows))]
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("options", [{}, {"factored_blank": True}, {"decoder": {"cross_attention": False}}], ids=str)
+def test_translations_with_cuda_graphs_are_those_without(options: dict[str, Any], precision: Precision) -> None:
+    """Recorded, and replayed after longer sentences, for which the tables of positions were made anew."""
+    model = make_model("ctc", **options).to(GPU).eval()
+    rows = make_batch([(3, 1), (7, 1), (2, 1), (40, 1), (300, 1)], vocabularies=model.vocabularies).source.to_lists()
+    graphs = GraphedDecoder(model, CudaRecorder())
+    exact = precision is Precision.FP32
+    for size, some in ((1, rows[:3]), (3, rows), (1, rows)):
+        pairs = zip(*(decoded(model, some, size, precision, used) for used in (graphs, None)), strict=True)
+        for found, expected in pairs:
+            assert found.tokens == expected.tokens or not exact
+            assert found.scores == pytest.approx(expected.scores, rel=1e-4 if exact else 0.02)
+    assert 3 <= len(graphs.recorded) <= 8
+
+
+@pytest.mark.parametrize("options", [{}, {"allow_unknown": False}, {"history": True}], ids=str)
+def test_the_best_path_of_ctc_waits_for_nothing_but_its_results(options: dict[str, Any]) -> None:
+    model = make_model("ctc").to(GPU).eval()
+    source, decoding = learnable_batch(model).to(GPU).source, type(model).Decoding(**options)
+    with torch.inference_mode():
+        model.decode(source, decoding=decoding)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            translation = model.decode(source, decoding=decoding)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        on_cpu = translation.to("cpu")
+    assert torch.equal(on_cpu.tokens, translation.tokens.cpu()) and torch.equal(on_cpu.scores, translation.scores.cpu())
 
 
 def updated(model: TranslationModel, precision: Precision, device: torch.device) -> Tensor:

@@ -20,6 +20,7 @@ from nat.bench.text import synthetic
 from nat.config import nearest, option
 from nat.decoding.batch_options import BatchOptions
 from nat.decoding.batched import Decoded, decode_in_batches
+from nat.decoding.graphs import CudaRecorder, GraphedDecoder
 from nat.errors import ConfigError
 from nat.evaluation.speed import synchronize
 from nat.models.contract import TranslationModel
@@ -35,13 +36,17 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> (model, decoding 
     "autoregressive beam 4": ("autoregressive", AS_LONG | {"beam_size": 4}),
     "ctc": ("ctc", {}),
     "mask_predict 4": ("mask_predict", {"max_passes": 4}),
+    "ctc graphs": ("ctc", {}),
 }
+GRAPHED = frozenset({"ctc graphs"})  # with CUDA graphs
 WARM_UP = 3  # sentences
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingSizes(ModelSizes):
-    contenders: list[str] = option(list(DECODERS), f"of {', '.join(DECODERS)}")
+    contenders: list[str] = option(
+        [name for name in DECODERS if name not in GRAPHED], f"of {', '.join(DECODERS)} (on a GPU alone)"
+    )
     sentences: int = option(30, "sentences that are translated alone", minimum=1, maximum=1_000_000)
     batch_size: int = option(128, "sentences of a batch", minimum=1, maximum=100_000)
     batches: int = option(4, "batches", minimum=1, maximum=1_000_000)
@@ -64,6 +69,7 @@ class Contender:
     decoding: DecodingOptions
     device: torch.device
     precision: Precision
+    graphs: GraphedDecoder | None = None
 
     @classmethod
     def of(cls, name: str, sizes: DecodingSizes, device: torch.device) -> Contender:
@@ -72,7 +78,8 @@ class Contender:
         for part in model.modules():
             if isinstance(part, LengthPredictor):
                 as_long_as_the_source(part)
-        return cls(name, model, type(model).Decoding(**options), device, sizes.precision)
+        graphs = GraphedDecoder(model, CudaRecorder()) if name in GRAPHED else None
+        return cls(name, model, type(model).Decoding(**options), device, sizes.precision, graphs)
 
     def decode(self, sources: Sequence[Sequence[int]], *, batch_size: int) -> tuple[float, list[Decoded]]:
         """Seconds, and the translations in some order."""
@@ -85,6 +92,7 @@ class Contender:
             batches=BatchOptions(batch_size),
             device=self.device,
             precision=self.precision,
+            graphs=self.graphs,
         )
         translations = [decoded for _, batch in batches for decoded in batch]
         synchronize(self.device)
@@ -104,7 +112,10 @@ def measure_decoding(
     device: torch.device,
     keep: Callable[[list[dict[str, Any]]], object] = lambda rows: None,
 ) -> list[dict[str, Any]]:
-    """A row of each decoder; alone, they take turns sentence by sentence. keep: hears of the rows so far."""
+    """A row of each decoder; alone, they take turns sentence by sentence. keep: hears of the rows so far. Raises
+    ConfigError for CUDA graphs on a CPU."""
+    if device.type != "cuda" and (refused := GRAPHED & set(sizes.contenders)):
+        raise ConfigError(f"contenders={', '.join(sorted(refused))}: CUDA graphs need a GPU, device=cuda")
     count = sizes.batch_size * sizes.batches
     sources = [pair.source for pair in synthetic(sizes.vocabulary_size, 26 * count)][:count]
     contenders = [Contender.of(name, sizes, device) for name in sizes.contenders]

@@ -18,6 +18,7 @@ from nat.bench.systems import ModelSizes, text_systems, unknown_systems
 from nat.bench.text import synthetic
 from nat.config import option
 from nat.data.batching import collate
+from nat.decoding.batched import decode_batch
 from nat.errors import ConfigError
 from nat.runs.precision import Precision
 from nat.table import markdown_table
@@ -104,7 +105,9 @@ def row_of(name: str, sizes: WaitsSizes, device: torch.device) -> dict[str, Any]
 
     def decode() -> None:
         with torch.inference_mode():
-            row["passes"] = int(model.eval().decode(batch.source, decoding=type(model).Decoding()).passes.max())
+            options = type(model.eval()).Decoding()
+            found = decode_batch(lambda source: model.decode(source, decoding=options), batch.source)
+            row["passes"] = max(one.passes for one in found)
 
     work: dict[str, Callable[[], object]] = {
         "loss": lambda: model.train().loss(batch, update=1),
@@ -138,4 +141,5 @@ def describe_waits(figures: Mapping[str, Any]) -> str:
             told = ", ".join(f"{where} x{count}" for where, count in list(row["loss_places"].items())[:6])
             lines.append(f"loss of {row['name']}: {told}")
         lines += [f"{row['name']}, {label}: {row[f'{label}_error']}" for label in labels if row.get(f"{label}_error")]
+    lines.append("the one wait of decoding for all results of a batch is not counted")
     return "\n".join([*lines, f"{figures['device']}, torch {figures['torch']}", ""])

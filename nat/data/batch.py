@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -19,11 +19,19 @@ from nat.rows import Rows
 class Tokens(Rows):
     """Token ids without special symbols, padded to a rectangle on any side.
 
-    tokens: (B, L) ids, PAD where not valid. valid: (B, L), True at real tokens.
+    tokens: (B, L) ids, PAD where not valid. valid: (B, L), True at real tokens. full: the host knows that all are, for
+    it made the rows; False: they may be, and nobody waits for a device to say so.
     """
 
     tokens: Int[Tensor, "B L"]
     valid: Bool[Tensor, "B L"]
+    full: bool = field(default=False, kw_only=True)
+
+    @property
+    def mask(self) -> Bool[Tensor, "B L"] | None:
+        """`valid` for attention, which is quicker without: None where it is known to hide nothing. A compiled loss is
+        not compiled once more for that."""
+        return None if not torch.compiler.is_compiling() and self.full else self.valid
 
     @property
     def lengths(self) -> Int[Tensor, " B"]:
@@ -33,11 +41,15 @@ class Tokens(Rows):
     def from_lists(cls, rows: Sequence[Sequence[int]]) -> Self:
         """Right-padded tokens; at least one column, so that a batch of empty rows has a shape."""
         tokens, valid = Ragged.from_lists(rows).padded()
-        return cls(torch.from_numpy(tokens), torch.from_numpy(valid))
+        return cls(torch.from_numpy(tokens), torch.from_numpy(valid), full=bool(valid.all()))
 
     def to_lists(self) -> list[list[int]]:
         """The ids of the valid tokens, row by row."""
         return [row[keep].tolist() for row, keep in zip(self.tokens.cpu(), self.valid.cpu(), strict=True)]
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Self]) -> Self:
+        return replace(super().concatenated(parts), full=False)  # rows may have been widened
 
     def compact_order(self) -> Int[Tensor, "B L"]:
         """Columns of each row, those of valid tokens first, else as they stand."""
@@ -46,6 +58,8 @@ class Tokens(Rows):
     def compact(self) -> Self:
         """The same rows with all padding on the right; models call this on entry, so that the side
         on which the caller padded cannot matter."""
+        if self.mask is None:
+            return self
         order = self.compact_order()
         valid = self.valid.gather(1, order)
         return type(self)(self.tokens.gather(1, order).masked_fill(~valid, int(Symbol.PAD)), valid)

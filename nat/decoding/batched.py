@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from nat.data.batch import Source
 from nat.decoding.batch_options import BatchOptions
+from nat.decoding.graphs import GraphedDecoder
 from nat.decoding.requests import Wanted, attach
 from nat.models.contract import Translation, TranslationModel
 from nat.models.options import DecodingOptions
@@ -35,23 +36,23 @@ class Decoded:
 NOTHING = Decoded([[]], [0.0], 0, False)
 
 
-def decode_batch(model: TranslationModel, source: Source, decoding: DecodingOptions) -> list[Decoded]:
+def decode_batch(decode: Callable[[Source], Translation], source: Source) -> list[Decoded]:
     """One batch; on out-of-memory, its halves. Raises OutOfMemoryError if one sentence alone is too much."""
     try:
-        return unpack(model.decode(source, decoding=decoding))
+        return unpack(decode(source))
     except OutOfMemory:
         if len(source) == 1:
             raise
     torch.cuda.empty_cache()
     rows = torch.arange(len(source), device=source.device)
     halves = rows.tensor_split(2)
-    return [decoded for half in halves for decoded in decode_batch(model, source.select(half), decoding)]
+    return [decoded for half in halves for decoded in decode_batch(decode, source.select(half))]
 
 
 def unpack(translation: Translation) -> list[Decoded]:
-    """Tensors -> lists, with one transfer for each field."""
+    """Tensors -> lists, with one transfer for all of them."""
+    translation = translation.to("cpu")
     tokens, lengths = translation.tokens.tolist(), translation.valid.sum(dim=2).tolist()
-    histories = [history.to("cpu") for history in translation.history]
     scores, passes, truncated = translation.scores.tolist(), translation.passes.tolist(), translation.truncated.tolist()
     return [
         Decoded(
@@ -59,7 +60,7 @@ def unpack(translation: Translation) -> list[Decoded]:
             scores[i],
             passes[i],
             truncated[i],
-            [passes_of(history.select(torch.tensor([i]))) for history in histories] or None,
+            [passes_of(history.select(torch.tensor([i]))) for history in translation.history] or None,
         )
         for i in range(len(tokens))
     ]
@@ -88,10 +89,17 @@ def decode_in_batches(
     device: torch.device,
     precision: Precision = Precision.FP32,
     wanted: Sequence[Wanted] | None = None,
+    graphs: GraphedDecoder | None = None,
 ) -> Iterator[tuple[list[int], list[Decoded]]]:
     """Yield (indices into `sources`, their translations) batch by batch, longest sentences first.
     Empty sources are answered with an empty translation without asking the model. wanted: of each source's
-    translation, where something is."""
+    translation, where something is. graphs: of the model, where CUDA graphs are to be used."""
+
+    def decode(source: Source) -> Translation:
+        if graphs is None:
+            return model.decode(source, decoding=decoding)
+        return graphs.decode(source, decoding=decoding, precision=precision)
+
     training = model.training
     if training:  # a walk over all modules: a tenth of the time of a short sentence
         model.eval()
@@ -107,7 +115,7 @@ def decode_in_batches(
                 batch = attach(batch, [wanted[i] for i in indices])
             batch = batch.to(device)
             with decoding_in(precision, device):
-                decoded = decode_batch(model, batch, decoding)
+                decoded = decode_batch(decode, batch)
             yield indices, decoded
     finally:
         if training:

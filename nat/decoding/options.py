@@ -67,7 +67,8 @@ class DecodingConfig:
     )
     data: dict[str, Any] = field(default_factory=dict, metadata={"help": "options over those of the run's corpus"})
     decoding: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "batch_size, max_tokens, precision and the method's options"}
+        default_factory=dict,
+        metadata={"help": "batch_size, max_tokens, cuda_graphs, precision and the method's options"},
     )
 
     def use_threads(self) -> None:

@@ -22,6 +22,7 @@ from nat.data.vocabulary import Tokenizer
 from nat.decoding.batch_options import BatchOptions
 from nat.decoding.batched import Decoded, decode_in_batches
 from nat.decoding.candidates import Candidates, Choice, Teacher, choose, resolve_choice
+from nat.decoding.graphs import CudaGraphs, CudaRecorder, GraphedDecoder, choose_graphs
 from nat.decoding.requests import Request, Sentence, Wanted, encode_request, source_of, text_list
 from nat.errors import ConfigError, DataError
 from nat.models.contract import TranslationModel
@@ -99,6 +100,7 @@ class Translator:
         self.model, self.tokenizers, self.device = model, tokenizers, device
         self.config, self.folder, self.weights = config, folder, weights
         self.precision = precision
+        self.graphs: GraphedDecoder | None = None
 
     def in_precision(self, precision: Precision) -> Self:
         """The same translator, of the same model, with products in another precision."""
@@ -229,12 +231,22 @@ class Translator:
             device=self.device,
             precision=self.precision,
             wanted=self.wanted(sentences, "the input", decoding=decoding),
+            graphs=self.graphed(batches.cuda_graphs, decoding),
         )
         for indices, decoded in answers:
             for index, item in zip(indices, decoded, strict=True):
                 results[index] = item
             advance(len(indices))
         return [item for item in results if item is not None]
+
+    def graphed(self, wanted: CudaGraphs, decoding: DecodingOptions) -> GraphedDecoder | None:
+        """The decoder with CUDA graphs, always the same one; None where they are not used. Raises ConfigError where
+        they are asked for and cannot be."""
+        if not choose_graphs(wanted, self.model, decoding, self.device):
+            return None
+        if self.graphs is None:
+            self.graphs = GraphedDecoder(self.model, CudaRecorder())
+        return self.graphs
 
     def sides(self, decoding: DecodingOptions | None = None) -> tuple[Tokenizer, Tokenizer]:
         """The tokenizers of what is read and of what is written."""

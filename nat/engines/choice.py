@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from nat.config import parse
 from nat.decoding.batch_options import BatchOptions
+from nat.decoding.graphs import choose_graphs
 from nat.decoding.translator import Translator
 from nat.engines import ctranslate2, onnx
 from nat.engines.base import ComputeType, EngineTranslator
@@ -71,7 +72,9 @@ def decoding_options(
     of_batches = {name: options[name] for name in OF_EVERY_METHOD & options.keys() if name != PRECISION}
     batches = parse(BatchOptions, of_batches, "decoding")
     computed = with_engine(translator, engine, options.get(PRECISION))
-    return computed, computed.decoding(own), batches
+    decoding = computed.decoding(own)
+    choose_graphs(batches.cuda_graphs, computed.model, decoding, computed.device)  # refuses them where they cannot be
+    return computed, decoding, batches
 
 
 def with_engine(translator: Translator, engine: Engine, precision: Any = None) -> Translator:

@@ -34,12 +34,12 @@ class GraphEncoder(nn.Module):
         super().__init__()
         self.session, self.max_length = open_session(path), max_length
 
-    def forward(self, x: Tensor, valid: Tensor) -> Memory:
+    def forward(self, x: Tensor, valid: Tensor, *, full: bool = False) -> Memory:
         """x: (B, S, D), right-padded."""
         states = torch.zeros_like(x)
         for rows, (length,) in of_equal_lengths(valid):
             states[rows, :length] = run(self.session, "memory", states=x[rows, :length])
-        return Memory(states, valid)
+        return Memory(states, valid, full=full)
 
 
 class GraphDecoder(nn.Module):
@@ -49,9 +49,10 @@ class GraphDecoder(nn.Module):
         super().__init__()
         self.session, self.max_length = open_session(path), max_length
 
-    def forward(self, x: Tensor, valid: Tensor, memory: Memory) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor | None, memory: Memory) -> Tensor:
         """x: (N, L, D), right-padded, as the memory is."""
         states = torch.zeros_like(x)
+        valid = torch.ones(x.shape[:2], dtype=torch.bool) if valid is None else valid
         for rows, (length, source) in of_equal_lengths(valid, memory.valid.repeat_interleave(memory.copies, dim=0)):
             inputs = {"states": x[rows, :length], "memory": memory.states[rows // memory.copies, :source]}
             states[rows, :length] = run(self.session, "decoded", **inputs)

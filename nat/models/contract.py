@@ -8,6 +8,7 @@ one another.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -131,6 +132,19 @@ class Translation(Rows):
         )
 
 
+@dataclass(frozen=True)
+class StaticPass:
+    """A decoder cut in two, for who records what it computes and replays that, see `nat.decoding.graphs`.
+
+    compute: all that is computed of sources without a draft or phrases, padded on any side. The same kernels for all
+    sources of one shape (B, S): nothing is asked of the device, nothing sent to it. finish: the translations, in memory
+    of their own. What `compute` gives for rows and columns of padding changes nothing in those of other rows.
+    """
+
+    compute: Callable[[Source], Rows]
+    finish: Callable[[Rows], Translation]
+
+
 class TranslationModel(nn.Module, ABC):
     """A method of translation.
 
@@ -158,6 +172,10 @@ class TranslationModel(nn.Module, ABC):
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         """Translate. A row's result does not depend on the other rows or on padding. Rows of length 0 are
         not allowed (callers answer them with an empty line)."""
+
+    def static_pass(self, decoding: DecodingOptions) -> StaticPass | None:
+        """`decode` in two parts; None where it has no static one with these options."""
+        return None
 
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """Log-probability of each target given its source, one pass. Raises ConfigError where the method

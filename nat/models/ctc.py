@@ -8,7 +8,9 @@ https://arxiv.org/abs/2110.07515) as options.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from nat.config import option
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
-from nat.models.contract import LossTerm, Translation, TranslationModel
+from nat.models.contract import LossTerm, StaticPass, Translation, TranslationModel
 from nat.models.options import BeamOptions, DecodingOptions
 from nat.nn.glancing import SinglePassConfig, gold_positions, reveal, shown
 from nat.nn.head import Head
@@ -29,12 +31,44 @@ from nat.nn.seq2seq import Guide
 from nat.nn.slots import SlotConfig, Slots, marginal_log_prob, target_scores
 from nat.nn.transformer import Memory
 from nat.ops import ctc
+from nat.rows import Rows
 from nat.search.language_model import Fusion, check_language_model, open_language_model
 from nat.search.refine import History
 
 BLANK, PAD = int(Symbol.BLANK), int(Symbol.PAD)
 # Weight and bonus: the best on 351 validation sentences of lohelp, with the order 3 model of nat-lm.
 LM_WEIGHT, LENGTH_BONUS, LM_TOKEN_BEAM = 0.3, 2.0, 20
+
+
+@dataclass(frozen=True)
+class Paths(Rows):
+    """N paths through the slots of each row: canvases before they are collapsed. symbols: (B, N, A). log_probs: of each
+    symbol. valid: (B, A)."""
+
+    symbols: Int[Tensor, "B N A"]
+    log_probs: Float[Tensor, "B N A"]
+    valid: Bool[Tensor, "B A"]
+
+    def translation(self, *, history: bool) -> Translation:
+        tokens, valid = ctc.collapse(
+            self.symbols.flatten(0, 1),
+            self.valid.repeat_interleave(self.symbols.size(1), dim=0),
+            blank=BLANK,
+            pad=PAD,
+        )
+        shape = self.symbols.shape[:2]
+        canvases = zip(self.symbols.unbind(1), self.log_probs.unbind(1), strict=True)
+        return one_pass(
+            tokens.unflatten(0, shape),
+            valid.unflatten(0, shape),
+            self.log_probs.masked_fill(~self.valid[:, None], 0.0).sum(dim=2),
+            [History.of_one_pass(path, self.valid, log_probs) for path, log_probs in canvases] if history else [],
+        )
+
+
+def one_pass(tokens: Tensor, valid: Tensor, scores: Tensor, history: Sequence[History]) -> Translation:
+    ones = torch.ones(len(tokens), dtype=torch.long, device=tokens.device)
+    return Translation(tokens, valid, scores, ones, torch.zeros_like(ones, dtype=torch.bool), tuple(history))
 
 
 class CTC(TranslationModel):
@@ -106,7 +140,7 @@ class CTC(TranslationModel):
         """Of every slot, with the head that tells its symbol; banned: symbols that are not to be written."""
         memory = replace(self.net.encode(source), banned=banned)
         slots = self.split(memory)
-        return self.net.head(memory), self.net.states(self.net.place(slots.states), slots.valid, memory), slots
+        return self.net.head(memory), self.net.states(self.net.place(slots.states), slots.mask, memory), slots
 
     def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
         batch = batch.compact()
@@ -120,7 +154,7 @@ class CTC(TranslationModel):
         guide = None
         if self.training and self.config.deep_supervision.enabled:
             guide = self.guide(head, slots, batch, random.fork(1))
-        layers = self.net.layers(self.net.place(states), slots.valid, memory, guide=guide)
+        layers = self.net.layers(self.net.place(states), slots.mask, memory, guide=guide)
         return self.terms(head, layers, slots, batch)
 
     def glance(
@@ -129,7 +163,7 @@ class CTC(TranslationModel):
         """Decoder inputs with part of the best alignment revealed (Gu & Kong 2021, https://arxiv.org/abs/2012.15833,
         section 3.3; Qian et al. 2021, section 3.2)."""
         with torch.no_grad():
-            states = self.net.states(self.net.place(slots.states), slots.valid, memory)
+            states = self.net.states(self.net.place(slots.states), slots.mask, memory)
             scored, _ = target_scores(head, states, slots, batch.target)
             predicted = head.argmax(states)
         reference = ctc.best_path(scored)
@@ -174,44 +208,35 @@ class CTC(TranslationModel):
 
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, CTC.Decoding)
-        source = source.compact()
-        head, states, slots = self.states(source, banned=decoding.banned)
         if decoding.beam_size > 1:
-            tokens, valid, scores, history = self.beam(head.full(states), slots, decoding)
-        else:
-            paths, log_probs = self.paths(head, states, decoding.random(source), decoding)
-            tokens, valid = self.collapsed(paths, slots)
-            scores = log_probs.masked_fill(~slots.valid[:, None], 0.0).sum(dim=2)
-            history = [
-                History.of_one_pass(paths[:, n], slots.valid, log_probs[:, n])  # the canvas before it is collapsed
-                for n in range(paths.size(1) if decoding.history else 0)
-            ]
-        ones = torch.ones(len(source), dtype=torch.long, device=tokens.device)
-        return Translation(tokens, valid, scores, ones, torch.zeros_like(ones, dtype=torch.bool), tuple(history))
+            head, states, slots = self.states(source.compact(), banned=decoding.banned)
+            return self.beam(head.full(states), slots, decoding)
+        return self.paths(source, decoding).translation(history=decoding.history)
 
-    def paths(
-        self, head: Head, states: Float[Tensor, "B A D"], random: RowRandom | None, decoding: Decoding
-    ) -> tuple[Int[Tensor, "B N A"], Float[Tensor, "B N A"]]:
+    def static_pass(self, decoding: DecodingOptions) -> StaticPass | None:
+        """Of the best path."""
+        assert isinstance(decoding, CTC.Decoding)
+        if decoding.beam_size > 1 or decoding.is_random or not self.net.static:
+            return None
+        return StaticPass(
+            compute=lambda source: self.paths(source, decoding),
+            finish=partial(Paths.translation, history=decoding.history),
+        )
+
+    def paths(self, source: Source, decoding: Decoding) -> Paths:
         """The best path, or samples, every slot by itself at the temperature; and the log-probability of each symbol
         at temperature 1."""
+        source = source.compact()
+        head, states, slots = self.states(source, banned=decoding.banned)
+        random = decoding.random(source)
         if random is None or decoding.temperature is None:
             path, log_probs = head.best(states)
-            return path[:, None], log_probs[:, None]
+            return Paths(path[:, None], log_probs[:, None], slots.valid)
         every = head.full(states)
         paths = random.samples(every / decoding.temperature)
-        return paths, every.gather(2, paths.transpose(1, 2)).transpose(1, 2)
+        return Paths(paths, every.gather(2, paths.transpose(1, 2)).transpose(1, 2), slots.valid)
 
-    def collapsed(
-        self, paths: Int[Tensor, "B N A"], slots: Slots
-    ) -> tuple[Int[Tensor, "B N T"], Bool[Tensor, "B N T"]]:
-        """Tokens of paths, and their validity."""
-        valid = slots.valid.repeat_interleave(paths.size(1), dim=0)
-        tokens, kept = ctc.collapse(paths.flatten(0, 1), valid, blank=BLANK, pad=PAD)
-        return tokens.unflatten(0, paths.shape[:2]), kept.unflatten(0, paths.shape[:2])
-
-    def beam(
-        self, log_probs: Float[Tensor, "B A V"], slots: Slots, decoding: Decoding
-    ) -> tuple[Int[Tensor, "B N T"], Bool[Tensor, "B N T"], Float[Tensor, "B N"], list[History]]:
+    def beam(self, log_probs: Float[Tensor, "B A V"], slots: Slots, decoding: Decoding) -> Translation:
         """Candidates of the prefix beam search: each is the sum of many paths, of which a history shows the best."""
         prior = decoding.prior(num_tokens=log_probs.size(2), device=log_probs.device)
         default = None if prior is None else max(LM_TOKEN_BEAM, decoding.beam_size + 1)
@@ -230,7 +255,8 @@ class CTC(TranslationModel):
             path = ctc.best_alignment(log_probs, tokens[:, n], slots.lengths, lengths[:, n], blank=BLANK)
             confidence = log_probs.gather(2, path[:, :, None]).squeeze(2)
             history.append(History.of_one_pass(path, slots.valid, confidence))
-        return tokens, torch.arange(tokens.size(2), device=tokens.device) < lengths[:, :, None], scores, history
+        valid = torch.arange(tokens.size(2), device=tokens.device) < lengths[:, :, None]
+        return one_pass(tokens, valid, scores, history)
 
     def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
         return self.split.num_slots * source_length

@@ -144,7 +144,7 @@ class Imputer(TranslationModel):
         self, slots: Slots, memory: Memory, tokens: Int[Tensor, "B A"], is_known: Bool[Tensor, "B A"]
     ) -> Float[Tensor, "B A D"]:
         known = self.net.embed(tokens).masked_fill(~is_known[:, :, None], 0.0)
-        return self.net.states(self.net.place(slots.states + known), slots.valid, memory)
+        return self.net.states(self.net.place(slots.states + known), slots.mask, memory)
 
     def masked_states(self, slots: Slots, memory: Memory) -> Float[Tensor, "B A D"]:
         """Nothing known: the CTC model."""

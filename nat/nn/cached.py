@@ -56,7 +56,7 @@ class DecoderState(Rows):
             keys, values = memory.keys_values(layer.cross_attention)
             nothing = keys.new_zeros(len(keys), 0, 2 * keys.size(1) * keys.size(3))
             layers.append(LayerCache(nothing, keys, values))
-        return cls(tuple(layers), None, 0, None if bool(memory.valid.all()) else memory.valid)
+        return cls(tuple(layers), None, 0, memory.mask)
 
     def reorder(self, origin: Int[Tensor, "B K"]) -> DecoderState:
         """See `nat.search.beam.StepState`: not the keys move, but who has them behind it."""

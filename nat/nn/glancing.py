@@ -83,7 +83,7 @@ def glanced_cross_entropy(
         fed = gold_positions(target.valid, random.fork(1), share=config.deep_supervision.gold)
         guide = gold_guide(head, target.tokens, fed)
         hidden = hidden & ~fed  # there the layers need only copy; the paper's results leave these out too
-    layers = net.layers(net.place(x), target.valid, memory, guide=guide)
+    layers = net.layers(net.place(x), target.mask, memory, guide=guide)
     return CrossEntropy.of_layers(
         [head.cross_entropy(states, target.tokens, hidden, label_smoothing=label_smoothing) for states in layers]
     )
@@ -94,7 +94,7 @@ def predicted(
     net: Seq2Seq, head: Head, x: Float[Tensor, "B L D"], target: Target, memory: Memory
 ) -> Int[Tensor, "B L"]:
     """What a first pass would write (Qian et al. 2021, section 3.2)."""
-    return head.argmax(net.states(net.place(x), target.valid, memory))
+    return head.argmax(net.states(net.place(x), target.mask, memory))
 
 
 def gold_positions(valid: Bool[Tensor, "B L"], random: RowRandom, *, share: float) -> Bool[Tensor, "B L"]:

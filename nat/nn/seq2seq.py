@@ -131,6 +131,12 @@ class Seq2Seq(nn.Module):
         limit."""
         return tightest((self.target_positions.max_length, self.decoder.max_length))
 
+    @property
+    def static(self) -> bool:
+        """Whether equal shapes run the same kernels, and the host waits for none of them."""
+        kinds = [part for part in self.modules() if isinstance(part, Attention)]
+        return type(self.encoder) is Encoder and all(kind.static for kind in kinds)
+
     def encode(self, source: Source, *, first: Float[Tensor, " D"] | None = None) -> Memory:
         """source: right-padded. first: the embedding of an extra position before the tokens."""
         x = self.embeddings.source(source.tokens) + self.source_positions(source.tokens.size(1))
@@ -138,7 +144,7 @@ class Seq2Seq(nn.Module):
         if first is not None:
             x = torch.cat((first.expand(x.size(0), 1, -1).to(x.dtype), x), dim=1)
             tokens, valid = F.pad(tokens, (1, 0), value=int(Symbol.PAD)), F.pad(valid, (1, 0), value=True)
-        return replace(self.encoder(self.dropout(x), valid), tokens=tokens)
+        return replace(self.encoder(self.dropout(x), valid, full=source.mask is None), tokens=tokens)
 
     def encode_once(self, source: Source) -> Memory:
         """As `encode`, where many sources are equal: each is encoded, and its keys and values are projected, once for
@@ -172,8 +178,10 @@ class Seq2Seq(nn.Module):
         parts = self.output, self.embeddings.target, self.copying, source, banned
         return Head(*parts) if self.blank_gate is None else FactoredHead(*parts, gate=self.blank_gate)
 
-    def states(self, x: Float[Tensor, "B L D"], valid: Bool[Tensor, "B L"], memory: Memory) -> Float[Tensor, "B L D"]:
-        """Of the last layer, for the head; x: placed decoder inputs."""
+    def states(
+        self, x: Float[Tensor, "B L D"], valid: Bool[Tensor, "B L"] | None, memory: Memory
+    ) -> Float[Tensor, "B L D"]:
+        """Of the last layer, for the head; x: placed decoder inputs. valid: None where all are."""
         return self.layers(x, valid, memory)[-1]
 
     def log_probs(
@@ -183,7 +191,12 @@ class Seq2Seq(nn.Module):
         return self.head(memory).full(self.states(x, valid, memory))
 
     def layers(
-        self, x: Float[Tensor, "B L D"], valid: Bool[Tensor, "B L"], memory: Memory, *, guide: Guide | None = None
+        self,
+        x: Float[Tensor, "B L D"],
+        valid: Bool[Tensor, "B L"] | None,
+        memory: Memory,
+        *,
+        guide: Guide | None = None,
     ) -> list[Float[Tensor, "B L D"]]:
         """States of the layers that predict, the last layer's last; x: placed decoder inputs.
 

@@ -58,10 +58,16 @@ class SlotConfig(ParallelConfig):
 
 @dataclass(frozen=True)
 class Slots(Rows):
-    """states: (B, A, D) decoder inputs, without positions. valid: (B, A), A = s S."""
+    """states: (B, A, D) decoder inputs, without positions. valid: (B, A), A = s S. full: as in `nat.data.batch`."""
 
     states: Float[Tensor, "B A D"]
     valid: Bool[Tensor, "B A"]
+    full: bool = False
+
+    @property
+    def mask(self) -> Bool[Tensor, "B A"] | None:
+        """`valid` for self-attention; None where it is known to hide nothing."""
+        return None if self.full else self.valid
 
     @property
     def lengths(self) -> Int[Tensor, " B"]:
@@ -82,7 +88,7 @@ class SlotSplit(nn.Module):
     def forward(self, memory: Memory) -> Slots:
         states = F.linear(memory.states, self.weight, self.bias)
         states = states.unflatten(-1, (self.num_slots, -1)).flatten(1, 2)  # (B, S, s D) -> (B, A, D)
-        return Slots(states, memory.valid.repeat_interleave(self.num_slots, dim=1))
+        return Slots(states, memory.valid.repeat_interleave(self.num_slots, dim=1), full=memory.full)
 
     def length_limits(self, net: Seq2Seq) -> LengthLimits:
         """Of sources whose slots the decoder takes, and of slots."""

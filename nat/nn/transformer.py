@@ -43,7 +43,8 @@ class Size:
 @dataclass(frozen=True)
 class Memory(Rows):
     """The encoder's view of the source. states: (B, S, D). valid: (B, S). tokens: (B, S) what stands there, for who
-    copies; None from an encoder that is asked by itself. banned: symbols that are not to be written from it.
+    copies; None from an encoder that is asked by itself. banned: symbols that are not to be written from it. full: see
+    `nat.data.batch.Tokens`.
 
     copies: rows that read each sentence, side by side, see `shared`: of N = B * copies rows, B are stored. projected:
     keys and values (B, H, S, E) by the cross-attention that they are of, where they are made, see `Decoder.project`.
@@ -55,6 +56,12 @@ class Memory(Rows):
     banned: tuple[int, ...] = ()
     copies: int = 1
     projected: dict[FullAttention, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    full: bool = False
+
+    @property
+    def mask(self) -> Bool[Tensor, "B S"] | None:
+        """`valid` for cross-attention; None where it is known to hide nothing."""
+        return None if self.full else self.valid
 
     def __len__(self) -> int:
         """Rows that read it, N."""
@@ -155,7 +162,7 @@ class Layer(nn.Module):
         x = self.self_residual.leave(x, self.self_attention(entered, entered, valid))
         queries = self.cross_attention.queries(self.cross_residual.enter(x))
         keys, _ = memory.keys_values(self.cross_attention)
-        return self.cross_attention.weights(queries, keys, memory.valid)
+        return self.cross_attention.weights(queries, keys, memory.mask)
 
     def feed(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         update = self.feed_forward(self.feed_forward_residual.enter(x))
@@ -165,7 +172,7 @@ class Layer(nn.Module):
 def read(attention: FullAttention, x: Float[Tensor, "N L D"], memory: Memory) -> Float[Tensor, "N L D"]:
     """What each position takes from the memory. Rows that read one sentence are more queries of its one memory."""
     queries = attention.queries(x.reshape(len(memory.states), -1, x.size(2)))  # (B, H, copies * L, E)
-    return attention.attend(queries, *memory.keys_values(attention), memory.valid).view_as(x)
+    return attention.attend(queries, *memory.keys_values(attention), memory.mask).view_as(x)
 
 
 class Encoder(nn.Module):
@@ -188,10 +195,11 @@ class Encoder(nn.Module):
         """The most positions that its attention takes; None where there is no limit."""
         return tightest(layer.max_length for layer in self.layers if isinstance(layer, Layer))
 
-    def forward(self, x: Float[Tensor, "B S D"], valid: Bool[Tensor, "B S"]) -> Memory:
+    def forward(self, x: Float[Tensor, "B S D"], valid: Bool[Tensor, "B S"], *, full: bool = False) -> Memory:
+        """full: all positions are valid, which the host knows."""
         for layer in self.layers:
-            x = layer(x, valid)
-        return Memory(as_multiplied(self.norm(x)), valid)
+            x = layer(x, None if full else valid)
+        return Memory(as_multiplied(self.norm(x)), valid, full=full)
 
 
 @dataclass(frozen=True)

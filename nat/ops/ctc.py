@@ -137,16 +137,15 @@ def collapse(
 ) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
     """Merge repeats, then drop blanks (the map B, section 3.1) of canvases padded on either side.
 
-    Returns right-padded (tokens, valid), as wide as the longest row and at least 1: reading that width is
-    the only synchronisation with the device.
+    Returns right-padded (tokens, valid), as wide as the canvas: how long the longest row is, the device need not be
+    asked for.
     """
     changed = F.pad((tokens[:, 1:] != tokens[:, :-1]) | ~valid[:, :-1], (1, 0), value=True)
     keep = valid & changed & (tokens != blank)
-    lengths = keep.sum(1)
-    width = max([1, *lengths.tolist()])
+    width = tokens.size(1)
     place = (keep.cumsum(1) - 1).where(keep, width)  # what is dropped goes to an extra column
     packed = tokens.new_full((len(tokens), width + 1), pad).scatter(1, place, tokens)[:, :width]
-    return packed, torch.arange(width, device=tokens.device) < lengths[:, None]
+    return packed, torch.arange(width, device=tokens.device) < keep.sum(1, keepdim=True)
 
 
 class Prior(Protocol):

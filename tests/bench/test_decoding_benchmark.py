@@ -14,6 +14,7 @@ from nat.bench.systems import text_systems
 from nat.bench.waits import WaitsSizes, asking_line, counted, describe_waits, row_of
 from nat.config import to_plain
 from nat.data.batch import Source
+from nat.errors import ConfigError
 
 CPU = torch.device("cpu")
 SMALL = {"vocabulary_size": 300, "num_layers": 1, "dim": 16, "num_heads": 2, "ffn_dim": 16}
@@ -33,6 +34,11 @@ def test_decoders_translate_alone_and_in_batches() -> None:
     assert lengths == pytest.approx([lengths[0]] * 3, rel=0.1) and lengths[0] > 10
     figures = {"sizes": to_plain(sizes), "results": rows, "device": "cpu", "num_threads": 1, "torch": "2"}
     assert describe_decoding(figures).startswith("| decoder | alone, ms | 95 % | sentences/s |")
+
+
+def test_cuda_graphs_are_refused_by_name_on_a_cpu() -> None:
+    with pytest.raises(ConfigError, match=r"^contenders=ctc graphs: CUDA graphs need a GPU, device=cuda$"):
+        measure_decoding(DecodingSizes(contenders=["ctc", "ctc graphs"], **SMALL), CPU)
 
 
 def test_systems_that_translate_text() -> None:

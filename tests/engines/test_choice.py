@@ -50,6 +50,8 @@ def test_ctranslate2_computes_in_float32_unless_int8_is_asked_for(tiny: Translat
         (Engine.CTRANSLATE2, {"precision": "bf16"}, "decoding.precision=bf16: allowed are fp32, int8"),
         (Engine.TORCH, {"batch_size": 0}, "decoding.batch_size=0: must be at least 1"),
         (Engine.TORCH, {"max_tokens": 0}, "decoding.max_tokens=0: must be at least 1"),
+        (Engine.TORCH, {"cuda_graphs": True}, "decoding.cuda_graphs=true: needs a GPU, device=cuda"),
+        (Engine.TORCH, {"cuda_graphs": "yes"}, "decoding.cuda_graphs=yes: allowed are auto, true, false"),
         (Engine.TORCH, {"beam": 2}, "decoding.beam=2: a Autoregressive checkpoint"),
     ],
 )

@@ -22,6 +22,7 @@ class Attention(nn.Module, ABC):
 
     Config: ClassVar[type]
     max_length: int | None = None  # the longest sequence that the kind takes; None where there is no limit
+    static: ClassVar[bool] = False  # whether equal shapes run the same kernels, and the host waits for none of them
 
     @abstractmethod
     def forward(

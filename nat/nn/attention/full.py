@@ -23,6 +23,8 @@ class FullAttention(HeadAttention):
     class Config:
         dropout: float = option(0.0, "dropout on the attention weights", minimum=0, below=1)
 
+    static = True
+
     def __init__(self, config: Config, *, dim: int, num_heads: int, head_dim: int | None = None) -> None:
         super().__init__(dim=dim, num_heads=num_heads, head_dim=head_dim)
         self.dropout = config.dropout
