@@ -127,8 +127,7 @@ def _convert(kind: Any, node: Any, path: str, errors: list[str]) -> Any:
         try:
             return kind(node)
         except ValueError:
-            words = (str(member.value) for member in kind)
-            allowed = ", ".join(word.lower() if word in ("True", "False") else word for word in words)
+            allowed = ", ".join(str(member.value) for member in kind)
             errors.append(f"{path}={_show(node)}: allowed are {allowed}")
             return None
     if origin is list:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 
@@ -102,3 +103,25 @@ class Rows:
         if origin.type == "cuda" and torch.device(device).type == "cpu":
             torch.cuda.current_stream(origin).synchronize()
         return moved
+
+
+class Padded(Rows):
+    """Base of records that are padded to a rectangle. valid: (B, L), True where something stands. full: that is known
+    to be everywhere, by the host, which made the rows; False: it may be, and nobody waits for a device to say so."""
+
+    valid: Bool[Tensor, "B L"]
+    full: bool
+
+    @property
+    def mask(self) -> Bool[Tensor, "B L"] | None:
+        """`valid` for attention, which is quicker without: None where it is known to hide nothing. A compiled loss is
+        not compiled once more for that."""
+        return None if not torch.compiler.is_compiling() and self.full else self.valid
+
+    @property
+    def lengths(self) -> Int[Tensor, " B"]:
+        return self.valid.sum(dim=1)
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Self]) -> Self:
+        return replace(super().concatenated(parts), full=False)  # type: ignore[call-arg]  # rows may have been widened

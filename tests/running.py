@@ -45,8 +45,7 @@ class WatchedAttention(FullAttention):
         self.watch = MeanOfStates(dim)
 
     def forward(self, x: Tensor, context: Tensor, valid: Tensor | None) -> Tensor:
-        assert valid is not None
-        seen = self.watch(x, valid)
+        seen = self.watch(x, torch.ones(x.shape[:2], dtype=torch.bool) if valid is None else valid)
         return super().forward(seen, seen, valid)
 
 

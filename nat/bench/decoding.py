@@ -81,6 +81,11 @@ class Contender:
         graphs = GraphedDecoder(model, CudaRecorder()) if name in GRAPHED else None
         return cls(name, model, type(model).Decoding(**options), device, sizes.precision, graphs)
 
+    def record(self, sources: Sequence[Sequence[int]]) -> None:
+        """The graphs of these, where there are any, so that no time is taken of that."""
+        if self.graphs is not None:
+            self.decode(sources, batch_size=1)
+
     def decode(self, sources: Sequence[Sequence[int]], *, batch_size: int) -> tuple[float, list[Decoded]]:
         """Seconds, and the translations in some order."""
         synchronize(self.device)
@@ -122,6 +127,8 @@ def measure_decoding(
     milliseconds: dict[str, list[float]] = {name: [] for name in sizes.contenders}
     total = len(contenders) * (WARM_UP + sizes.sentences + len(sources))
     with Progress("measure", total=total, unit="sentences") as progress:
+        for contender in contenders:
+            contender.record(sources[: WARM_UP + sizes.sentences])
         for number in range(WARM_UP + sizes.sentences):
             for contender in contenders:
                 seconds, _ = contender.decode([sources[number % len(sources)]], batch_size=1)

@@ -106,7 +106,7 @@ def row_of(name: str, sizes: WaitsSizes, device: torch.device) -> dict[str, Any]
     def decode() -> None:
         with torch.inference_mode():
             options = type(model.eval()).Decoding()
-            found = decode_batch(lambda source: model.decode(source, decoding=options), batch.source)
+            found = decode_batch(model, batch.source, options)
             row["passes"] = max(one.passes for one in found)
 
     work: dict[str, Callable[[], object]] = {

@@ -12,30 +12,19 @@ from torch import Tensor
 
 from nat.data.ragged import Ragged
 from nat.data.vocabulary import Symbol
-from nat.rows import Rows
+from nat.rows import Padded, Rows
 
 
 @dataclass(frozen=True)
-class Tokens(Rows):
+class Tokens(Padded):
     """Token ids without special symbols, padded to a rectangle on any side.
 
-    tokens: (B, L) ids, PAD where not valid. valid: (B, L), True at real tokens. full: the host knows that all are, for
-    it made the rows; False: they may be, and nobody waits for a device to say so.
+    tokens: (B, L) ids, PAD where not valid. valid: (B, L), True at real tokens. full: see `nat.rows.Padded`.
     """
 
     tokens: Int[Tensor, "B L"]
     valid: Bool[Tensor, "B L"]
     full: bool = field(default=False, kw_only=True)
-
-    @property
-    def mask(self) -> Bool[Tensor, "B L"] | None:
-        """`valid` for attention, which is quicker without: None where it is known to hide nothing. A compiled loss is
-        not compiled once more for that."""
-        return None if not torch.compiler.is_compiling() and self.full else self.valid
-
-    @property
-    def lengths(self) -> Int[Tensor, " B"]:
-        return self.valid.sum(dim=1)
 
     @classmethod
     def from_lists(cls, rows: Sequence[Sequence[int]]) -> Self:
@@ -46,10 +35,6 @@ class Tokens(Rows):
     def to_lists(self) -> list[list[int]]:
         """The ids of the valid tokens, row by row."""
         return [row[keep].tolist() for row, keep in zip(self.tokens.cpu(), self.valid.cpu(), strict=True)]
-
-    @classmethod
-    def concatenated(cls, parts: Sequence[Self]) -> Self:
-        return replace(super().concatenated(parts), full=False)  # rows may have been widened
 
     def compact_order(self) -> Int[Tensor, "B L"]:
         """Columns of each row, those of valid tokens first, else as they stand."""

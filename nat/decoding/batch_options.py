@@ -9,7 +9,6 @@ import numpy as np
 
 from nat.config import option
 from nat.data.batching import length_sorted_batches
-from nat.decoding.graphs import CudaGraphs
 
 
 @dataclass(frozen=True)
@@ -19,10 +18,6 @@ class BatchOptions:
     batch_size: int = option(64, "sentences in a batch, at most", minimum=1, maximum=1_000_000)
     max_tokens: int | None = option(
         None, "rows x padded source length of a batch, at most; null: no limit", minimum=1, maximum=1_000_000_000
-    )
-
-    cuda_graphs: CudaGraphs = option(
-        CudaGraphs.OFF, "record and replay single passes; auto: on a GPU, where the model has a part that allows it"
     )
 
     def cut(self, lengths: Sequence[int] | np.ndarray) -> list[np.ndarray]:

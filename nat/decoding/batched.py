@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,17 +36,19 @@ class Decoded:
 NOTHING = Decoded([[]], [0.0], 0, False)
 
 
-def decode_batch(decode: Callable[[Source], Translation], source: Source) -> list[Decoded]:
+def decode_batch(
+    decoder: TranslationModel | GraphedDecoder, source: Source, decoding: DecodingOptions
+) -> list[Decoded]:
     """One batch; on out-of-memory, its halves. Raises OutOfMemoryError if one sentence alone is too much."""
     try:
-        return unpack(decode(source))
+        return unpack(decoder.decode(source, decoding=decoding))
     except OutOfMemory:
         if len(source) == 1:
             raise
     torch.cuda.empty_cache()
     rows = torch.arange(len(source), device=source.device)
     halves = rows.tensor_split(2)
-    return [decoded for half in halves for decoded in decode_batch(decode, source.select(half))]
+    return [decoded for half in halves for decoded in decode_batch(decoder, source.select(half), decoding)]
 
 
 def unpack(translation: Translation) -> list[Decoded]:
@@ -93,13 +95,7 @@ def decode_in_batches(
 ) -> Iterator[tuple[list[int], list[Decoded]]]:
     """Yield (indices into `sources`, their translations) batch by batch, longest sentences first.
     Empty sources are answered with an empty translation without asking the model. wanted: of each source's
-    translation, where something is. graphs: of the model, where CUDA graphs are to be used."""
-
-    def decode(source: Source) -> Translation:
-        if graphs is None:
-            return model.decode(source, decoding=decoding)
-        return graphs.decode(source, decoding=decoding, precision=precision)
-
+    translation, where something is. graphs: of the model, where it is to be decoded with CUDA graphs."""
     training = model.training
     if training:  # a walk over all modules: a tenth of the time of a short sentence
         model.eval()
@@ -115,7 +111,7 @@ def decode_in_batches(
                 batch = attach(batch, [wanted[i] for i in indices])
             batch = batch.to(device)
             with decoding_in(precision, device):
-                decoded = decode_batch(decode, batch)
+                decoded = decode_batch(graphs or model, batch, decoding)
             yield indices, decoded
     finally:
         if training:

@@ -11,7 +11,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Protocol, Self
 
 import torch
@@ -23,20 +22,11 @@ from nat.errors import ConfigError
 from nat.models.contract import StaticPass, Translation, TranslationModel
 from nat.models.options import DecodingOptions
 from nat.rows import Rows
-from nat.runs.precision import Precision
 
 MOST_GRAPHS = 32  # that are kept; the one that has served least recently goes first
 MOST_TOKENS = 8192  # rows x length of a bucket: from there on kernels take longer than it takes to ask for them
 SHORTEST = 8  # tokens
 WARM_UPS = 3  # calls before a recording, in which libraries choose and allocate what they need
-
-
-class CudaGraphs(Enum):
-    """Whether single passes are recorded and replayed."""
-
-    AUTO = "auto"
-    ON = True
-    OFF = False
 
 
 Replay = Callable[[], Rows]  # runs what was recorded; its results lie where those of every replay lie
@@ -129,23 +119,25 @@ class Recorded:
 
 
 class GraphedDecoder:
-    """`model.decode`, with what is static of it replayed. Of a model whose weights stay as and where they are."""
+    """Decodes as its model does, with what is static of it replayed. The weights must stay as and where they are."""
 
     def __init__(self, model: TranslationModel, recorder: Recorder, *, most_graphs: int = MOST_GRAPHS) -> None:
         self.model, self.recorder, self.most_graphs = model, recorder, most_graphs
         self.turn = threading.Lock()  # threads share what a graph reads and writes
-        self.recorded: OrderedDict[tuple[Bucket, DecodingOptions, Precision], Recorded] = OrderedDict()
+        self.static: dict[DecodingOptions, StaticPass | None] = {}
+        self.recorded: OrderedDict[tuple[Bucket, DecodingOptions, torch.dtype | None], Recorded] = OrderedDict()
 
-    def decode(self, source: Source, *, decoding: DecodingOptions, precision: Precision) -> Translation:
-        """precision: that of the autocast around the call. Batches that ask for more than a translation, or are large,
-        are decoded without a graph."""
-        static = self.model.static_pass(decoding)
-        bucket = Bucket.of(source, limit=self.model.max_source_length)
+    def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
+        """See `TranslationModel.decode`. Batches that ask for more than a translation, or are large, are decoded
+        without a graph."""
+        if decoding not in self.static:
+            self.static[decoding] = self.model.static_pass(decoding)
+        static, bucket = self.static[decoding], Bucket.of(source, limit=self.model.max_source_length)
         plain = source.draft is None and source.phrases is None and bucket.rows * bucket.length <= MOST_TOKENS
         if static is None or not plain:
             return self.model.decode(source, decoding=decoding)
         with self.turn:
-            key = bucket, decoding, precision
+            key = bucket, decoding, multiplied_in(source.device)
             if key not in self.recorded:
                 if len(self.recorded) >= self.most_graphs:
                     self.recorded.popitem(last=False)
@@ -154,15 +146,17 @@ class GraphedDecoder:
             return static.finish(self.recorded[key](source))
 
 
-def choose_graphs(wanted: CudaGraphs, model: TranslationModel, decoding: DecodingOptions, device: torch.device) -> bool:
-    """Whether graphs are used. Raises ConfigError where they are asked for and cannot be."""
-    why = None
-    if wanted is CudaGraphs.OFF:
-        return False
+def multiplied_in(device: torch.device) -> torch.dtype | None:
+    """What autocast rounds the factors of products to, where it does."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+
+def check_graphs(model: TranslationModel, decoding: DecodingOptions, device: torch.device) -> None:
+    """Raises ConfigError where there is nothing to record, or nothing that records."""
     if device.type != "cuda":
-        why = "needs a GPU, device=cuda"
-    elif model.static_pass(decoding) is None:
-        why = f"{type(model).__name__} with these options has no part that can be recorded; the best path of CTC has"
-    if why is not None and wanted is CudaGraphs.ON:
-        raise ConfigError(f"decoding.cuda_graphs=true: {why}")
-    return why is None
+        raise ConfigError("decoding.cuda_graphs=true: needs a GPU, device=cuda")
+    if model.static_pass(decoding) is None:
+        raise ConfigError(
+            f"decoding.cuda_graphs=true: {type(model).__name__} with these options has no part that can be recorded; "
+            "the best path of CTC has"
+        )

@@ -22,7 +22,7 @@ from nat.data.vocabulary import Tokenizer
 from nat.decoding.batch_options import BatchOptions
 from nat.decoding.batched import Decoded, decode_in_batches
 from nat.decoding.candidates import Candidates, Choice, Teacher, choose, resolve_choice
-from nat.decoding.graphs import CudaGraphs, CudaRecorder, GraphedDecoder, choose_graphs
+from nat.decoding.graphs import CudaRecorder, GraphedDecoder, check_graphs
 from nat.decoding.requests import Request, Sentence, Wanted, encode_request, source_of, text_list
 from nat.errors import ConfigError, DataError
 from nat.models.contract import TranslationModel
@@ -82,9 +82,11 @@ class Translator:
 
     config: the plain configuration of the run it comes from. folder: that run. weights: its file, where it is not the
     run's chosen one. engine: what computes. package: that it is of. precision: of torch's products.
+    graphs: those of `with_cuda_graphs`.
     """
 
     engine = package = "torch"
+    graphs: GraphedDecoder | None = None
 
     def __init__(
         self,
@@ -100,12 +102,19 @@ class Translator:
         self.model, self.tokenizers, self.device = model, tokenizers, device
         self.config, self.folder, self.weights = config, folder, weights
         self.precision = precision
-        self.graphs: GraphedDecoder | None = None
 
     def in_precision(self, precision: Precision) -> Self:
         """The same translator, of the same model, with products in another precision."""
         other = copy.copy(self)
         other.precision = precision
+        return other
+
+    def with_cuda_graphs(self, decoding: DecodingOptions) -> Self:
+        """The same translator, of the same model, with single passes recorded and replayed, see `nat.decoding.graphs`.
+        Raises ConfigError where the device cannot, or the method with these options has none."""
+        check_graphs(self.model, decoding, self.device)
+        other = copy.copy(self)
+        other.graphs = GraphedDecoder(self.model, CudaRecorder())
         return other
 
     @property
@@ -231,22 +240,13 @@ class Translator:
             device=self.device,
             precision=self.precision,
             wanted=self.wanted(sentences, "the input", decoding=decoding),
-            graphs=self.graphed(batches.cuda_graphs, decoding),
+            graphs=self.graphs,
         )
         for indices, decoded in answers:
             for index, item in zip(indices, decoded, strict=True):
                 results[index] = item
             advance(len(indices))
         return [item for item in results if item is not None]
-
-    def graphed(self, wanted: CudaGraphs, decoding: DecodingOptions) -> GraphedDecoder | None:
-        """The decoder with CUDA graphs, always the same one; None where they are not used. Raises ConfigError where
-        they are asked for and cannot be."""
-        if not choose_graphs(wanted, self.model, decoding, self.device):
-            return None
-        if self.graphs is None:
-            self.graphs = GraphedDecoder(self.model, CudaRecorder())
-        return self.graphs
 
     def sides(self, decoding: DecodingOptions | None = None) -> tuple[Tokenizer, Tokenizer]:
         """The tokenizers of what is read and of what is written."""

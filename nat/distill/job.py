@@ -20,7 +20,7 @@ from nat.decoding.batch_options import BatchOptions
 from nat.decoding.options import DecodingConfig, data_options
 from nat.decoding.translator import Translator
 from nat.distill.fertilities import AlignmentFile, FertilitySource, WordAligner
-from nat.engines.choice import OF_EVERY_METHOD, PRECISION, Engine, decoding_options
+from nat.engines.choice import CUDA_GRAPHS, OF_EVERY_METHOD, PRECISION, Engine, decoding_options
 from nat.engines.opening import load, weights_digest
 from nat.errors import ConfigError, DataError
 from nat.files import read_object, write_json
@@ -71,6 +71,7 @@ class DistillConfig(DecodingConfig):
                 errors.append("fertilities=alignments: needs targets=corpus, since a file aligns given targets")
         if self.targets is Targets.CORPUS:
             idle = [key for key in self.decoding if key not in OF_EVERY_METHOD]
+            idle += [CUDA_GRAPHS] if self.decoding.get(CUDA_GRAPHS) else []
             errors += [f"decoding.{key}: has no effect with targets=corpus, which decodes nothing" for key in idle]
             if self.engine is not Engine.TORCH:
                 errors.append(f"engine={self.engine.value}: has no effect with targets=corpus, torch scores")

@@ -17,6 +17,7 @@ from nat.doctor.decodes import decode_now, describe_decode, read_decode
 from nat.doctor.facts import DecodeFacts, Facts, Overlap, RunFacts, TrainingText
 from nat.doctor.finding import Check, Finding, Severity
 from nat.doctor.reading import read_origin, read_overlap, read_training_text
+from nat.engines.choice import OF_EVERY_METHOD
 from nat.errors import ConfigError, DataError
 from nat.evaluation.inputs import Split, Text, read_corpus
 from nat.evaluation.opening import Runs, SystemConfig, open_system
@@ -55,7 +56,8 @@ class DoctorConfig(SystemConfig):
         if self.split is Split.TRAIN:
             raise ConfigError("split=train: allowed are valid and test, for what was learnt by heart shows no fault")
         idle = {"split": self.split and self.split.value, "sentences": self.sentences}
-        idle |= {f"decoding.{name}": value for name, value in self.decoding.items() if name != "batch_size"}
+        given = {name: value for name, value in self.decoding.items() if value != OF_EVERY_METHOD.get(name)}
+        idle |= {f"decoding.{name}": value for name, value in given.items()}
         for name, value in idle.items():
             if self.decode is not None and value is not None:
                 raise ConfigError(f"{name}={value}: has no effect with decode={self.decode}, nothing is translated now")

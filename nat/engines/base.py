@@ -59,6 +59,10 @@ class EngineTranslator(Translator):
             )
         return self
 
+    def with_cuda_graphs(self, decoding: DecodingOptions) -> Self:
+        """Raises ConfigError: they are of torch."""
+        raise ConfigError(f"decoding.cuda_graphs=true: has no effect, {self.engine} computes {self.folder}")
+
     @cached_property
     def source_limits(self) -> list[tuple[int, str]]:
         """Those of the model, which an engine does not change; an engine's sinusoids have one of their own."""

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nat.config import parse
-from nat.decoding.batch_options import BatchOptions
-from nat.decoding.graphs import choose_graphs
+from nat.decoding.batch_options import USUAL, BatchOptions
 from nat.decoding.translator import Translator
 from nat.engines import ctranslate2, onnx
 from nat.engines.base import ComputeType, EngineTranslator
@@ -24,8 +23,8 @@ from nat.models.contract import TranslationModel
 from nat.models.options import DecodingOptions
 from nat.runs.precision import choose_precision
 
-PRECISION = "precision"
-OF_EVERY_METHOD = frozenset({PRECISION, *(f.name for f in fields(BatchOptions))})  # of what `decoding` holds
+PRECISION, CUDA_GRAPHS = "precision", "cuda_graphs"
+OF_EVERY_METHOD: dict[str, Any] = vars(USUAL) | {CUDA_GRAPHS: False, PRECISION: None}  # of `decoding`, and its defaults
 
 
 class Engine(Enum):
@@ -69,12 +68,12 @@ def decoding_options(
     """From what `decoding` holds: the translator as it is to be computed, the method's options, those of the batches.
     Raises ConfigError by name."""
     own = {name: value for name, value in options.items() if name not in OF_EVERY_METHOD}
-    of_batches = {name: options[name] for name in OF_EVERY_METHOD & options.keys() if name != PRECISION}
+    of_batches = {f.name: options[f.name] for f in fields(BatchOptions) if f.name in options}
     batches = parse(BatchOptions, of_batches, "decoding")
+    graphs = parse(bool, options.get(CUDA_GRAPHS, False), f"decoding.{CUDA_GRAPHS}")
     computed = with_engine(translator, engine, options.get(PRECISION))
     decoding = computed.decoding(own)
-    choose_graphs(batches.cuda_graphs, computed.model, decoding, computed.device)  # refuses them where they cannot be
-    return computed, decoding, batches
+    return computed.with_cuda_graphs(decoding) if graphs else computed, decoding, batches
 
 
 def with_engine(translator: Translator, engine: Engine, precision: Any = None) -> Translator:

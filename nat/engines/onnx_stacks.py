@@ -34,12 +34,12 @@ class GraphEncoder(nn.Module):
         super().__init__()
         self.session, self.max_length = open_session(path), max_length
 
-    def forward(self, x: Tensor, valid: Tensor, *, full: bool = False) -> Memory:
+    def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """x: (B, S, D), right-padded."""
         states = torch.zeros_like(x)
-        for rows, (length,) in of_equal_lengths(valid):
+        for rows, (length,) in of_equal_lengths(as_mask(valid, x)):
             states[rows, :length] = run(self.session, "memory", states=x[rows, :length])
-        return Memory(states, valid, full=full)
+        return states
 
 
 class GraphDecoder(nn.Module):
@@ -51,9 +51,8 @@ class GraphDecoder(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None, memory: Memory) -> Tensor:
         """x: (N, L, D), right-padded, as the memory is."""
-        states = torch.zeros_like(x)
-        valid = torch.ones(x.shape[:2], dtype=torch.bool) if valid is None else valid
-        for rows, (length, source) in of_equal_lengths(valid, memory.valid.repeat_interleave(memory.copies, dim=0)):
+        states, read = torch.zeros_like(x), memory.valid.repeat_interleave(memory.copies, dim=0)
+        for rows, (length, source) in of_equal_lengths(as_mask(valid, x), read):
             inputs = {"states": x[rows, :length], "memory": memory.states[rows // memory.copies, :source]}
             states[rows, :length] = run(self.session, "decoded", **inputs)
         return states
@@ -73,6 +72,11 @@ class GraphOutput(OutputLayer):
     def forward(self, states: Tensor, embedding: TokenEmbedding) -> Tensor:
         """States (..., D) -> logits (..., V)."""
         return run(self.session, "logits", states=states.flatten(0, -2)).unflatten(0, states.shape[:-1])
+
+
+def as_mask(valid: Tensor | None, x: Tensor) -> Tensor:
+    """(B, L), where None says that all of x (B, L, D) is valid."""
+    return torch.ones(x.shape[:2], dtype=torch.bool) if valid is None else valid
 
 
 def of_equal_lengths(*valid: Tensor) -> Iterator[tuple[Tensor, list[int]]]:
@@ -103,13 +107,13 @@ def recorded(translator: Translator, rows: Sequence[list[int]]) -> dict[str, lis
     model: Any = translator.model
     found: dict[str, list[dict[str, np.ndarray]]] = {ENCODER: [], DECODER: [], OUTPUT: []}
 
-    def first(x: Tensor, valid: Tensor) -> np.ndarray:
-        return numpy(x[:1, : int(valid[0].sum())])
+    def first(x: Tensor, valid: Tensor | None) -> np.ndarray:
+        return numpy(x[:1] if valid is None else x[:1, : int(valid[0].sum())])
 
-    def encoder(module: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
+    def encoder(module: nn.Module, inputs: tuple[Tensor, Tensor | None]) -> None:
         found[ENCODER].append({"states": first(*inputs)})
 
-    def decoder(module: nn.Module, inputs: tuple[Tensor, Tensor, Memory]) -> None:
+    def decoder(module: nn.Module, inputs: tuple[Tensor, Tensor | None, Memory]) -> None:
         x, valid, memory = inputs
         found[DECODER].append({"states": first(x, valid), "memory": first(memory.states, memory.valid)})
 

@@ -236,6 +236,7 @@ def provenance(system: System) -> dict[str, Any]:
         "decoding": to_plain(system.decoding),
         "precision": translator.computed_in,
         **to_plain(system.batches),
+        "cuda_graphs": translator.graphs is not None,
         "device": device_name(translator.device),
         "machine": machine_name(),
         "num_threads": torch.get_num_threads(),

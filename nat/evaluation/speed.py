@@ -102,7 +102,8 @@ def time_alone(
     milliseconds: list[list[float]] = [[] for _ in systems]
     with threads(1):
         for system in systems:
-            for sentence in spread(sentences, WARM_UP):
+            recording = system.translator.graphs is not None  # at the first sentence of about a length
+            for sentence in sentences if recording else spread(sentences, WARM_UP):
                 translate_timed(system, [sentence], batches=ALONE)
         for start in range(0, len(sentences), TURN):
             turn = sentences[start : start + TURN]

@@ -97,7 +97,7 @@ class JointNet(nn.Module):
         right, right_valid = self.place(target, Side.TARGET)
         both, valid = torch.cat((left, right), dim=1), torch.cat((left_valid, right_valid), dim=1)
         origin, together = deletion(valid)  # no padding within a canvas: windows and blocks of attention count columns
-        states = self.encoder(self.dropout(rearrange(both, origin)), together).states
+        states = self.encoder(self.dropout(rearrange(both, origin)), together)
         begins = left_valid.sum(dim=1, keepdim=True)
         return self.slots(states, torch.zeros_like(begins), left.size(1)), self.slots(states, begins, right.size(1))
 

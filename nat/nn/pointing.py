@@ -70,7 +70,7 @@ class PointEncoder(nn.Module):
     def forward(self, source: Source) -> Memory:
         """source: right-padded."""
         x = self.embedding(source.tokens) + self.positions(source.tokens.size(1))
-        return self.encoder(self.dropout(x), source.valid, full=source.mask is None)
+        return Memory(self.encoder(self.dropout(x), source.mask), source.valid, full=source.mask is None)
 
 
 class PointerHead(nn.Module):

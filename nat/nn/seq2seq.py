@@ -7,7 +7,7 @@ A model holds one of these as `net`, so that the weights of the same part have t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -140,11 +140,11 @@ class Seq2Seq(nn.Module):
     def encode(self, source: Source, *, first: Float[Tensor, " D"] | None = None) -> Memory:
         """source: right-padded. first: the embedding of an extra position before the tokens."""
         x = self.embeddings.source(source.tokens) + self.source_positions(source.tokens.size(1))
-        tokens, valid = source.tokens, source.valid
+        tokens, valid, full = source.tokens, source.valid, source.mask is None
         if first is not None:
             x = torch.cat((first.expand(x.size(0), 1, -1).to(x.dtype), x), dim=1)
             tokens, valid = F.pad(tokens, (1, 0), value=int(Symbol.PAD)), F.pad(valid, (1, 0), value=True)
-        return replace(self.encoder(self.dropout(x), valid, full=source.mask is None), tokens=tokens)
+        return Memory(self.encoder(self.dropout(x), None if full else valid), valid, tokens, full=full)
 
     def encode_once(self, source: Source) -> Memory:
         """As `encode`, where many sources are equal: each is encoded, and its keys and values are projected, once for

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nat.config import option
@@ -20,7 +20,7 @@ from nat.nn.seq2seq import ParallelConfig, Seq2Seq
 from nat.nn.transformer import DecoderConfig, Memory
 from nat.ops import ctc
 from nat.ops.lattice import TargetScores, target_ids
-from nat.rows import Rows
+from nat.rows import Padded
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,13 @@ class SlotConfig(ParallelConfig):
 
 
 @dataclass(frozen=True)
-class Slots(Rows):
-    """states: (B, A, D) decoder inputs, without positions. valid: (B, A), A = s S. full: as in `nat.data.batch`."""
+class Slots(Padded):
+    """states: (B, A, D) decoder inputs, without positions. valid: (B, A), A = s S. full: as in
+    `nat.rows.Padded`."""
 
     states: Float[Tensor, "B A D"]
     valid: Bool[Tensor, "B A"]
     full: bool = False
-
-    @property
-    def mask(self) -> Bool[Tensor, "B A"] | None:
-        """`valid` for self-attention; None where it is known to hide nothing."""
-        return None if self.full else self.valid
-
-    @property
-    def lengths(self) -> Int[Tensor, " B"]:
-        return self.valid.sum(dim=1)
 
 
 class SlotSplit(nn.Module):

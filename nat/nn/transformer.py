@@ -20,7 +20,7 @@ from nat.nn.attention.full import FullAttention
 from nat.nn.dropout import Dropout
 from nat.nn.embedding import NORMAL_STD, Initial
 from nat.ops.precision import as_multiplied
-from nat.rows import Rows
+from nat.rows import Padded
 
 
 class Norm(Enum):
@@ -41,10 +41,10 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Memory(Rows):
+class Memory(Padded):
     """The encoder's view of the source. states: (B, S, D). valid: (B, S). tokens: (B, S) what stands there, for who
     copies; None from an encoder that is asked by itself. banned: symbols that are not to be written from it. full: see
-    `nat.data.batch.Tokens`.
+    `nat.rows.Padded`.
 
     copies: rows that read each sentence, side by side, see `shared`: of N = B * copies rows, B are stored. projected:
     keys and values (B, H, S, E) by the cross-attention that they are of, where they are made, see `Decoder.project`.
@@ -57,11 +57,6 @@ class Memory(Rows):
     copies: int = 1
     projected: dict[FullAttention, tuple[Tensor, Tensor]] = field(default_factory=dict)
     full: bool = False
-
-    @property
-    def mask(self) -> Bool[Tensor, "B S"] | None:
-        """`valid` for cross-attention; None where it is known to hide nothing."""
-        return None if self.full else self.valid
 
     def __len__(self) -> int:
         """Rows that read it, N."""
@@ -176,7 +171,7 @@ def read(attention: FullAttention, x: Float[Tensor, "N L D"], memory: Memory) ->
 
 
 class Encoder(nn.Module):
-    """Embedded source -> memory. Its self-attention kind comes from the config."""
+    """Embedded source -> the states of a memory. Its self-attention kind comes from the config."""
 
     @dataclass(frozen=True)
     class Config:
@@ -195,11 +190,11 @@ class Encoder(nn.Module):
         """The most positions that its attention takes; None where there is no limit."""
         return tightest(layer.max_length for layer in self.layers if isinstance(layer, Layer))
 
-    def forward(self, x: Float[Tensor, "B S D"], valid: Bool[Tensor, "B S"], *, full: bool = False) -> Memory:
-        """full: all positions are valid, which the host knows."""
+    def forward(self, x: Float[Tensor, "B S D"], valid: Bool[Tensor, "B S"] | None) -> Float[Tensor, "B S D"]:
+        """valid: None where all positions are."""
         for layer in self.layers:
-            x = layer(x, None if full else valid)
-        return Memory(as_multiplied(self.norm(x)), valid, full=full)
+            x = layer(x, valid)
+        return as_multiplied(self.norm(x))
 
 
 @dataclass(frozen=True)

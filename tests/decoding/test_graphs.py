@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +12,18 @@ import torch
 from builders import make_batch, make_model
 
 from nat.data.batch import Phrases
+from nat.decoding import translator
 from nat.decoding.batch_options import BatchOptions
 from nat.decoding.batched import Decoded, decode_in_batches
-from nat.decoding.graphs import CudaGraphs, GraphedDecoder, Replay, choose_graphs, rounded_up
+from nat.decoding.graphs import GraphedDecoder, Replay, check_graphs, rounded_up
+from nat.decoding.translator import load
 from nat.errors import ConfigError
+from nat.evaluation.results import provenance
+from nat.evaluation.speed import time_alone
+from nat.evaluation.system import System
 from nat.models.contract import Translation, TranslationModel
 from nat.rows import Rows
-from nat.runs.precision import Precision
+from nat.runs.precision import Precision, decoding_in
 
 CPU = torch.device("cpu")
 LENGTHS = [(length, 1) for length in (3, 7, 1, 17, 5, 12, 40, 1)]
@@ -107,7 +113,7 @@ def test_the_graph_that_served_least_recently_goes_first() -> None:
     for length, records in ((3, 1), (10, 2), (5, 2), (20, 3), (4, 3), (9, 4)):
         source = make_batch([(length, 1)], vocabularies=model.vocabularies).source
         with torch.inference_mode():
-            graphs.decode(source, decoding=model.Decoding(), precision=Precision.FP32)
+            graphs.decode(source, decoding=model.Decoding())
         assert (caller.records, len(graphs.recorded)) == (records, min(records, 2)), length
 
 
@@ -116,8 +122,8 @@ def test_precision_and_options_have_graphs_of_their_own() -> None:
     graphs, source = GraphedDecoder(model, caller), make_batch([(3, 1)], vocabularies=model.vocabularies).source
     for precision in (Precision.FP32, Precision.BF16):
         for allowed in (True, False):
-            with torch.inference_mode():
-                graphs.decode(source, decoding=model.Decoding(allow_unknown=allowed), precision=precision)
+            with torch.inference_mode(), decoding_in(precision, CPU):
+                graphs.decode(source, decoding=model.Decoding(allow_unknown=allowed))
     assert caller.records == 4
 
 
@@ -143,18 +149,31 @@ def test_large_batches_and_drafts_are_decoded_without_a_graph() -> None:
     phrases = Phrases(torch.ones(1, 1, 2, dtype=torch.long), torch.ones(1, 1, 2, dtype=torch.bool))
     for source in (large, replace(small, phrases=phrases)):
         with torch.inference_mode():
-            found = GraphedDecoder(model, caller).decode(source, decoding=model.Decoding(), precision=Precision.FP32)
+            found = GraphedDecoder(model, caller).decode(source, decoding=model.Decoding())
         assert isinstance(found, Translation) and caller.records == 0
 
 
+def test_a_translator_decodes_with_them_alone_and_in_batches(
+    tiny_runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, caller = load(tiny_runs["ctc"], device="cpu"), Caller()
+    monkeypatch.setattr(translator, "check_graphs", lambda *given: None)
+    monkeypatch.setattr(translator, "CudaRecorder", lambda: caller)
+    decoding = plain.decoding({})
+    sentences = ["Yes.", "Some more words than there were before, so that another graph is needed."]
+    system = System("ctc", plain.with_cuda_graphs(decoding), decoding)
+    assert system.translator.translate(sentences) == plain.translate(sentences)
+    assert (caller.records, len(caller.replays), plain.graphs) == (1, 1, None)
+    time_alone([system], sentences)
+    assert (caller.records, len(caller.replays)) == (3, 1 + 2 + 3)  # recorded before any time is taken
+    assert provenance(system)["cuda_graphs"] and not provenance(replace(system, translator=plain))["cuda_graphs"]
+
+
 def test_they_are_refused_where_they_cannot_be() -> None:
-    ctc, cuda = make_model("ctc"), torch.device("cuda")
-    decoding = ctc.Decoding()
+    ctc, vanilla, cuda = make_model("ctc"), make_model("vanilla"), torch.device("cuda")
+    check_graphs(ctc, ctc.Decoding(), cuda)
     with pytest.raises(ConfigError, match=r"^decoding\.cuda_graphs=true: needs a GPU, device=cuda$"):
-        choose_graphs(CudaGraphs.ON, ctc, decoding, CPU)
-    with pytest.raises(ConfigError, match=r"^decoding\.cuda_graphs=true: CTC with these options has no part"):
-        choose_graphs(CudaGraphs.ON, ctc, ctc.Decoding(beam_size=2), cuda)
-    vanilla = make_model("vanilla")
-    assert not choose_graphs(CudaGraphs.AUTO, vanilla, vanilla.Decoding(), cuda)
-    assert not choose_graphs(CudaGraphs.AUTO, ctc, decoding, CPU)
-    assert [choose_graphs(wanted, ctc, decoding, cuda) for wanted in CudaGraphs] == [True, True, False]
+        check_graphs(ctc, ctc.Decoding(), CPU)
+    for model, decoding, name in ((ctc, ctc.Decoding(beam_size=2), "CTC"), (vanilla, vanilla.Decoding(), "Vanilla")):
+        with pytest.raises(ConfigError, match=rf"^decoding\.cuda_graphs=true: {name} with these options has no part"):
+            check_graphs(model, decoding, cuda)

@@ -238,6 +238,7 @@ def test_a_student_reads_them(
         (["fertilities=alignments", "alignments=/no", "targets=corpus"], "/no: there is no such file"),
         (["targets=corpus", "engine=ctranslate2"], "engine=ctranslate2: has no effect with targets=corpus"),
         (["targets=corpus", "decoding.beam_size=2"], "decoding.beam_size: has no effect with targets=corpus"),
+        (["targets=corpus", "decoding.cuda_graphs=true"], "decoding.cuda_graphs: has no effect with targets=corpus"),
         (["data.fertilities=f"], "data.fertilities=f: nat-distill makes fertilities, it reads none"),
         (["fertilities=attention"], "holds a distillation with other fertilities"),
         (["targets=corpus"], "holds a distillation with other targets"),

@@ -544,6 +544,8 @@ REFUSALS = {
     "split": (["decode=out.json", "split=valid"], "split=valid: has no effect with decode=out.json"),
     "sentences": (["decode=out.json", "sentences=9"], "sentences=9: has no effect with decode=out.json"),
     "decoding": (["decode=out.json", "decoding.beam_size=9"], "decoding.beam_size=9: has no effect with decode="),
+    "batches": (["decode=out.json", "decoding.batch_size=9"], "decoding.batch_size=9: has no effect with decode="),
+    "graphs": (["decode=out.json", "decoding.cuda_graphs=true"], "decoding.cuda_graphs=True: has no effect with "),
     "train": (["split=train"], "split=train: allowed are valid and test"),
     "split that is gone": (["split=test", "data.test=gone.tsv"], "split=test: split test cannot be read"),
     "split without text": (["split=test", "data.test=null"], "split=test: data.test names no text"),

@@ -41,6 +41,12 @@ def test_ctranslate2_computes_in_float32_unless_int8_is_asked_for(tiny: Translat
     assert (computed.engine, computed.computed_in) == ("ctranslate2", found)
 
 
+def test_other_engines_record_nothing(tiny: Translator) -> None:
+    pytest.importorskip("ctranslate2")
+    with pytest.raises(ConfigError, match=r"^decoding\.cuda_graphs=true: has no effect, ctranslate2 computes "):
+        decoding_options(tiny, {"cuda_graphs": True}, Engine.CTRANSLATE2)
+
+
 @pytest.mark.parametrize(
     ("engine", "options", "words"),
     [
@@ -51,7 +57,7 @@ def test_ctranslate2_computes_in_float32_unless_int8_is_asked_for(tiny: Translat
         (Engine.TORCH, {"batch_size": 0}, "decoding.batch_size=0: must be at least 1"),
         (Engine.TORCH, {"max_tokens": 0}, "decoding.max_tokens=0: must be at least 1"),
         (Engine.TORCH, {"cuda_graphs": True}, "decoding.cuda_graphs=true: needs a GPU, device=cuda"),
-        (Engine.TORCH, {"cuda_graphs": "yes"}, "decoding.cuda_graphs=yes: allowed are auto, true, false"),
+        (Engine.TORCH, {"cuda_graphs": "yes"}, "decoding.cuda_graphs=yes: true or false is needed"),
         (Engine.TORCH, {"beam": 2}, "decoding.beam=2: a Autoregressive checkpoint"),
     ],
 )

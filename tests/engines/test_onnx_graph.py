@@ -127,7 +127,7 @@ def test_stacks_and_the_output_layer_are_those_of_the_model(tmp_path: Path) -> N
     write_output(net.output, net.embeddings.target, tmp_path / "output", samples=None)
     all_of = torch.ones(3, 5, dtype=torch.bool)
     (memory,) = session(tmp_path / "encoder").run(["memory"], {"states": context.numpy()})
-    torch.testing.assert_close(torch.from_numpy(memory), net.encoder(context, all_of).states, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(memory), net.encoder(context, all_of), rtol=1e-4, atol=1e-5)
     (decoded,) = session(tmp_path / "decoder").run(["decoded"], {"states": x.numpy(), "memory": context.numpy()})
     expected = net.decoder(x, torch.ones(3, 7, dtype=torch.bool), Memory(context, all_of))
     torch.testing.assert_close(torch.from_numpy(decoded), expected, rtol=1e-4, atol=1e-5)
