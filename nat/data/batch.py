@@ -28,8 +28,13 @@ class Tokens(Padded):
 
     @classmethod
     def from_lists(cls, rows: Sequence[Sequence[int]]) -> Self:
+        """As `of`."""
+        return cls.of(Ragged.from_lists(rows))
+
+    @classmethod
+    def of(cls, rows: Ragged) -> Self:
         """Right-padded tokens; at least one column, so that a batch of empty rows has a shape."""
-        tokens, valid = Ragged.from_lists(rows).padded()
+        tokens, valid = rows.padded()
         return cls(torch.from_numpy(tokens), torch.from_numpy(valid), full=bool(valid.all()))
 
     def to_lists(self) -> list[list[int]]:

@@ -188,13 +188,8 @@ def collate(pairs: Sequence[Pair]) -> Batch:
 
 def rectangles(table: PairTable) -> Batch:
     """All pairs of a table as a right-padded batch, with fertilities if they have them."""
-    (source, source_valid), (target, target_valid) = table.source.padded(), table.target.padded()
     fertilities = None if table.fertilities is None else torch.from_numpy(table.fertilities.padded()[0])
-    return Batch(
-        Source(torch.from_numpy(source), torch.from_numpy(source_valid)),
-        Target(torch.from_numpy(target), torch.from_numpy(target_valid)),
-        fertilities,
-    )
+    return Batch(Source.of(table.source), Target.of(table.target), fertilities)
 
 
 def length_sorted_batches(

@@ -11,12 +11,16 @@ import torch.nn.functional as F
 from builders import make_batch, make_model
 
 from nat.data.batch import Batch, Source, Tokens
+from nat.data.batching import collate
+from nat.data.pairs import Pair
 from nat.models.contract import TranslationModel
 
 
 def test_tokens_of_lists_know_whether_they_are_full() -> None:
     assert Source.from_lists([[5, 6], [7, 8]]).full and not Source.from_lists([[5, 6], [7]]).full
     assert not Source.from_lists([[], []]).full  # one column, which holds nothing
+    batch = collate([Pair([5, 6], [7]), Pair([8, 9], [7, 8])])
+    assert batch.source.full and not batch.target.full
     full = Tokens.from_lists([[5, 6], [7, 8]])
     assert full.mask is None and full.compact() is full and full.select(torch.tensor([1])).mask is None
     both = Tokens.concatenated([full, Tokens.from_lists([[5, 6, 7]])])
