@@ -196,7 +196,7 @@ class CTC(TranslationModel):
         unalignable = (~alignable).sum()
         return {
             "ctc": LossTerm(torch.stack(totals).mean(), tokens),
-            "unalignable": LossTerm(unalignable, unalignable.new_tensor(len(batch)), weight=0.0),
+            "unalignable": LossTerm(unalignable, unalignable.new_full((), len(batch)), weight=0.0),
             "nll": LossTerm(nll.sum().detach(), tokens, weight=0.0),
         }
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nat.config import option
-from nat.data.batch import Batch, Source, Target
+from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
 from nat.losses import cross_entropy
@@ -106,10 +106,10 @@ class Fertility(TranslationModel):
         return F.log_softmax(at_least_float32(self.fertility(memory.states)), dim=-1)
 
     def canvas(
-        self, source: Source, fertilities: Int[Tensor, "B S"]
+        self, source: Source, fertilities: Int[Tensor, "B S"], *, width: int | None = None
     ) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
-        """Copied source embeddings, without positions, and where they are valid."""
-        index, valid = copy_by_fertility(fertilities)
+        """Copied source embeddings, without positions, and where they are valid. width: columns, if known."""
+        index, valid = copy_by_fertility(fertilities, width=width)
         return self.net.embeddings.source(source.tokens.gather(1, index)), valid
 
     def translate(
@@ -145,12 +145,11 @@ class Fertility(TranslationModel):
         """Cross entropy of the target on the canvas of the batch's fertilities, the mean over the layers that
         predict; with glancing at the positions that are not revealed."""
         assert batch.fertilities is not None
-        x, valid = self.canvas(batch.source, batch.fertilities)
-        target = Target(batch.target.tokens[:, : valid.size(1)], batch.target.valid[:, : valid.size(1)])
+        x, _ = self.canvas(batch.source, batch.fertilities, width=batch.target.tokens.size(1))
         entropy = glanced_cross_entropy(
             self.net,
             x,
-            target,
+            batch.target,
             memory,
             RowRandom.of_pairs(batch, seed=update),
             self.config,

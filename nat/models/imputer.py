@@ -171,7 +171,7 @@ class Imputer(TranslationModel):
                 name="imitation",
             )
         unalignable = (~alignable).sum()
-        return terms | {"unalignable": LossTerm(unalignable, unalignable.new_tensor(len(batch)), weight=0.0)}
+        return terms | {"unalignable": LossTerm(unalignable, unalignable.new_full((), len(batch)), weight=0.0)}
 
     @torch.no_grad()
     def expert(self, slots: Slots, memory: Memory, target: Target, random: RowRandom) -> Int[Tensor, "B A"]:

@@ -77,7 +77,8 @@ class TaskShares:
 
     def draw(self, random: RowRandom) -> Int[Tensor, " B"]:
         """The task of each row."""
-        log_shares = torch.tensor(self.weights, device=random.device).log()
+        shares = [torch.full((1,), weight, device=random.device) for weight in self.weights]  # made on the device
+        log_shares = torch.cat(shares).log()
         return random.sample(log_shares.expand(len(random), 1, -1)).squeeze(1)
 
 
@@ -126,6 +127,11 @@ class Kermit(TranslationModel):
         super().__init__(vocabularies)
         self.config = config
         self.net = JointNet(config, vocabularies=vocabularies, symbols=(Symbol.UNK, Symbol.EOS))
+        self.register_buffer("is_written", torch.tensor(WRITTEN), persistent=False)
+        self.register_buffer("is_present", torch.tensor(PRESENT), persistent=False)
+
+    is_written: Tensor
+    is_present: Tensor
 
     # --- training -------------------------------------------------------------------------------------
 
@@ -133,16 +139,22 @@ class Kermit(TranslationModel):
         """Of the n tokens of all sides that a task writes k are shown, uniform in 0..n, anywhere (section 3). A given
         side is shown whole, and its slots learn nothing. batch: right-padded."""
         sides = (batch.source, batch.target)
-        present, written = (torch.tensor(table, device=tasks.device)[tasks] for table in (PRESENT, WRITTEN))
+        widths = [side.valid.size(1) for side in sides]
+        present, written = self.is_present[tasks].unbind(dim=1), self.is_written[tasks].split(1, dim=1)
         valid = torch.cat([side.valid for side in sides], dim=1)  # (B, S + T)
-        removable = valid & torch.cat([written[:, i : i + 1].expand_as(sides[i].valid) for i in Side], dim=1)
-        noise = torch.cat([random.fork(i).uniform(sides[i].valid.size(1)) for i in Side], dim=1)
-        kept = insertion.kept_at_random(valid, random.uniform(), noise, removable=removable)
-        kept_of = kept.split([side.valid.size(1) for side in sides], dim=1)
-        partials = [insertion.shortened(kept_of[i], sides[i].valid) for i in Side]
-        shown = [self.part_of(sides[i], partials[i], present[:, i]) for i in Side]
-        ends = [insertion.slot_ends(partials[i], partials[i].slots & written[:, i : i + 1]) for i in Side]
-        return Lesson((shown[0], shown[1]), (partials[0], partials[1]), (ends[0], ends[1]), removable.sum(dim=1) + 1)
+        removable = torch.cat([side.valid & learnt for side, learnt in zip(sides, written, strict=True)], dim=1)
+        noise = torch.cat([random.fork(i).uniform(width) for i, width in enumerate(widths)], dim=1)
+        kept = insertion.kept_at_random(valid, random.uniform(), noise, removable=removable).split(widths, dim=1)
+        first, second = (insertion.shortened(part, side.valid) for part, side in zip(kept, sides, strict=True))
+        return Lesson(
+            (self.part_of(batch.source, first, present[0]), self.part_of(batch.target, second, present[1])),
+            (first, second),
+            (
+                insertion.slot_ends(first, first.slots & written[0]),
+                insertion.slot_ends(second, second.slots & written[1]),
+            ),
+            removable.sum(dim=1) + 1,
+        )
 
     def part_of(self, side: Tokens, partial: insertion.Partial, present: Bool[Tensor, " B"]) -> Segment:
         tokens = rearrange(side.tokens, partial.origin).masked_fill(~partial.valid, PAD)
@@ -157,10 +169,10 @@ class Kermit(TranslationModel):
         lesson = self.lesson(batch, self.config.tasks.draw(random.fork(0)), random.fork(1))
         slots = self.net(*lesson.shown)
         sums, counts = [], []
-        for side, tokens in zip(Side, (source.tokens, target.tokens), strict=True):
-            partial, ends = lesson.partials[side], lesson.ends[side]
+        sides = zip(Side, slots, (source.tokens, target.tokens), lesson.partials, lesson.ends, strict=True)
+        for side, states, tokens, partial, ends in sides:
             counts.append((partial.filled | ends).sum(dim=1))
-            losses = self.side_losses(self.net.logits(slots[side], side), tokens, partial, ends)
+            losses = self.side_losses(self.net.logits(states, side), tokens, partial, ends)
             sums.append(torch.stack(losses) * counts[-1])
         smoothed, plain = torch.stack(sums).sum(dim=0) / torch.stack(counts).sum(dim=0) * lesson.states
         count = lesson.states.sum()

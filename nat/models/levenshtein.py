@@ -32,6 +32,7 @@ from nat.ops.edit_distance import best_edits
 from nat.ops.editing import gaps
 from nat.ops.sampling import class_of
 from nat.ops.selection import unpacked
+from nat.ops.shapes import are_fixed
 from nat.rows import Rows
 from nat.search.canvas import Canvas, Fate
 from nat.search.editing import GIVEN, held_out, start, traced, with_deleted
@@ -166,13 +167,19 @@ class Levenshtein(TranslationModel):
         self, sequence: Tokens, asked: Bool[Tensor, " B"], memory: Memory, random: RowRandom
     ) -> Bool[Tensor, "B L"]:
         """What the model deletes from the rows that are asked for."""
+        if are_fixed(asked):
+            return asked[:, None] & sequence.valid & self.deletions(sequence, memory, random)
         deleted = torch.zeros_like(sequence.valid)
         rows = (asked & sequence.valid.any(dim=1)).nonzero().squeeze(1)
         if not len(rows):
             return deleted
-        log_probs = self.heads.deletion(self.net, *self._of(sequence.select(rows)), memory.select(rows))
-        chosen = self.act(log_probs, random.select(rows).uniform(log_probs.size(1))) == 1
+        chosen = self.deletions(sequence.select(rows), memory.select(rows), random.select(rows))
         return deleted.index_copy(0, rows, chosen) & sequence.valid
+
+    def deletions(self, sequence: Tokens, memory: Memory, random: RowRandom) -> Bool[Tensor, "B L"]:
+        """The model's own decisions to delete."""
+        log_probs = self.heads.deletion(self.net, *self._of(sequence), memory)
+        return self.act(log_probs, random.uniform(log_probs.size(1))) == 1
 
     def act(self, scores: Float[Tensor, "*B C"], drawn: Float[Tensor, "*B"]) -> Int[Tensor, "*B"]:
         """The model's own choice of classes. drawn: uniform in (0, 1)."""

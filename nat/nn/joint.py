@@ -96,7 +96,8 @@ class JointNet(nn.Module):
         left, left_valid = self.place(source, Side.SOURCE)
         right, right_valid = self.place(target, Side.TARGET)
         both, valid = torch.cat((left, right), dim=1), torch.cat((left_valid, right_valid), dim=1)
-        origin, together = deletion(valid)  # no padding within a canvas: windows and blocks of attention count columns
+        # no padding within a canvas: windows and blocks of attention count columns
+        origin, together = deletion(valid, most=valid.size(1))
         states = self.encoder(self.dropout(rearrange(both, origin)), together)
         begins = left_valid.sum(dim=1, keepdim=True)
         return self.slots(states, torch.zeros_like(begins), left.size(1)), self.slots(states, begins, right.size(1))
@@ -104,8 +105,8 @@ class JointNet(nn.Module):
     def place(self, segment: Segment, side: Side) -> tuple[Float[Tensor, "B E D"], Bool[Tensor, "B E"]]:
         """The bracketed segment, embedded."""
         tokens, valid = bracket(segment.tokens, segment.valid, first=BOS, last=EOS)
-        positions = (self.source_positions, self.target_positions)[side]
-        x = self.embedding(side)(tokens) + positions(tokens.size(1)) + self.segments[side]
+        positions = self.source_positions if side is Side.SOURCE else self.target_positions
+        x = self.embedding(side)(tokens) + positions(tokens.size(1)) + self.segments[int(side)]
         return x, valid & segment.present[:, None]
 
     def slots(self, states: Float[Tensor, "B L D"], begins: Int[Tensor, "B 1"], width: int) -> Float[Tensor, "B G D"]:
@@ -118,10 +119,11 @@ class JointNet(nn.Module):
         self, slots: Float[Tensor, "*B D"], side: Side, *, banned: tuple[int, ...] = ()
     ) -> Float[Tensor, "*B V"]:
         """Of the tokens of each slot, in the vocabulary of the side without the banned symbols."""
-        logits: Tensor = (self.source_output, self.target_output)[side](slots, self.embedding(side))
+        output = self.source_output if side is Side.SOURCE else self.target_output
+        logits: Tensor = output(slots, self.embedding(side))
         return without(logits, banned)
 
     def embedding(self, side: Side) -> TokenEmbedding:
-        embedding = (self.embeddings.source, self.embeddings.target)[side]
+        embedding = self.embeddings.source if side is Side.SOURCE else self.embeddings.target
         assert isinstance(embedding, TokenEmbedding)
         return embedding

@@ -37,7 +37,8 @@ def damaged(target: Target, random: RowRandom, *, most: float, alphabet: tuple[i
 
 def completed(ready: Tokens, edits: Edits, target: Target) -> tuple[Tokens, Bool[Tensor, "B L"]]:
     """`ready`, from which nothing is deleted, with the expert's placeholders and its tokens there; and their places."""
-    origin, valid = insertion(edits.placeholders, ready.valid)
+    most = ready.tokens.size(1) + target.tokens.size(1)
+    origin, valid = insertion(edits.placeholders, ready.valid, most=most)
     new = (origin == NEW) & valid
     missing = kept(target, edits.missing).tokens
     rank = (new.cumsum(dim=1) - 1).clamp(0, missing.size(1) - 1)
@@ -46,7 +47,7 @@ def completed(ready: Tokens, edits: Edits, target: Target) -> tuple[Tokens, Bool
 
 def kept(sequence: Tokens, keep: Bool[Tensor, "B L"]) -> Tokens:
     """What is left of the sequence, right-padded."""
-    origin, valid = deletion(keep)
+    origin, valid = deletion(keep, most=keep.size(1))
     return Tokens(rearrange(sequence.tokens, origin).masked_fill(~valid, int(Symbol.PAD)), valid)
 
 

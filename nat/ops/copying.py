@@ -15,14 +15,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def copy_by_fertility(fertilities: Int[Tensor, "B S"]) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
+def copy_by_fertility(
+    fertilities: Int[Tensor, "B S"], *, width: int | None = None
+) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
     """Source position i stands f_i times on the canvas, in order: L = max over the rows of sum_i f_i.
 
-    fertilities: at least 0, and 0 at padding (on whatever side it is). Returns (index, valid): the source position
-    that each canvas position copies, 0 where it is not valid.
+    fertilities: at least 0, and 0 at padding (on whatever side it is). width: columns L, if known. Returns (index,
+    valid): the source position that each canvas position copies, 0 where it is not valid.
     """
     ends = fertilities.cumsum(dim=1)  # canvas position at which the copies of i have ended
-    valid = _canvas(ends[:, -1])
+    valid = _canvas(ends[:, -1], width)
     positions = torch.arange(valid.size(1), device=ends.device).expand_as(valid).contiguous()
     index = torch.searchsorted(ends, positions, right=True)  # the number of source positions that have ended
     return index.masked_fill(~valid, 0), valid

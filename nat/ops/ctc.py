@@ -5,20 +5,21 @@ https://www.cs.toronto.edu/~graves/icml_2006.pdf (the equation numbers below are
 
 A canvas of A slots holds one token or a blank each; merging repeats and then dropping blanks gives the
 target (their map B, section 3.1). The blank is an id of the vocabulary, and targets never hold it.
-The scores and states that the dynamic programs share are in nat/ops/lattice.py.
+The scores and states that the dynamic programs share are in nat/ops/lattice.py. Each program is one operator of
+torch: a compiled graph holds it as one node, instead of a copy of its loop for every width.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nat.ops.lattice import FLOOR, Lattice, TargetScores, alignable, min_canvas, only_possible, result_dtype
+from nat.ops.lattice import FLOOR, Lattice, TargetScores, alignable, min_canvas, no_path, only_possible, result_dtype
 
 __all__ = [
     "alignable",
@@ -66,11 +67,50 @@ def marginal_loss(scored: TargetScores, dtype: torch.dtype) -> tuple[Float[Tenso
     # Each target position is a class of its own, column 1 + its index; repeats share one, to be seen as such.
     repeats = F.pad(ids[:, 2:] == ids[:, 1:-1], (min(2, ids.size(1)), 0))
     columns = torch.arange(ids.size(1), device=ids.device).masked_fill(repeats, 0).cummax(1).values[:, 1:]
-    lengths = scored.canvas_lengths, scored.target_lengths
-    nll = F.ctc_loss(scores.transpose(0, 1), columns, *lengths, reduction="none", zero_infinity=True)
-    # Native backward returns exp(score) too much, which a log_softmax would cancel: take it away again.
-    surplus = scores.exp().sum((1, 2))
-    return only_possible(nll + (surplus.detach() - surplus), scored.alignable(), dtype)
+    learning = torch.is_grad_enabled() and scores.requires_grad
+    nll, _ = _native_nll(scores, columns, scored.canvas_lengths, scored.target_lengths, learning)
+    return only_possible(nll, scored.alignable(), dtype)
+
+
+@torch.library.custom_op(
+    "nat::ctc_nll",
+    mutates_args=(),
+    schema="(Tensor scores, Tensor columns, Tensor canvas_lengths, Tensor target_lengths, bool learning)"
+    " -> (Tensor, Tensor)",
+)
+def _native_nll(
+    scores: Tensor, columns: Tensor, canvas_lengths: Tensor, target_lengths: Tensor, learning: bool
+) -> tuple[Tensor, Tensor]:
+    """`torch.nn.functional.ctc_loss` without its reduction, and its gradient in `scores` where one learns; infinities
+    are 0. An operator of its own, for torch cannot tell the shapes of its own one in a compiled graph."""
+    native = scores.transpose(0, 1), columns, canvas_lengths, target_lengths
+    nll, alpha = torch.ops.aten._ctc_loss(*native, zero_infinity=True)
+    gradient = scores.new_empty(0)
+    if learning:
+        back = torch.ops.aten._ctc_loss_backward(torch.ones_like(nll), *native, nll, alpha, 0, zero_infinity=True)
+        # Native backward returns exp(score) too much, which a log_softmax would cancel: take it away again.
+        gradient = scores.exp().neg_().add_(back.transpose(0, 1))  # with the strides of scores
+    return nll.masked_fill(nll == torch.inf, 0.0), gradient
+
+
+@_native_nll.register_fake
+def _(
+    scores: Tensor, columns: Tensor, canvas_lengths: Tensor, target_lengths: Tensor, learning: bool
+) -> tuple[Tensor, Tensor]:
+    return scores.new_empty(scores.size(0)), torch.empty_like(scores) if learning else scores.new_empty(0)
+
+
+def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _times_gradient(ctx: Any, of_nll: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    (gradient,) = ctx.saved_tensors
+    return of_nll[:, None, None] * gradient, None, None, None, None
+
+
+_native_nll.register_autograd(_times_gradient, setup_context=_keep_gradient)
 
 
 def ctc_loss_reference(
@@ -111,11 +151,19 @@ def best_alignment(
     return best_path(TargetScores.gather(log_probs, targets, canvas_lengths, target_lengths, blank=blank))
 
 
-@torch.no_grad()
 def best_path(scored: TargetScores) -> Int[Tensor, "B A"]:
     """`best_alignment` of gathered scores."""
-    lattice, blank = Lattice.build(scored), scored.ids[:, 0]
-    num_slots, alpha, moves = scored.scores.size(1), lattice.initial(-torch.inf), []
+    return _best_path(scored.ids, scored.scores, scored.canvas_lengths, scored.target_lengths)  # type: ignore[no-any-return]
+
+
+@torch.library.custom_op(
+    "nat::best_path",
+    mutates_args=(),
+    schema="(Tensor ids, Tensor scores, Tensor canvas_lengths, Tensor target_lengths) -> Tensor",
+)
+def _best_path(ids: Tensor, scores: Tensor, canvas_lengths: Tensor, target_lengths: Tensor) -> Tensor:
+    lattice, blank = Lattice.build(TargetScores(ids, scores, canvas_lengths, target_lengths)), ids[:, 0]
+    num_slots, alpha, moves = scores.size(1), lattice.initial(-torch.inf), []
     for t in range(num_slots):
         best, move = lattice.predecessors(alpha, -torch.inf).max(0)
         alpha = lattice.advance(alpha, best, t)
@@ -125,11 +173,14 @@ def best_path(scored: TargetScores) -> Int[Tensor, "B A"]:
     possible = score > FLOOR / 2
     path = []
     for t in range(num_slots - 1, -1, -1):
-        inside = t < scored.canvas_lengths
+        inside = t < canvas_lengths
         token = lattice.labels.gather(1, state[:, None]).squeeze(1)
         path.append(token.where(inside & possible, blank))
         state = state - moves[t].gather(1, state[:, None]).squeeze(1) * inside
     return torch.stack(path[::-1], 1)
+
+
+_best_path.register_fake(no_path)
 
 
 def collapse(

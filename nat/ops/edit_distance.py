@@ -43,7 +43,7 @@ class Edits:
 
     def after_deletion(self, valid: Bool[Tensor, "B N"]) -> Int[Tensor, "B H"]:
         """The placeholders of each gap of what is left of the sequence, whose validity before was `valid`."""
-        origin, left = deletion(valid & ~self.deleted)
+        origin, left = deletion(valid & ~self.deleted, most=valid.size(1))
         counts = F.pad(rearrange(self.placeholders, origin).masked_fill(~left, 0), (0, 1))
         last = self.placeholders.gather(1, valid.sum(dim=1, keepdim=True))
         return counts.scatter(1, left.sum(dim=1, keepdim=True), last)
@@ -60,6 +60,16 @@ def best_edits(
     Of several optimal ones: from the left, a position stays wherever that is no worse than to delete it, and stands
     for the first token of the target, after those that are spoken for, that equals it.
     """
+    return Edits(*_best_edits(tokens, valid, target, target_valid))
+
+
+@torch.library.custom_op(
+    "nat::best_edits",
+    mutates_args=(),
+    schema="(Tensor tokens, Tensor valid, Tensor target, Tensor target_valid) -> (Tensor, Tensor, Tensor)",
+)
+def _best_edits(tokens: Tensor, valid: Tensor, target: Tensor, target_valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One operator of torch: a compiled graph holds it as one node, instead of a copy of its loops for every width."""
     keep, place = _choices(tokens, valid, target, target_valid)
     width = target.size(1)
     reached = torch.arange(width + 1, device=tokens.device)
@@ -73,7 +83,13 @@ def best_edits(
     gap = F.pad((after - before - 1).masked_fill(~kept, 0), (0, 1))
     is_kept = torch.zeros((len(tokens), width + 1), dtype=torch.bool, device=tokens.device)
     is_kept = is_kept.scatter(1, (after - 1).where(kept, width), True)[:, :-1]
-    return Edits(valid & ~kept, gap.scatter(1, lengths, ends - done[-1]), target_valid & ~is_kept)
+    return valid & ~kept, gap.scatter(1, lengths, ends - done[-1]), target_valid & ~is_kept
+
+
+@_best_edits.register_fake
+def _(tokens: Tensor, valid: Tensor, target: Tensor, target_valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    placeholders = tokens.new_empty((tokens.size(0), tokens.size(1) + 1))
+    return torch.empty_like(valid), placeholders, torch.empty_like(target_valid)
 
 
 def _choices(

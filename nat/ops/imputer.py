@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nat.ops.ctc import marginal_loss, marginal_loss_reference
-from nat.ops.lattice import FLOOR, Lattice, TargetScores
+from nat.ops.lattice import FLOOR, Lattice, TargetScores, no_path
 
 
 def constrained_loss(
@@ -69,10 +69,22 @@ def sample_alignment(
     return sample_path(TargetScores.gather(log_probs, targets, canvas_lengths, target_lengths, blank=blank), uniform)
 
 
-@torch.no_grad()
 def sample_path(scored: TargetScores, uniform: Float[Tensor, "B A"]) -> Int[Tensor, "B A"]:
     """`sample_alignment` of gathered scores."""
-    lattice, blank, num_slots = Lattice.build(scored), scored.ids[:, 0], scored.scores.size(1)
+    lengths = scored.canvas_lengths, scored.target_lengths
+    return _sample_path(scored.ids, scored.scores, *lengths, uniform)  # type: ignore[no-any-return]
+
+
+@torch.library.custom_op(
+    "nat::sample_path",
+    mutates_args=(),
+    schema="(Tensor ids, Tensor scores, Tensor canvas_lengths, Tensor target_lengths, Tensor uniform) -> Tensor",
+)
+def _sample_path(
+    ids: Tensor, scores: Tensor, canvas_lengths: Tensor, target_lengths: Tensor, uniform: Tensor
+) -> Tensor:
+    lattice = Lattice.build(TargetScores(ids, scores, canvas_lengths, target_lengths))
+    blank, num_slots = ids[:, 0], scores.size(1)
     alphas = [lattice.initial(-torch.inf)]
     for t in range(num_slots):
         arriving = lattice.predecessors(alphas[-1], -torch.inf).logsumexp(0)
@@ -82,11 +94,14 @@ def sample_path(scored: TargetScores, uniform: Float[Tensor, "B A"]) -> Int[Tens
     state = 2 * lattice.target_lengths + 1  # the end: one step after the last blank, a skip after the last token
     path = []
     for t in range(num_slots - 1, -1, -1):
-        inside = t < scored.canvas_lengths
+        inside = t < canvas_lengths
         state = state - _draw_move(lattice, alphas[t + 1], state, uniform[:, t]) * inside
         label = lattice.labels.gather(1, state.clamp(max=lattice.labels.size(1) - 1)[:, None]).squeeze(1)
         path.append(label.where(inside & possible, blank))
     return torch.stack(path[::-1], 1)
+
+
+_sample_path.register_fake(no_path)
 
 
 def _draw_move(lattice: Lattice, alpha: Tensor, state: Tensor, uniform: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def kept_at_random(
 def shortened(kept: Bool[Tensor, "B L"], valid: Bool[Tensor, "B L"]) -> Partial:
     """Sequences without the valid positions that are not kept."""
     kept = kept & valid
-    origin, places = deletion(kept)
+    origin, places = deletion(kept, most=kept.size(1))
     # slot g lies between kept positions g - 1 and g; the last one ends with the sequence
     first = F.pad(origin + 1, (1, 0)).masked_fill(~gaps(places), 0)
     ends = F.pad(origin, (0, 1)).scatter(1, places.sum(dim=1, keepdim=True), valid.sum(dim=1, keepdim=True))

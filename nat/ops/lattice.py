@@ -136,6 +136,11 @@ class Lattice:
         return alpha.gather(1, ends.clamp(min=0)).masked_fill(ends < 0, FLOOR)
 
 
+def no_path(ids: Tensor, scores: Tensor, *rest: Tensor) -> Tensor:
+    """A tensor such as operators that find an alignment return, for who follows shapes alone."""
+    return ids.new_empty(scores.shape[:2])
+
+
 def only_possible(
     nll: Float[Tensor, " B"], fits: Bool[Tensor, " B"], dtype: torch.dtype
 ) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nat.ops.shapes import are_fixed
+
 
 def lowest(keys: Float[Tensor, "B L"], counts: Int[Tensor, " B"], valid: Bool[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
     """True at the `counts` valid positions of each row whose keys are lowest (all, where a row has fewer); of equal
@@ -27,10 +29,9 @@ def random_subset(
 def packed(where: Bool[Tensor, "B L"], *tensors: Tensor) -> tuple[Tensor, ...]:
     """(where, *tensors) as rows (N, ...) of the positions alone that are True.
 
-    All positions, False ones too, on a GPU and in a compiled loss: their number would have to be waited for, or would
-    break the graph. So who sums over them still masks.
+    All positions, False ones too, where shapes are fixed (nat/ops/shapes.py). So who sums over them still masks.
     """
-    if where.is_cuda or torch.compiler.is_compiling():
+    if are_fixed(where):
         return where.flatten(), *(tensor.flatten(0, 1) for tensor in tensors)
     index = where.flatten().nonzero().squeeze(1)
     return torch.ones_like(index, dtype=torch.bool), *(tensor.flatten(0, 1)[index] for tensor in tensors)
