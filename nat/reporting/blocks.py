@@ -88,7 +88,26 @@ def fast(figures: Figures) -> str:
         f"student {rows['student']['training_minutes']:.0f} min.",
     )
     narrow = [column for column in COLUMNS if column[0] not in ("p95", "repetition %", "passes", "M parameters")]
-    return "\n\n".join([introduction, systems_table(figures["rows"], narrow), measured(figures["rows"])])
+    table = systems_table(figures["rows"], narrow)
+    return "\n\n".join([introduction, table, measured(figures["rows"]), *fast_steps(figures["steps"])])
+
+
+def fast_steps(rows: Sequence[Figures]) -> tuple[str, str]:
+    """What each step to the fast student gives. rows: each with one step more than the one before."""
+    before = [None, *(row["bleu"] for row in rows[:-1])]
+    cells = [
+        [
+            row["name"],
+            str(row["training_updates"]),
+            rounded(row["bleu"], 2),
+            UNKNOWN if bleu is None else f"{row['bleu'] - bleu:+.2f}",
+            rounded(row["ms_per_sentence_p50"], 2),
+            rounded(row["sentences_per_second"], 0),
+        ]
+        for row, bleu in zip(rows, before, strict=True)
+    ]
+    heads = ["each with one step more", "updates", "BLEU", "gain", "ms alone p50", "sentences/s"]
+    return "What each step gives, all on the distilled corpus and in int8:", markdown_table(heads, cells)
 
 
 def engines(figures: Figures) -> str:

@@ -49,6 +49,8 @@ def collect(runs: Path, page: Path) -> dict[str, Figures]:
     ):
         if path.exists():
             blocks[name] = {"rows": slim(path)}
+    if (runs / "small" / "fast-steps" / "results.json").exists():
+        blocks["fast"]["steps"] = slim(runs / "small" / "fast-steps" / "results.json")
     if (runs / "small" / "engines.json").exists():
         blocks["engines"] = read_json(runs / "small" / "engines.json")
     if (runs / "attention" / "attention.json").exists():
