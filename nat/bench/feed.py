@@ -29,7 +29,7 @@ from nat.table import markdown_table
 class FeedSizes:
     pairs: int = option(200_000, "sentence pairs of the corpus", minimum=1, maximum=1_000_000_000)
     vocabulary_size: int = option(32_000, "V, one vocabulary for both languages", minimum=10, maximum=1_000_000)
-    ranks: list[int] = option([1, 8], "numbers of ranks")
+    ranks: list[int] = option([1, 8], "numbers of ranks", minimum=1, maximum=1024)
     tokens_per_update: int = option(65_536, "target tokens of an update, over all ranks", minimum=1, maximum=10**9)
     max_tokens: int = option(8192, "rows x padded canvas of a micro-batch", minimum=1, maximum=10**9)
     updates: int = option(20, "updates of a pass, evenly spread over the epoch", minimum=1, maximum=1_000_000)
