@@ -22,6 +22,7 @@ from nat.data import store
 from nat.data.batching import Update, micro_batches, plan_updates
 from nat.data.pairs import PairTable
 from nat.data.tokenizing import Encoded
+from nat.evaluation.speed import spread
 from nat.table import markdown_table
 
 
@@ -43,7 +44,7 @@ def measure_feed(sizes: FeedSizes, *, repeats: int) -> list[dict[str, Any]]:
         began = time.thread_time()
         plan = plan_updates(table.source.lengths, table.target.lengths, sizes.tokens_per_update, seed=(1, 0))
         plan_seconds = time.thread_time() - began
-        updates = [plan[i * len(plan) // sizes.updates] for i in range(min(sizes.updates, len(plan)))]
+        updates = spread(plan, sizes.updates)
         tokens = sum(int(table.target.lengths_of(rows).sum()) for rows in updates)
         seconds: dict[int, list[float]] = {number: [] for number in sizes.ranks}
         for _ in range(repeats):

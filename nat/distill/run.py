@@ -3,7 +3,8 @@ https://arxiv.org/abs/1606.07947).
 
 The corpus is cut into shards of consecutive pairs; a shard is decoded in batches sorted by length and written
 whole or not at all, so a run that was killed goes on with the first missing shard, and the result does not
-depend on kills or ranks. Ranks take turns at the shards; the main rank joins them in corpus order.
+depend on kills or ranks. A rank takes the next shard when it is ready for one; the main rank joins them in corpus
+order.
 
 Of a row with several targets (data.target=de+fr+es) each pair gets the teacher's one translation, so that the corpus
 keeps its size and the weight of each source, as in Zhou et al. 2020, https://arxiv.org/abs/1911.02727, section 3.1,

@@ -9,7 +9,6 @@ only one. Together: all sentences in batches, with all threads.
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from nat.decoding.batch_options import ALONE, BatchOptions
 from nat.decoding.candidates import Candidates
 from nat.decoding.requests import Sentence
 from nat.evaluation.system import System
+from nat.threads import num_processors
 
 Item = TypeVar("Item")
 WARM_UP = 3  # sentences that every system translates before the clock counts
@@ -156,8 +156,7 @@ def machine_name() -> str:
             if line.startswith("model name"):
                 name = line.partition(":")[2].strip()
                 break
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores"
+    return f"{name}, {num_processors()} cores"
 
 
 @contextmanager
