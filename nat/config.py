@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import importlib.util
 import types
@@ -239,13 +240,18 @@ def is_trusted(name: str) -> bool:
     return any(name.startswith(f"{package}.") for package in TRUSTED)
 
 
+@functools.cache  # evaluated text, several times as long as all the rest of a conversion
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 def _convert_dataclass(kind: Any, node: Any, path: str, errors: list[str]) -> Any:
     if node is None:
         node = {}
     if not isinstance(node, Mapping):
         errors.append(f"{path}={_show(node)}: a mapping of options is needed")
         return None
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     known = {f.name: f for f in dataclasses.fields(kind) if f.init}
     before = len(errors)
     values = {}

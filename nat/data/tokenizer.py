@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ class Tokenizers:
         points = isinstance(self.source, PointTokenizer)
         return Vocabularies(self.source.size, self.target.size, self.shared, points)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A key of the models and of nat's special symbols."""
         return digest(str(FORMAT), *SYMBOL_TEXT, self.source.model, b"" if self.shared else self.target.model)

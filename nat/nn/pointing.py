@@ -106,7 +106,7 @@ class PointerHead(nn.Module):
 
 def visited(points: Int[Tensor, "B L"], *, count: int) -> Bool[Tensor, "B L S"]:
     """Which of `count` points stand before each place of a sequence of points; those below 0 are none."""
-    at = F.one_hot(points.clamp(min=0), count).bool() & (points >= 0)[:, :, None]  # (B, L, S)
+    at = points[:, :, None] == torch.arange(count, device=points.device)  # (B, L, S)
     return F.pad(at, (0, 0, 1, 0))[:, :-1].cumsum(dim=1) > 0
 
 
