@@ -6,7 +6,7 @@ RUN_DIR/config.yaml         the resolved configuration
         run.json            which weights those are, their scores, counts, versions
         metrics.jsonl       one JSON object a line: training curves, validation scores with signatures
         best/update-N/      the k best weights by the validation metric
-        checkpoints/update-N/   the training state, to resume from
+        checkpoints/update-N/   the last training states, to resume from
         samples.json        translations of the first sentences, of the last validation
         tensorboard/        the same for TensorBoard
         lock                while a command trains: its host and process, see `nat.runs.lock`
@@ -59,9 +59,14 @@ def load_model(
     return model.to(device).eval(), tokenizers
 
 
+def saved_states(folder: Path) -> list[Path]:
+    """The complete training states of a run folder, the newest last."""
+    return sorted((folder / "checkpoints").glob("update-*"))
+
+
 def latest_checkpoint(folder: Path) -> Path | None:
     """The newest complete training state of a run folder."""
-    return max((folder / "checkpoints").glob("update-*"), default=None)
+    return next(reversed(saved_states(folder)), None)
 
 
 def run_summary(folder: Path) -> dict[str, Any]:

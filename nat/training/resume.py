@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from nat.config import option, parse, to_plain
 from nat.errors import ConfigError, DataError
 from nat.files import read_json, to_json, write_atomically, write_json
+from nat.runs.folder import saved_states
 from nat.runs.weights import WEIGHTS, load_fitting, load_tensors, load_weights, on_cpu, write_tensors
 from nat.training.averaging import MovingAverage
 from nat.training.selection import Kept
@@ -67,14 +69,16 @@ class Checkpoint:
         scaler: torch.amp.GradScaler,
         average: MovingAverage,
         keys: Mapping[str, str],
+        *,
+        keep: int = 1,
     ) -> None:
-        """keys: tokenizer, corpus and measure, see `SavedState`."""
-        self.folder, self.keys = folder, keys
+        """keys: tokenizer, corpus and measure, see `SavedState`. keep: how many of the last states stay."""
+        self.folder, self.keys, self.keep = folder, keys, keep
         self.model, self.optimizer, self.scaler, self.average = model, optimizer, scaler, average
 
     def save(self, state: TrainingState, best: list[Kept]) -> None:
-        """Complete or not at all; older ones are removed once it stands. The tensors of an update are what they are:
-        saving it again renews only its plain data."""
+        """Complete or not at all; all but the last `keep` are removed once it stands. The tensors of an update are what
+        they are: saving it again renews only its plain data."""
         tensors, numbers = flatten_optimizer(self.optimizer.state_dict())
         plain = to_plain(SavedState(state, best, **self.keys, scaler=self.scaler.state_dict(), optimizer=numbers))
         path = self.folder / "checkpoints" / f"update-{state.update:08d}"
@@ -91,14 +95,14 @@ class Checkpoint:
             (part / STATE).write_text(to_json(plain, indent=1), encoding="utf-8")
 
         write_atomically(path, write)
-        for old in (*path.parent.glob("update-*"), *path.parent.glob(".update-*.part")):
-            if old != path:
-                shutil.rmtree(old, ignore_errors=True)
+        for old in (*saved_states(self.folder)[: -self.keep], *path.parent.glob(".update-*.part")):
+            shutil.rmtree(old, ignore_errors=True)
 
     def restore(self, path: Path, device: torch.device) -> SavedState:
         """Fill model, optimiser, scaler and average from `path`. Raises DataError where it is damaged, or of another
-        tokenizer, text or model."""
-        saved = read_training_state(path)
+        tokenizer or text; of a damaged one, its message names the older states, where there are any."""
+        with self._naming_older(path):
+            saved = read_training_state(path)
         if saved.tokenizer != self.keys["tokenizer"]:
             raise DataError(f"{path}: was trained with another tokenizer than {self.folder / 'tokenizer'}")
         if saved.corpus != self.keys["corpus"]:
@@ -106,6 +110,11 @@ class Checkpoint:
                 f"{path}: was trained on other pairs than data.train now gives (the text has changed, or what is kept "
                 "of it); restore it, or choose another run_dir"
             )
+        with self._naming_older(path):
+            self._fill(path, saved, device)
+        return saved
+
+    def _fill(self, path: Path, saved: SavedState, device: torch.device) -> None:
         load_weights(self.model, path / WEIGHTS, device)
         load_optimizer(self.optimizer, path, saved.optimizer, device)
         if (path / AVERAGE).is_file():
@@ -115,7 +124,18 @@ class Checkpoint:
             raise DataError(f"{path / STATE}: damaged, or of another version of nat (scaler)")
         if own:
             self.scaler.load_state_dict(saved.scaler)
-        return saved
+
+    @contextlib.contextmanager
+    def _naming_older(self, path: Path) -> Iterator[None]:
+        """A damaged state is no end where there are older ones."""
+        try:
+            yield
+        except DataError as error:
+            older = [state.name for state in saved_states(self.folder) if state < path]
+            if not older:
+                raise
+            way = f"delete {path}, and the same command goes on from {older[-1]}"
+            raise DataError(f"{error}; older states are there ({', '.join(older)}): {way}") from None
 
 
 def read_training_state(path: Path) -> SavedState:

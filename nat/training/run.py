@@ -65,9 +65,9 @@ LEARNABLE_VERSION = "1"  # part of a cache key: raise it when a model's `learnab
 # May differ when a run is resumed: they do not change what the finished part of the run was. Text is known by content.
 FREE_ON_RESUME = (
     "trainer.max_updates", "trainer.max_minutes", "trainer.max_tokens", "trainer.device", "trainer.num_threads",
-    "trainer.rank_timeout", "trainer.compile", "trainer.log_every", "trainer.save_every", "trainer.max_skipped",
-    "trainer.average_best", "validation", "data.cache", "data.num_workers", "data.train", "data.valid", "data.test",
-    "run_dir", "init_from",
+    "trainer.rank_timeout", "trainer.compile", "trainer.log_every", "trainer.save_every", "trainer.keep_states",
+    "trainer.max_skipped", "trainer.average_best", "validation", "data.cache", "data.num_workers", "data.train",
+    "data.valid", "data.test", "run_dir", "init_from",
 )  # fmt: skip
 
 

@@ -64,6 +64,9 @@ class TrainerConfig:
         50, "updates between lines of metrics.jsonl and TensorBoard", minimum=1, maximum=1_000_000_000
     )
     save_every: int = option(1000, "updates between saved training states", minimum=1, maximum=1_000_000_000)
+    keep_states: int = option(
+        1, "the last n training states stay, so that a bad stretch can be rolled back", minimum=1, maximum=10_000
+    )
     max_skipped: int = option(
         20, "updates in a row with a non-finite gradient before the run gives up", minimum=1, maximum=1_000_000_000
     )
@@ -114,7 +117,13 @@ class Trainer:
         self.state, self.average = TrainingState.at_start(), MovingAverage(config.moving_average)
         keys = {"tokenizer": validator.tokenizers.fingerprint, "corpus": corpus.fingerprint}
         self.checkpoint = Checkpoint(
-            folder, model, optimizer, self.step.scaler, self.average, keys | {"measure": validator.measure}
+            folder,
+            model,
+            optimizer,
+            self.step.scaler,
+            self.average,
+            keys | {"measure": validator.measure},
+            keep=config.keep_states,
         )
         self.best = BestCheckpoints(
             folder,

@@ -21,7 +21,7 @@ from nat import files
 from nat.errors import DataError
 from nat.files import read_json, write_json, write_text
 from nat.runs import weights as written
-from nat.runs.folder import latest_checkpoint
+from nat.runs.folder import latest_checkpoint, saved_states
 from nat.runs.weights import check_tokenizer, load_tensors, load_weights, save_tensors
 from nat.training.averaging import MovingAverage, SwappedWeights, average_weights
 from nat.training.optimizer import Adam
@@ -42,13 +42,19 @@ def weights(value: float) -> dict[str, Tensor]:
 
 
 def save(
-    folder: Path, update: int, model: nn.Module, optimizer: Adam, average: dict[str, Tensor] | None = None
+    folder: Path,
+    update: int,
+    model: nn.Module,
+    optimizer: Adam,
+    average: dict[str, Tensor] | None = None,
+    **options: int,
 ) -> None:
     """The training state of an update."""
     moving = MovingAverage(0.5)
     moving.weights = average
     keys = {"tokenizer": "t", "corpus": "c", "measure": "m"}
-    checkpoint = Checkpoint(folder, model, optimizer, torch.amp.GradScaler("cpu", enabled=False), moving, keys)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    checkpoint = Checkpoint(folder, model, optimizer, scaler, moving, keys, **options)
     checkpoint.save(replace(TrainingState.at_start(), update=update), [])
 
 
@@ -294,6 +300,15 @@ def test_only_the_newest_training_state_is_kept(tmp_path: Path) -> None:
     path = latest_checkpoint(tmp_path)
     assert path is not None
     assert path.name == "update-00000100"
+
+
+def test_the_last_states_are_kept(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    for update in (2, 9, 10, 100, 100):
+        save(tmp_path, update, model, optimizer, keep=3)
+    assert [path.name for path in saved_states(tmp_path)] == [f"update-{update:08d}" for update in (9, 10, 100)]
+    save(tmp_path, 101, model, optimizer)
+    assert [path.name for path in saved_states(tmp_path)] == ["update-00000101"]
 
 
 def test_what_a_kill_leaves_half_written_is_not_a_checkpoint_and_is_cleared_away(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from builders import command
 
 from nat.files import read_json, write_json
 from nat.progress import Progress
-from nat.runs.folder import latest_checkpoint
+from nat.runs.folder import latest_checkpoint, saved_states
 from nat.training.distributed import Ranks
 from nat.training.validation import Validated, Validator
 
@@ -203,6 +203,29 @@ def test_damaged_files_are_one_line(resume: Callable[..., str], name: str, conte
     ]
     assert last.startswith("nat-train: ")
     assert place in last
+
+
+def test_a_damaged_state_names_the_older_ones_and_a_bad_stretch_is_rolled_back(
+    small: list[str], resume: Callable[..., str], tmp_path: Path
+) -> None:
+    folder, kept = tmp_path / "run", "trainer.keep_states=3"
+    assert command(*small, "model=ctc", f"run_dir={folder}", "trainer.max_updates=8", kept) == 0
+    names = ["update-00000004", "update-00000005", "update-00000008"]
+    assert [path.name for path in saved_states(folder)] == names
+    bad = folder / "checkpoints" / names[-1]
+    weights = [bad / "model.safetensors", folder / "model.safetensors"]
+    before = [path.read_bytes() for path in weights]
+    whole = (bad / "optimizer.safetensors").read_bytes()
+    told = resume(kept, damage=lambda _: (bad / "optimizer.safetensors").write_bytes(whole[:100]), code=2)
+    assert told.splitlines()[-1].endswith(
+        f"; older states are there (update-00000004, update-00000005): delete {bad}, and the same command goes on from "
+        "update-00000005"
+    )
+    assert told.splitlines()[-1].startswith(f"nat-train: {bad}/optimizer.safetensors: damaged or truncated (")
+    shutil.rmtree(bad)
+    resume(kept, "trainer.max_updates=8")
+    assert [path.read_bytes() for path in weights] == before
+    assert points(folder, "train").keys() == set(range(1, 9))
 
 
 def test_the_optimiser_of_another_model_is_refused(
