@@ -52,6 +52,7 @@ def struck(
     number: int,
     blow: signal.Signals = signal.SIGKILL,
     module: str = "nat.cli.train",
+    environment: dict[str, str] | None = None,
 ) -> None:
     """A command that a signal hits as it is about to touch `folder` for the `number`-th time.
 
@@ -71,7 +72,7 @@ def struck(
                 os.kill(os.getpid(), blow)
 
     sys.addaudithook(strike)
-    command(arguments, log, module=module)
+    command(arguments, log, environment, module)
 
 
 TOUCHES = ("open", "os.rename", "os.remove", "os.mkdir")

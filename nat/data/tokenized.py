@@ -77,8 +77,19 @@ class TokenizedCorpus:
     @property
     def sentences(self) -> list[np.ndarray]:
         """Indices of the pairs of each source: one, or several of a row with several targets."""
-        ends = 1 + np.flatnonzero(np.diff(self.lines))
-        return np.split(np.arange(len(self)), ends)
+        return self.sentences_of(range(len(self)))
+
+    def sentences_of(self, span: range) -> list[np.ndarray]:
+        """See `sentences`: of the sources whose first pair is in the span, all pairs, also those beyond it."""
+        first, end = (self._next_source(index) for index in (span.start, span.stop))
+        ends = first + 1 + np.flatnonzero(np.diff(self.lines[first:end]))
+        return np.split(np.arange(first, end), ends - first) if first < end else []
+
+    def _next_source(self, index: int) -> int:
+        """The first pair from `index` on that begins a source."""
+        while 0 < index < len(self) and self.lines[index] == self.lines[index - 1]:
+            index += 1
+        return index
 
     def references(self, sentences: Sequence[np.ndarray]) -> tuple[list[str], list[str]]:
         """Source texts of such `sentences`, each once, and their references: a `Reference` where there are several."""

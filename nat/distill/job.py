@@ -7,7 +7,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from nat.config import option, to_plain
@@ -20,6 +19,7 @@ from nat.decoding.batch_options import BatchOptions
 from nat.decoding.options import DecodingConfig, data_options
 from nat.decoding.translator import Translator
 from nat.distill.fertilities import AlignmentFile, FertilitySource, WordAligner
+from nat.distill.shards import Shards
 from nat.engines.choice import CUDA_GRAPHS, OF_EVERY_METHOD, PRECISION, Engine, decoding_options
 from nat.engines.opening import load, weights_digest
 from nat.errors import ConfigError, DataError
@@ -29,7 +29,7 @@ from nat.runs.folder import run_summary
 from nat.runs.lock import LOCK, FolderLock
 from nat.training.run import keep_learnable
 
-CORPUS, MANIFEST, JOB = "train.jsonl", "manifest.json", "job.json"
+CORPUS, MANIFEST, JOB, PARTS = "train.jsonl", "manifest.json", "job.json", "parts"
 COLUMNS = ("score", "line", "rank", "truncated", "unknown", "fertilities")  # beside those of the source and target
 
 
@@ -94,20 +94,9 @@ class Job:
     identity: dict[str, Any]
 
     @property
-    def num_shards(self) -> int:
-        return -(-len(self.corpus) // self.config.shard_size)
-
-    def indices(self, shard: int) -> np.ndarray:
-        size = self.config.shard_size
-        return np.arange(shard * size, min((shard + 1) * size, len(self.corpus)))
-
-    @property
-    def parts(self) -> list[Path]:
-        """The files of all shards, in corpus order."""
-        return [self.part(shard) for shard in range(self.num_shards)]
-
-    def part(self, shard: int) -> Path:
-        return self.folder / "parts" / f"shard-{shard:06d}.jsonl"
+    def shards(self) -> Shards:
+        """Of the pairs of the corpus."""
+        return Shards(self.folder / PARTS, len(self.corpus), self.config.shard_size)
 
 
 def prepare_job(config: DistillConfig, lock: FolderLock | None) -> Job:
@@ -137,6 +126,7 @@ def prepare_job(config: DistillConfig, lock: FolderLock | None) -> Job:
     if lock is not None:
         lock.acquire()
         claim(job.folder, identity)
+        job.shards.move_into_folders()
     return job
 
 

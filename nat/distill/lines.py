@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,15 +12,12 @@ from nat.data.lines import read_json_lines
 from nat.data.pairs import Pair
 from nat.data.vocabulary import Symbol
 from nat.decoding.batched import Decoded
+from nat.distill.counts import UNKNOWN, Line
 from nat.distill.fertilities import FertilitySource, WordAligner, attention_fertilities, link_fertilities
 from nat.distill.job import Job, Targets
-from nat.files import to_json
 from nat.progress import Progress
 
 READ_AT_ONCE = 1000  # lines that are tokenised and aligned together
-UNKNOWN = "unknown"  # marks a shard's line whose target holds an <unk>
-
-Line = dict[str, Any]
 
 
 def shard_lines(job: Job, indices: np.ndarray, progress: Progress) -> list[Line]:
@@ -90,16 +85,13 @@ def add(lines: Sequence[Line], fertilities: Sequence[list[int]]) -> None:
         line["fertilities"] = numbers
 
 
-def kept_lines(job: Job) -> Iterator[list[Line]]:
-    """The lines of all shards in corpus order, READ_AT_ONCE together, without those that hold an <unk>."""
-    lines = (line for path in job.parts for line in read_shard(path) if UNKNOWN not in line)
+def kept_lines(job: Job, shards: Iterable[int] | None = None) -> Iterator[list[Line]]:
+    """The lines of shards (None: all) in corpus order, READ_AT_ONCE together, without those that hold an <unk>. Raises
+    DataError where one is damaged."""
+    paths = (job.shards.path(shard) for shard in (range(len(job.shards)) if shards is None else shards))
+    lines = (line for path in paths for _, line in read_json_lines(path) if UNKNOWN not in line)
     while chunk := list(islice(lines, READ_AT_ONCE)):
         yield chunk
-
-
-def read_shard(path: Path) -> Iterator[Line]:
-    """All lines of a shard, or of the whole corpus. Raises DataError where it is damaged."""
-    return (line for _, line in read_json_lines(path))
 
 
 def aligned_lines(job: Job) -> Iterator[list[Line]]:
@@ -116,7 +108,3 @@ def aligned_lines(job: Job) -> Iterator[list[Line]]:
             add(lines, link_fertilities(pairs, aligner.links(pairs)))
             yield lines
             progress.advance(len(lines))
-
-
-def as_text(lines: Sequence[Line]) -> str:
-    return "".join(to_json(line) + "\n" for line in lines)

@@ -3,8 +3,9 @@ https://arxiv.org/abs/1606.07947).
 
 The corpus is cut into shards of consecutive pairs; a shard is decoded in batches sorted by length and written
 whole or not at all, so a run that was killed goes on with the first missing shard, and the result does not
-depend on kills or ranks. A rank takes the next shard when it is ready for one; the main rank joins them in corpus
-order.
+depend on kills or ranks. A rank takes the next shard when it is ready for one, and counts what the manifest says of
+it; the main rank joins them in corpus order and adds the counts, in memory for a few lines, however many there are.
+Only the aligner holds the tokens of all pairs.
 
 Of a row with several targets (data.target=de+fr+es) each pair gets the teacher's one translation, so that the corpus
 keeps its size and the weight of each source, as in Zhou et al. 2020, https://arxiv.org/abs/1911.02727, section 3.1,
@@ -19,10 +20,14 @@ OUTPUT/manifest.json   teacher, decoding options, corpus, counts, scores, versio
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial, reduce
 from importlib.metadata import version
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +36,19 @@ import torch
 
 import nat
 from nat.config import to_plain
-from nat.data.filters import is_blank
-from nat.data.lines import file_digest
+from nat.distill.counts import Counts, FertilityCounts, as_text, count, counts_of_shards
 from nat.distill.fertilities import FertilitySource
 from nat.distill.job import CORPUS, MANIFEST, DistillConfig, Job, Targets, prepare_job
-from nat.distill.lines import UNKNOWN, aligned_lines, as_text, kept_lines, read_shard, shard_lines
+from nat.distill.lines import aligned_lines, kept_lines, shard_lines
 from nat.errors import DataError
-from nat.files import read_object, write_atomically, write_json, write_text
+from nat.files import read_object, write_atomically, write_json
 from nat.progress import Progress
 from nat.runs.device import choose_device
 from nat.runs.folder import run_summary
 from nat.runs.lock import FolderLock
-from nat.scoring.scores import corpus_bleu
 from nat.training.distributed import Ranks
+
+COPIED_AT_ONCE = 1 << 20  # bytes
 
 
 def distill(config: DistillConfig) -> dict[str, Any]:
@@ -60,8 +65,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         if (job.folder / MANIFEST).is_file():
             return read_object(job.folder / MANIFEST)
         began = time.monotonic()
-        work(job, ranks)
-        ranks.barrier()
+        job.shards.work(partial(make_shard, job), ranks, "distil")
         if not ranks.is_main:
             return {}
         lock.check()
@@ -85,50 +89,66 @@ def outcome(manifest: dict[str, Any], folder: str) -> str:
         raise DataError(f"{folder}/{MANIFEST}: damaged, or of another version of nat ({error})") from None
 
 
-def work(job: Job, ranks: Ranks) -> None:
-    """The missing shards, each by the rank that is ready for it first. The main rank shows the progress of all."""
-    missing = [shard for shard in range(job.num_shards) if not job.part(shard).is_file()]
-    total, left = len(job.corpus), sum(len(job.indices(shard)) for shard in missing)
-    ranks.barrier()  # all have looked before the first one writes
-    name = "distil" if ranks.num_ranks == 1 else f"distil ({ranks.num_ranks} ranks)"
-    with Progress(name, total=total, unit="sentences", start=total - left, silent=not ranks.is_main) as progress:
-        others = 0
-        for number in ranks.claims(len(missing)):
-            indices = job.indices(missing[number])
-            write_text(job.part(missing[number]), as_text(shard_lines(job, indices, progress)))
-            before, others = others, ranks.done_by_others(len(indices))
-            progress.advance(others - before)
+def make_shard(job: Job, shard: int, progress: Progress) -> None:
+    items = job.shards.items(shard)
+    lines = shard_lines(job, np.arange(items.start, items.stop), progress)
+    text = as_text(lines)
+    job.shards.write(shard, text, to_plain(count(job, shard, lines, text)))
 
 
 def join(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:
     """All shards in corpus order as one file, then the manifest, whose presence says that all is done."""
-    missing = [part for part in job.parts if not part.is_file()]
-    if missing:
-        raise DataError(f"{job.folder}/parts: {len(missing)} shards are missing; run the same command again")
+    if job.shards.missing:
+        raise DataError(
+            f"{job.shards.folder}: {len(job.shards.missing)} shards are missing; run the same command again"
+        )
     began = time.monotonic()
-    write_atomically(job.folder / CORPUS, lambda out: write_lines(job, out))
-    manifest = describe(job, seconds + time.monotonic() - began, ranks)
+    counts = counts_of_shards(job)
+    if not any(shard.num_best for shard in counts):
+        raise DataError(f"output={job.folder}: the teacher wrote <unk> in every translation, no line is left")
+    corpus = JoinedCorpus(job, counts)
+    write_atomically(job.folder / CORPUS, corpus.write)
+    manifest = describe(job, reduce(add, counts), corpus, seconds + time.monotonic() - began, ranks)
     write_json(job.folder / MANIFEST, manifest)
-    shutil.rmtree(job.folder / "parts", ignore_errors=True)
+    shutil.rmtree(job.shards.folder, ignore_errors=True)
     return manifest
 
 
-def write_lines(job: Job, out: Path) -> None:
-    """Raises DataError if no best translation is kept."""
-    num_best = 0
-    with open(out, "w", encoding="utf-8") as file:
-        for lines in (aligned_lines if job.config.fertilities is FertilitySource.ALIGNER else kept_lines)(job):
-            file.write(as_text(lines))
-            num_best += sum(line["rank"] == 0 for line in lines)
-    if not num_best:
-        raise DataError(f"output={job.folder}: the teacher wrote <unk> in every translation, no line is left")
+class JoinedCorpus:
+    """The lines of all shards that are kept, written one after the other: no more than a few are in memory. With an
+    aligner, which must have seen them all, their fertilities are written now."""
+
+    def __init__(self, job: Job, counts: Sequence[Counts]) -> None:
+        self.job, self.counts = job, counts
+        self.sha256 = hashlib.sha256()
+        self.fertilities = FertilityCounts()
+
+    def write(self, out: Path) -> None:
+        aligned = self.job.config.fertilities is FertilitySource.ALIGNER
+        with open(out, "wb") as file:
+            for piece in self._aligned_pieces() if aligned else self._pieces():
+                file.write(piece)
+                self.sha256.update(piece)
+
+    def _pieces(self) -> Iterator[bytes]:
+        with Progress("join", total=len(self.job.corpus), unit="sentences") as progress:
+            for shard, counts in enumerate(self.counts):
+                self.fertilities += counts.fertilities
+                if counts.num_unknown:
+                    yield from (as_text(lines).encode() for lines in kept_lines(self.job, [shard]))
+                else:
+                    with open(self.job.shards.path(shard), "rb") as file:
+                        yield from iter(partial(file.read, COPIED_AT_ONCE), b"")
+                progress.advance(len(self.job.shards.items(shard)))
+
+    def _aligned_pieces(self) -> Iterator[bytes]:
+        for lines in aligned_lines(self.job):
+            self.fertilities += FertilityCounts.of(lines)
+            yield as_text(lines).encode()
 
 
-def describe(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:
+def describe(job: Job, counts: Counts, corpus: JoinedCorpus, seconds: float, ranks: Ranks) -> dict[str, Any]:
     """The manifest: which teacher made this file, how, from what, and with what success."""
-    lines = list(read_shard(job.folder / CORPUS))
-    best = [line for line in lines if line["rank"] == 0]
-    outputs = {line["line"]: line[job.data.target] for line in best}  # the same for all pairs of a source
     return {
         "teacher": str(job.teacher.folder),
         "teacher_run": run_summary(job.teacher.folder),
@@ -136,16 +156,16 @@ def describe(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:
         "engine": job.teacher.engine,
         "precision": job.teacher.computed_in,
         **job.identity,
-        "fertilities": describe_fertilities(job, best),
+        "fertilities": describe_fertilities(job, corpus.fertilities),
         "data": to_plain(job.data),
         "pairs": job.corpus.report.to_plain(),
-        "num_lines": len(lines),
-        "num_empty": sum(is_blank(line[job.data.target]) for line in best),
-        "num_truncated": sum("truncated" in line for line in best),
-        "num_unknown": sum(UNKNOWN in line for part in job.parts for line in read_shard(part)),
-        "mean_score": mean_score(best),
-        **compare(job, outputs),
-        "corpus_sha256": file_digest(job.folder / CORPUS),
+        "num_lines": counts.num_lines,
+        "num_empty": counts.num_empty,
+        "num_truncated": counts.num_truncated,
+        "num_unknown": counts.num_unknown,
+        "mean_score": counts.mean_score,
+        **compare(job, counts),
+        "corpus_sha256": corpus.sha256.hexdigest(),
         **to_plain(job.batches),
         "seconds_of_last_run": round(seconds, 1),
         "num_ranks": ranks.num_ranks,
@@ -155,31 +175,20 @@ def describe(job: Job, seconds: float, ranks: Ranks) -> dict[str, Any]:
     }
 
 
-def mean_score(best: list[dict[str, Any]]) -> float | None:
-    """None where the teacher says no scores, as an export of one graph."""
-    scores = [line["score"] for line in best if line["score"] is not None]
-    return float(np.mean(scores)) if scores else None
-
-
-def describe_fertilities(job: Job, best: list[dict[str, Any]]) -> dict[str, Any] | None:
+def describe_fertilities(job: Job, counts: FertilityCounts) -> dict[str, Any] | None:
     """How they were made, and what a student's fertility head will see; None where there are none."""
     if job.config.fertilities is None:
         return None
-    numbers = np.concatenate([line["fertilities"] for line in best])
-    shares = {"maximum": int(numbers.max()), "share_of_zeros": round(float((numbers == 0).mean()), 4)}
-    return job.identity["fertilities"] | shares
+    share = counts.zeros / max(1, counts.total)
+    return job.identity["fertilities"] | {"maximum": counts.maximum, "share_of_zeros": round(share, 4)}
 
 
-def compare(job: Job, outputs: dict[int, str]) -> dict[str, Any]:
-    """BLEU of the teacher's translations, by line of the corpus, against the corpus's own targets, all that a source
-    has; null where the targets are these."""
+def compare(job: Job, counts: Counts) -> dict[str, Any]:
+    """BLEU of the teacher's translations against the corpus's own targets, all that a source has; null where the
+    targets are these."""
     if job.config.targets is Targets.CORPUS:
         return {"bleu_against_original": None, "bleu_signature": None}
-    numbers = job.corpus.lines.tolist()
-    sentences = [sentence for sentence in job.corpus.sentences if numbers[sentence[0]] in outputs]
-    _, references = job.corpus.references(sentences)
-    once = [outputs[numbers[sentence[0]]] for sentence in sentences]
-    bleu, signature = corpus_bleu(once, references)
+    bleu, signature = counts.bleu.bleu(counts.tokenizer)
     return {"bleu_against_original": bleu, "bleu_signature": signature}
 
 

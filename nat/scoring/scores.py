@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from sacrebleu.metrics import CHRF, TER
+from sacrebleu.metrics.bleu import MAX_NGRAM_ORDER
 
+from nat.config import option
 from nat.data.references import all_references, reference_streams
 from nat.data.vocabulary import Symbol
 from nat.scoring.tokenization import BleuTokenizer, tokenizer_of
@@ -65,10 +67,62 @@ def corpus_bleu(
     outputs: Sequence[str], references: Sequence[str], *, tokenizer: BleuTokenizer | None = None
 ) -> tuple[float, str]:
     """BLEU with its signature, of what `score_corpus` takes."""
-    assert len(outputs) == len(references)
-    bleu = (tokenizer or tokenizer_of(references)).metric()
-    score = bleu.corpus_score(list(outputs), reference_streams(references)).score
-    return score, str(bleu.get_signature())
+    tokenizer = tokenizer or tokenizer_of(references)
+    return BleuCounts.of(outputs, references, tokenizer).bleu(tokenizer)
+
+
+@dataclass(frozen=True)
+class BleuCounts:
+    """All that BLEU is computed from (Papineni et al. 2002, https://aclanthology.org/P02-1040/, section 2.3). The
+    counts of two pieces of a text, of one tokenizer, are added.
+
+    correct, total: n-grams of orders 1 to 4, those of the references among them and all. output_length,
+    reference_length: tokens. num_references: of a sentence; -1 where that differs, 0 where there is no sentence.
+    """
+
+    correct: list[int] = option([0] * MAX_NGRAM_ORDER)
+    total: list[int] = option([0] * MAX_NGRAM_ORDER)
+    output_length: int = 0
+    reference_length: int = 0
+    num_references: int = 0
+
+    @classmethod
+    def of(
+        cls, outputs: Sequence[str], references: Sequence[str], tokenizer: BleuTokenizer, *, silent: bool = False
+    ) -> BleuCounts:
+        """silent: sacreBLEU does not remark on lines that look as if they had been tokenised."""
+        assert len(outputs) == len(references)
+        if not outputs:
+            return cls()
+        metric = tokenizer.metric(silent=silent)
+        score = metric.corpus_score(list(outputs), reference_streams(references))
+        return cls(score.counts, score.totals, score.sys_len, score.ref_len, metric.num_refs)
+
+    def __add__(self, other: BleuCounts) -> BleuCounts:
+        numbers = {self.num_references, other.num_references} - {0} or {0}
+        return BleuCounts(
+            [mine + theirs for mine, theirs in zip(self.correct, other.correct, strict=True)],
+            [mine + theirs for mine, theirs in zip(self.total, other.total, strict=True)],
+            self.output_length + other.output_length,
+            self.reference_length + other.reference_length,
+            numbers.pop() if len(numbers) == 1 else -1,
+        )
+
+    def bleu(self, tokenizer: BleuTokenizer) -> tuple[float, str]:
+        """The score, 0-100, and its signature. tokenizer: the one of the counts."""
+        metric = tokenizer.metric()
+        metric.num_refs = self.num_references
+        score = metric.compute_bleu(
+            list(self.correct),
+            list(self.total),
+            self.output_length,
+            self.reference_length,
+            smooth_method=metric.smooth_method,
+            smooth_value=metric.smooth_value,
+            effective_order=metric.effective_order,
+            max_ngram_order=metric.max_ngram_order,
+        )
+        return score.score, str(metric.get_signature())
 
 
 def mean_words(reference: str, split: Callable[[str], str]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import astuple, dataclass
 from enum import Enum
 from importlib.util import find_spec
 
@@ -40,8 +41,9 @@ class BleuTokenizer(Enum):
                 f"pip install 'sacrebleu[{self.value[:2]}]'"
             )
 
-    def metric(self, *, effective_order: bool = False) -> BLEU:
-        return BLEU(tokenize=self.value, effective_order=effective_order)
+    def metric(self, *, effective_order: bool = False, silent: bool = False) -> BLEU:
+        """silent: without its remark on lines that look as if they had been tokenised."""
+        return BLEU(tokenize=self.value, effective_order=effective_order, force=silent)
 
 
 PACKAGES = {
@@ -56,18 +58,42 @@ FIRST = "\u0e00"  # no character before it is of these
 SOME_KANA = 0.05  # of Han and kana together: less is Chinese that quotes
 
 
+@dataclass(frozen=True)
+class Scripts:
+    """How many letters lines have, and how many of them are of scripts without spaces (or are Hangul). Those of two
+    texts are added."""
+
+    letters: int = 0
+    han: int = 0
+    kana: int = 0
+    hangul: int = 0
+    unspaced: int = 0
+
+    @classmethod
+    def of(cls, lines: Iterable[str]) -> Scripts:
+        text = "".join(lines)
+        letters = sum(map(str.isalpha, text))
+        if not text or max(text) < FIRST:
+            return cls(letters)
+        return cls(letters, *(len(script.findall(text)) for script in (HAN, KANA, HANGUL, UNSPACED)))
+
+    def __add__(self, other: Scripts) -> Scripts:
+        return Scripts(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def tokenizer(self) -> BleuTokenizer:
+        """The one that the script of most letters needs: Chinese zh, Japanese ja-mecab, Korean ko-mecab, other text
+        without spaces char; where a package is missing char too. All else is 13a."""
+        half, ideographs = self.letters / 2, self.han + self.kana
+        if ideographs > half:
+            chosen = BleuTokenizer.JAPANESE if self.kana > SOME_KANA * ideographs else BleuTokenizer.CHINESE
+        elif self.hangul > half:
+            chosen = BleuTokenizer.KOREAN
+        else:
+            chosen = BleuTokenizer.CHARACTERS if self.unspaced > half else BleuTokenizer.MTEVAL
+        return chosen if chosen.is_installed else BleuTokenizer.CHARACTERS
+
+
 def tokenizer_of(lines: Iterable[str]) -> BleuTokenizer:
-    """The tokenizer that the script of most letters needs: Chinese zh, Japanese ja-mecab, Korean ko-mecab, other text
-    without spaces char; where a package is missing char too. All else is 13a."""
-    text = "".join(lines)
-    if not text or max(text) < FIRST:
-        return BleuTokenizer.MTEVAL
-    half = sum(map(str.isalpha, text)) / 2
-    han, kana, hangul, unspaced = (len(script.findall(text)) for script in (HAN, KANA, HANGUL, UNSPACED))
-    if han + kana > half:
-        chosen = BleuTokenizer.JAPANESE if kana > SOME_KANA * (han + kana) else BleuTokenizer.CHINESE
-    elif hangul > half:
-        chosen = BleuTokenizer.KOREAN
-    else:
-        chosen = BleuTokenizer.CHARACTERS if unspaced > half else BleuTokenizer.MTEVAL
-    return chosen if chosen.is_installed else BleuTokenizer.CHARACTERS
+    """What the script of these lines needs, see `Scripts`."""
+    return Scripts.of(lines).tokenizer

@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,12 @@ def test_killed_three_times_gives_the_same_bytes(distilled: Path, tiny_runs: dic
     arguments = [f"teacher={tiny_runs['autoregressive']}", f"output={folder}", *FAST]
     chance, parts = random.Random(5), []
     for _ in range(3):
-        touches = chance.randint(8, 13)  # of the shards
+        touches = chance.randint(16, 26)  # of the shards: two files each
         process = workers.start(
             workers.struck, arguments, str(tmp_path / "log"), folder / "parts", touches, module="nat.cli.distill"
         )
         assert workers.finish(process) == -signal.SIGKILL, (tmp_path / "log").read_text()
-        parts.append(len(list(folder.glob("parts/shard-*"))))
+        parts.append(len(list(folder.glob("parts/000/shard-*.jsonl"))))
     assert parts[0] < parts[1] < parts[2]
     assert not (folder / "manifest.json").exists()
     assert distil(*arguments) == 0
@@ -114,19 +115,52 @@ def test_killed_while_joining(distilled: Path, tiny_runs: dict[str, Path], tmp_p
     assert (folder / "train.jsonl").read_bytes() == (distilled / "train.jsonl").read_bytes()
 
 
-def test_two_ranks_give_the_same_bytes(distilled: Path, tiny_runs: dict[str, Path], tmp_path: Path) -> None:
+Ranks = Callable[..., list[ForkServerProcess]]
+
+
+@pytest.fixture
+def start_ranks(tiny_runs: dict[str, Path], tmp_path: Path) -> Ranks:
+    """Starts so many ranks of one distillation into tmp_path/ranks. struck: rank 1 is killed as it touches the shards
+    for this time."""
+    arguments = [f"teacher={tiny_runs['autoregressive']}", f"output={tmp_path / 'ranks'}", "device=cpu", *FAST]
+
+    def start(num_ranks: int, *, struck: int | None = None) -> list[ForkServerProcess]:
+        port, log, options = workers.free_port(), str(tmp_path / "log"), {"module": "nat.cli.distill"}
+        ranks = []
+        for rank in range(num_ranks):
+            environment = workers.rank_environment(rank, num_ranks, port)
+            if rank == 1 and struck is not None:
+                blow = (workers.struck, arguments, log, tmp_path / "ranks" / "parts", struck)
+                ranks.append(workers.start(*blow, environment=environment, **options))
+            else:
+                ranks.append(workers.start(workers.command, arguments, log, environment, **options))
+        return ranks
+
+    return start
+
+
+@pytest.mark.parametrize("num_ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_ranks_give_the_same_bytes(num_ranks: int, start_ranks: Ranks, distilled: Path, tmp_path: Path) -> None:
+    codes = [workers.finish(rank) for rank in start_ranks(num_ranks)]
+    assert codes == [0] * num_ranks, (tmp_path / "log").read_text()
     folder = tmp_path / "ranks"
-    arguments = [f"teacher={tiny_runs['autoregressive']}", f"output={folder}", "device=cpu", *FAST]
-    log, port = str(tmp_path / "log"), workers.free_port()
-    ranks = [
-        workers.start(
-            workers.command, arguments, log, workers.rank_environment(rank, 2, port), module="nat.cli.distill"
-        )
-        for rank in range(2)
-    ]
-    assert [workers.finish(rank) for rank in ranks] == [0, 0], (tmp_path / "log").read_text()
     assert (folder / "train.jsonl").read_bytes() == (distilled / "train.jsonl").read_bytes()
-    assert json.loads((folder / "manifest.json").read_text())["num_ranks"] == 2
+    first, second = (json.loads((path / "manifest.json").read_text()) for path in (distilled, folder))
+    assert second["num_ranks"] == num_ranks
+    assert {key for key in first if first[key] != second[key]} <= {"num_ranks", "date", "seconds_of_last_run"}
+    assert not (folder / "parts").exists()
+
+
+@pytest.mark.slow
+def test_ranks_that_were_killed_go_on_with_others(start_ranks: Ranks, distilled: Path, tmp_path: Path) -> None:
+    first, second = start_ranks(2, struck=8)
+    assert workers.finish(second) == -signal.SIGKILL, (tmp_path / "log").read_text()
+    first.kill()
+    first.join()
+    folder = tmp_path / "ranks"
+    assert 0 < len(list(folder.rglob("shard-*.jsonl"))) < 6
+    assert [workers.finish(rank) for rank in start_ranks(4)] == [0] * 4, (tmp_path / "log").read_text()
+    assert (folder / "train.jsonl").read_bytes() == (distilled / "train.jsonl").read_bytes()
 
 
 def test_a_student_trains_on_it(
@@ -208,8 +242,8 @@ def test_damaged_files_of_a_distillation(
 def test_a_damaged_shard_is_named(
     finished: Path, tiny_runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    part = finished / "parts" / "shard-000001.jsonl"
-    part.parent.mkdir()
+    part = finished / "parts" / "000" / "shard-000001.jsonl"
+    part.parent.mkdir(parents=True)
     part.write_text('{"en": "a", "de"')
     (finished / "manifest.json").unlink()
     assert distil(f"teacher={tiny_runs['autoregressive']}", f"output={finished}", *FAST) == 2
@@ -272,9 +306,9 @@ def test_through_ctranslate2_in_int8(
         write_text(path, text)
 
     with monkeypatch.context() as patch:
-        patch.setattr("nat.distill.run.write_text", killed)
+        patch.setattr("nat.distill.shards.write_text", killed)
         assert distil(*arguments, *engine, f"output={tmp_path / 'killed'}") == 9
-    assert len(list((tmp_path / "killed" / "parts").iterdir())) == 2
+    assert len(list((tmp_path / "killed" / "parts").rglob("*.jsonl"))) == 2
     assert distil(*arguments, f"output={tmp_path / 'killed'}") == 2
     assert "holds a distillation with other engine, precision; " in capsys.readouterr().err
     assert distil(*arguments, *engine, f"output={tmp_path / 'killed'}") == 0
