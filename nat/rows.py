@@ -55,6 +55,13 @@ def _first_tensor(value: Any) -> Tensor | None:
     return next((t for item in items if (t := _first_tensor(item)) is not None), None)
 
 
+def parted(where: Bool[Tensor, " B"]) -> tuple[Int[Tensor, " N"], Int[Tensor, " M"]]:
+    """The rows where it is False, and those where it is True, both ascending. The host waits once, for their number."""
+    order = where.to(torch.uint8).argsort(stable=True)
+    count = len(where) - int(where.sum())
+    return order[:count], order[count:]
+
+
 @dataclass(frozen=True)
 class Rows:
     """Base of all batch-first records. Fields are tensors, Rows, tuples or dicts of these, or plain values
@@ -78,9 +85,10 @@ class Rows:
         return torch.device("cpu") if tensor is None else tensor.device
 
     def select(self, rows: Tensor) -> Self:
-        """The given rows, in the given order: `rows` is (N,) integer indices or a (B,) mask."""
+        """The given rows, in the given order: `rows` is (N,) integer indices or a (B,) mask, whose number of rows the host
+        waits for."""
         if rows.dtype == torch.bool:
-            rows = rows.nonzero().squeeze(-1)
+            rows = parted(rows)[1]
         return self._each(lambda t: t.index_select(0, rows), lambda inner: inner.select(rows))
 
     def repeat_rows(self, n: int) -> Self:

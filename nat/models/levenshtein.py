@@ -32,7 +32,7 @@ from nat.ops.edit_distance import best_edits
 from nat.ops.editing import gaps
 from nat.ops.sampling import class_of
 from nat.ops.selection import unpacked
-from nat.ops.shapes import are_fixed
+from nat.ops.shapes import are_fixed, nothing_in
 from nat.rows import Rows
 from nat.search.canvas import Canvas, Fate
 from nat.search.editing import GIVEN, held_out, start, traced, with_deleted
@@ -273,7 +273,7 @@ class Levenshtein(TranslationModel):
     def delete(self, canvas: Canvas, work: Work) -> tuple[Canvas, Bool[Tensor, " B"]]:
         """Without the tokens that are more probably deleted than kept; fixed ones stay (Susanto et al. 2020)."""
         free = canvas.valid & ~canvas.fixed
-        if not bool(free.any()):
+        if nothing_in(free):
             return canvas, free.any(dim=1)
         log_probs = self.heads.deletion(self.net, canvas.tokens, canvas.valid, work.memory)
         return canvas.without(free & (log_probs.argmax(dim=-1) == 1)), free.any(dim=1)
@@ -283,7 +283,7 @@ class Levenshtein(TranslationModel):
         translation has words. What exceeds the row's limit is cut from the last gaps on."""
         is_open = canvas.open_gaps
         wanted = torch.zeros_like(is_open, dtype=torch.long)
-        if bool(is_open.any()):
+        if not nothing_in(is_open):
             log_probs = self.heads.placeholders(self.net, canvas.tokens, canvas.valid, work.memory)
             none = (log_probs[:, :, :1] - penalty).masked_fill((canvas.lengths == 0)[:, None, None], -torch.inf)
             wanted = torch.cat((none, log_probs[:, :, 1:]), dim=2).argmax(dim=2).masked_fill(~is_open, 0)
@@ -297,7 +297,7 @@ class Levenshtein(TranslationModel):
     ) -> tuple[Canvas, Bool[Tensor, " B"]]:
         """With tokens in the placeholders."""
         new = canvas.fate == Fate.INSERTED
-        if not bool(new.any()):
+        if nothing_in(new):
             return canvas, new.any(dim=1)
         states = self.heads.token_states(self.net, canvas.tokens, canvas.valid, memory)
         written, scores = decoding.choose(self.net.head(memory), states, random, where=new)

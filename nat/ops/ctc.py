@@ -83,7 +83,8 @@ def _native_nll(
 ) -> tuple[Tensor, Tensor]:
     """`torch.nn.functional.ctc_loss` without its reduction, and its gradient in `scores` where one learns; infinities
     are 0. An operator of its own, for torch cannot tell the shapes of its own one in a compiled graph."""
-    native = scores.transpose(0, 1), columns, canvas_lengths, target_lengths
+    lengths = torch.stack((canvas_lengths, target_lengths)).tolist()  # torch's own would be read four times
+    native = scores.transpose(0, 1), columns, *lengths
     nll, alpha = torch.ops.aten._ctc_loss(*native, zero_infinity=True)
     gradient = scores.new_empty(0)
     if learning:

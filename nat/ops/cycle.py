@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nat.ops.shapes import nothing_in
+
 
 def from_lowest(tokens: Int[Tensor, "*B T"], valid: Bool[Tensor, "*B T"]) -> Int[Tensor, "*B T"]:
     """The rotation of each row's valid tokens, its first ones, that begins with the lowest; padding stays."""
@@ -54,7 +56,7 @@ def follow(
         row = log_probs.gather(1, current[:, None, None].expand(-1, 1, log_probs.size(2))).squeeze(1)[:, 1:]
         following = pick(row.masked_fill(~may_follow, -torch.inf), step)
         closed = closed | (following == first)
-        if bool(closed.all()):
+        if nothing_in(~closed):
             break
         current = torch.where(closed, first, following)
     longest = int(on.sum(dim=1).max())

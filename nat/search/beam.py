@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nat.data.vocabulary import Symbol
 from nat.nn.rng import RowRandom
-from nat.rows import Rows
+from nat.rows import Rows, parted
 
 BOS, EOS, PAD = int(Symbol.BOS), int(Symbol.EOS), int(Symbol.PAD)
 
@@ -129,9 +129,9 @@ def _one_by_one(
         tokens[alive, position] = token.masked_fill(ended, PAD)
         lengths[alive] = torch.where(ended, position, position + 1)
         last = token[:, None]
-        if bool(ended.any()):
-            going = (~ended).nonzero().squeeze(1)
-            if not going.numel():
+        going, stopped = parted(ended)
+        if len(stopped):
+            if not len(going):
                 break
             alive, last = alive[going], last[going]
             state = state.select(going)
@@ -184,10 +184,10 @@ def beam_search(
         beam, origin = _advance(beam, log_probs, position, alpha, limited=position >= shortest)
         state = state.reorder(origin)
         done = (beam.num_ended >= beam_size) | (position >= beam.max_lengths)
-        if bool(done.any()):
-            results.append((beam.select(done), position + 1))
-            going = (~done).nonzero().squeeze(1)
-            if not going.numel():
+        going, stopped = parted(done)
+        if len(stopped):
+            results.append((beam.select(stopped), position + 1))
+            if not len(going):
                 break
             beam, state = beam.select(going), state.select(going)
     return _collect(results, num_candidates)

@@ -74,7 +74,7 @@ class Canvas(Rows):
 
     def without(self, dropped: Bool[Tensor, "B L"]) -> Self:
         """What is left after deletion; all of it is KEPT."""
-        origin, valid = deletion(self.valid & ~dropped)
+        origin, valid = deletion(self.valid & ~dropped, most=dropped.size(1))
         return self.moved(origin, valid, valid.long() * int(Fate.KEPT))
 
     def moved(self, origin: Int[Tensor, "B N"], valid: Bool[Tensor, "B N"], fate: Int[Tensor, "B N"]) -> Self:

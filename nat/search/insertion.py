@@ -68,7 +68,8 @@ class Texts(Rows):
         other, without padding between them, so that a gap's column does not depend on the batch."""
         if len(values) == 1:
             return values[0]
-        origin, real = deletion(torch.cat([gaps(canvas.valid) for canvas in self.canvases], dim=1))
+        there = torch.cat([gaps(canvas.valid) for canvas in self.canvases], dim=1)
+        origin, real = deletion(there, most=there.size(1))
         return rearrange(torch.cat(list(values), dim=1), origin.masked_fill(~real, NEW))
 
     def of_each(self, values: Shaped[Tensor, "B A"]) -> list[Shaped[Tensor, "B G"]]:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nat.rows import Rows
+from nat.rows import Rows, parted
 from nat.search.canvas import Canvas, Fate
 
 
@@ -120,9 +120,11 @@ def refine(
         ended[rows] = stop
         if number == max_passes:
             done.append((rows, after))
-        elif bool(stop.any()):  # leaving costs a copy of the rest, so that only a pass that ends a row pays for it
-            done.append((rows[stop], after.select(stop)))
-            rows, canvas, memory = rows[~stop], after.select(~stop), memory.select(~stop)
+            break
+        going, stopped = parted(stop)
+        if len(stopped):  # leaving costs a copy of the rest, so that only a pass that ends a row pays for it
+            done.append((rows[stopped], after.select(stopped)))
+            rows, canvas, memory = rows[going], after.select(going), memory.select(going)
             if not len(rows):
                 break
     return Refined(_in_order(done), calls, ended, passes)
