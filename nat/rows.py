@@ -85,7 +85,7 @@ class Rows:
         return torch.device("cpu") if tensor is None else tensor.device
 
     def select(self, rows: Tensor) -> Self:
-        """The given rows, in the given order: `rows` is (N,) integer indices or a (B,) mask, whose number of rows the host
+        """The given rows, in the given order: `rows` is (N,) integer indices or a (B,) mask, whose rows the host
         waits for."""
         if rows.dtype == torch.bool:
             rows = parted(rows)[1]

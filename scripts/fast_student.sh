@@ -13,8 +13,10 @@ nat-distill teacher="$t" output="$output/distilled-int8" $int8
 nat-distill teacher="$t" output="$output/distilled-best" $int8 decoding.beam_size=4 decoding.num_candidates=4
 train() { nat-train run_dir="$output/$1" data.train="$output/$2/train.jsonl" data.tokenizer.path="$t/tokenizer" "${@:3}"; }
 train fast-first distilled-int8 experiment=small/ctc_fast init_from="$t" trainer.max_updates=11000 "$@"
-train fast distilled-best experiment=small/ctc_fast init_from="$output/fast-first" trainer.max_updates=4000 \
-  schedule.peak=1e-3 model.glancing.start=0.3 model.size.dropout=0.2 validation.every=1000 "$@"
+more=(init_from="$output/fast-first" trainer.max_updates=4000 schedule.peak=1e-3 model.glancing.start=0.3
+  model.size.dropout=0.2 validation.every=1000)
+train steps/more distilled-best experiment=small/ctc_fast "${more[@]}" "$@"
+train fast distilled-best experiment=small/ctc_fast encoder.num_layers=5 "${more[@]}" "$@"
 short=(init_from="$t" trainer.max_updates=1200)
 train steps/ctc distilled-int8 experiment=small/ctc "${short[@]}" "$@"
 train steps/late distilled-int8 experiment=small/ctc_fast "${short[@]}" model.glancing.start=0 model.glancing.end=0 "$@"
@@ -30,7 +32,8 @@ onnx="engine=onnx&precision=int8"
 rows="$output/steps/ctc?$onnx&name=CTC of 3+3 layers"
 rows+=",$output/steps/late?$onnx&name=late upsampling and a factored blank of 6+2 layers"
 rows+=",$output/steps/glancing?$onnx&name=glancing,$output/fast-first?$onnx&name=11000 updates instead of 1200"
-rows+=",$output/fast?$onnx&name=4000 more with 4 targets a source and dropout 0.2"
+rows+=",$output/steps/more?$onnx&name=4000 more with 4 targets a source and dropout 0.2"
+rows+=",$output/fast?$onnx&name=the same with one encoder layer less"
 nat-report "run_dirs=[$rows]" output="$output/fast-steps" num_threads=1
 nat-bench engines engines.student="$output/fast" engines.teacher="$t" output="$output/fast-engines.json" overwrite=true
 nat-bench engines engines.dims=[128,256,512,1024] repeats=3 output="$output/engines.json" overwrite=true \
