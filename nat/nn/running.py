@@ -8,9 +8,24 @@ is trained, and `nat.training.step` settles them, when and only when it applies 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+_unobserved = 0  # contexts that are open
+
+
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """Inside, values pass that have been seen already: layers that are computed again for their gradient."""
+    global _unobserved
+    _unobserved += 1
+    try:
+        yield
+    finally:
+        _unobserved -= 1
 
 
 class Running(nn.Module, ABC):
@@ -33,8 +48,10 @@ class Running(nn.Module, ABC):
         return self.training and torch.is_grad_enabled()
 
     def observe(self, **values: Tensor) -> None:
-        """Add to the sums of these names; each value is a sum over what passes."""
+        """Add to the sums of these names; each value is a sum over what passes, for the first time."""
         assert self.observing
+        if _unobserved:
+            return
         for name, value in values.items():
             self.sum_of(name).add_(value.detach())
 

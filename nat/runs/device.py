@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -19,6 +21,20 @@ def choose_device(name: str, *, option: str = "device") -> torch.device:
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", environment_number("LOCAL_RANK", 0))
+
+
+@contextmanager
+def deterministic(asked: bool) -> Iterator[None]:
+    """Inside, where asked for, the same work on the same GPU gives the same bits: torch takes operators whose sums have
+    one order, and warns of one that has none. A CPU needs no asking."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if asked:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for, before its first product
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def environment_number(name: str, default: int) -> int:

@@ -27,7 +27,7 @@ from nat.models.options import DecodingOptions
 from nat.nn.attention.base import Attention
 from nat.nn.rng import set_seed
 from nat.nn.transformer import Encoder
-from nat.runs.device import choose_device
+from nat.runs.device import choose_device, deterministic
 from nat.runs.folder import latest_checkpoint
 from nat.runs.lock import FolderLock
 from nat.runs.memory import Allowance
@@ -65,9 +65,9 @@ LEARNABLE_VERSION = "1"  # part of a cache key: raise it when a model's `learnab
 # May differ when a run is resumed: they do not change what the finished part of the run was. Text is known by content.
 FREE_ON_RESUME = (
     "trainer.max_updates", "trainer.max_minutes", "trainer.max_tokens", "trainer.device", "trainer.num_threads",
-    "trainer.rank_timeout", "trainer.compile", "trainer.log_every", "trainer.save_every", "trainer.keep_states",
-    "trainer.max_skipped", "trainer.average_best", "validation", "data.cache", "data.num_workers", "data.train",
-    "data.valid", "data.test", "run_dir", "init_from",
+    "trainer.rank_timeout", "trainer.compile", "trainer.activation_checkpointing", "trainer.deterministic",
+    "trainer.log_every", "trainer.save_every", "trainer.keep_states", "trainer.max_skipped", "trainer.average_best",
+    "validation", "data.cache", "data.num_workers", "data.train", "data.valid", "data.test", "run_dir", "init_from",
 )  # fmt: skip
 
 
@@ -93,8 +93,9 @@ def train(config: RunConfig) -> dict[str, Any]:
     lock = FolderLock(Path(config.run_dir), f"run_dir={config.run_dir}")
     try:
         ranks.main_first(lambda: lock.acquire() if ranks.is_main else None)
-        trainer = prepare_trainer(config, decoding, ranks, device, lock)
-        summary = trainer.fit()
+        with deterministic(config.trainer.deterministic):
+            trainer = prepare_trainer(config, decoding, ranks, device, lock)
+            summary = trainer.fit()
         if isinstance(trainer.corpus, StreamingCorpus) and ranks.is_main:  # only now it is known
             print(*trainer.corpus.report.lines(), sep="\n", file=sys.stderr, flush=True)
         return summary

@@ -21,6 +21,7 @@ from nat.data.tokenized import StreamingCorpus, TokenizedCorpus
 from nat.errors import ConfigError
 from nat.files import write_json
 from nat.models.contract import TranslationModel
+from nat.nn.recompute import recompute_layers
 from nat.progress import Progress
 from nat.runs.folder import latest_checkpoint
 from nat.runs.memory import peak_memory
@@ -60,6 +61,12 @@ class TrainerConfig:
     moving_average: float = option(0.0, "decay of the moving average of weights; 0: none", minimum=0, below=1)
     average_best: bool = option(True, "offer the average of the best checkpoints if it validates better than the best")
     compile: bool = option(False, "torch.compile the loss (needs a C++ compiler on CPU)")
+    activation_checkpointing: bool = option(
+        False, "memory for time: layers keep their input alone and are computed again for the gradient"
+    )
+    deterministic: bool = option(
+        False, "on a GPU: operators whose sums have one order, slower ones; the same run then gives the same bits"
+    )
     log_every: int = option(
         50, "updates between lines of metrics.jsonl and TensorBoard", minimum=1, maximum=1_000_000_000
     )
@@ -102,6 +109,8 @@ class Trainer:
         self.config, self.model, self.corpus, self.validator = config, model, corpus, validator
         self.optimizer, self.learning_rate = optimizer, learning_rate
         self.folder, self.ranks, self.device, self.seed = folder, ranks, device, seed
+        if config.activation_checkpointing:
+            recompute_layers(model)
         self.step = UpdateStep(
             model,
             optimizer,

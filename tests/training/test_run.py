@@ -182,6 +182,15 @@ def test_accumulation_does_not_change_training(train: Run, model: str) -> None:
             assert torch.allclose(tensor, other[name], atol=1e-5), name
 
 
+def test_what_is_computed_again_and_in_one_order_is_the_same(train: Run) -> None:
+    plain = train("plain", "trainer.max_updates=3")
+    again = train(
+        "again", "trainer.max_updates=3", "trainer.activation_checkpointing=true", "trainer.deterministic=true"
+    )
+    assert same_weights(plain, again)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_what_is_offered_is_the_moving_average(reference: Path) -> None:
     for kept in (reference / "best").iterdir():
         assert not torch.equal(
