@@ -173,7 +173,9 @@ def needed(text: str, runs: dict[str, str]) -> list[str]:
 
 
 def small_text(folder: Path) -> Path:
-    """The embedded text, cut to its first short rows."""
+    """The embedded text, cut to its first short rows, and the models."""
+    folder.mkdir(parents=True)
+    (folder / "models").symlink_to(ROOT / "data" / "models")
     for path in sorted((ROOT / "data").rglob("*.gz")):
         lines = gzip.decompress(path.read_bytes()).decode("utf-8").splitlines()
         pages = path.name.endswith(".jsonl.gz")

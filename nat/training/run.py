@@ -28,6 +28,7 @@ from nat.nn.attention.base import Attention
 from nat.nn.rng import set_seed
 from nat.nn.transformer import Encoder
 from nat.runs.device import choose_device, deterministic
+from nat.runs.embedded import run_folder
 from nat.runs.folder import latest_checkpoint
 from nat.runs.lock import FolderLock
 from nat.runs.memory import Allowance
@@ -127,7 +128,7 @@ def prepare_trainer(
     corpora = (corpus for corpus in (train_corpus, valid_corpus) if isinstance(corpus, TokenizedCorpus))
     told = [line for corpus in corpora for line in corpus.report.lines()]
     if config.init_from and is_new:
-        told.append(initialise_from(model, tokenizers, Path(config.init_from)))
+        told.append(initialise_from(model, tokenizers, run_folder(config.init_from)))
     if ranks.is_main:
         print(*told, sep="\n", file=sys.stderr, flush=True)
         write_atomically(folder / "config.yaml", lambda part: save_yaml(config, part))
