@@ -21,6 +21,7 @@ from nat.data.filters import DropReport
 from nat.data.pairs import Pair, PairTable
 
 T = TypeVar("T")
+PairFilter = Callable[[Batch], np.ndarray]  # B pairs -> (B,) bool, True where they are kept
 CanvasLength = Callable[[np.ndarray, np.ndarray], np.ndarray]  # source and target lengths (N,) -> positions (N,)
 # Constants of the method, not options: every run's updates follow from them.
 LENGTH_GROUP = 4096  # target tokens of similar length that stay together
@@ -34,11 +35,12 @@ POOLS_OF_SMALL_CORPORA = 4
 class Update(Sequence[Pair]):
     """The pairs of one optimiser update, as places in a table: what a rank does not ask for is not read.
 
-    rows: (N,) whole numbers.
+    rows: (N,) whole numbers. is_share: they are one rank's share, and the others have pairs of their own.
     """
 
     table: PairTable
     rows: np.ndarray
+    is_share: bool = False
 
     @classmethod
     def of(cls, pairs: Sequence[Pair]) -> Update:
@@ -167,6 +169,9 @@ def micro_batches(
     update = Update.of(pairs)
     if not len(update):
         return []
+    first, step = (rank, num_ranks) if update.is_share else (0, 1)  # keys of a share are of this rank alone
+    if update.is_share:
+        rank, num_ranks = 0, 1
     keys = _by_work(
         update.source_lengths,
         update.target_lengths,
@@ -176,7 +181,7 @@ def micro_batches(
     share = order[rank::num_ranks]
     batches = []
     for rows in _cut(widths[share], len(share), max_tokens):
-        keys_of_pairs = torch.from_numpy(share[rows].astype(np.int64)) + seed
+        keys_of_pairs = torch.from_numpy(step * share[rows].astype(np.int64)) + first + seed
         batches.append(replace(update.collate(share[rows]), keys=keys_of_pairs))
     return batches
 

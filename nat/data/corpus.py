@@ -7,19 +7,19 @@ key of the files' content.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import datasets
 import pyarrow as pa
-from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets import Dataset, Features, List, Value
 from datasets.table import MemoryMappedTable
 
 from nat.config import nearest, option
-from nat.data.cache import cache_directory, cached, digest
+from nat.data.cache import cache_directory, cached
 from nat.data.filters import FilterConfig, is_blank
 from nat.data.generated import parse_task
 from nat.data.hub import HubReader
@@ -30,13 +30,13 @@ from nat.data.readers import (
     Location,
     OnBadLine,
     Reader,
-    Row,
     absolute_location,
     embedded_directory,
     has_column,
     parse_location,
     target_columns,
 )
+from nat.data.streams import Beginnings, TaskReader, TextFiles, TextReader, TextStream
 from nat.data.tokenizer import TokenizerConfig
 from nat.errors import ConfigError, DataError
 from nat.progress import Progress
@@ -54,8 +54,8 @@ class DataConfig:
     """Which text, how it is cut into tokens, and which pairs are left out.
 
     A location is a .tsv, .txt (tab-separated), .jsonl or .json file (also with .gz), a .parquet file, a list of
-    two line-aligned files, hub:NAME, embedded:CORPUS/FILE, or task:NAME?OPTIONS (`nat.data.generated`). Raises
-    ConfigError for one that is none of these.
+    two line-aligned files, hub:NAME, embedded:CORPUS/FILE, or task:NAME?OPTIONS (`nat.data.generated`). A * in a
+    file's name stands for all files whose names fit, in their order. Raises ConfigError for one that is none of these.
 
     Several target columns, target=de+fr+es, make three pairs of one row, in this order and of one line number; a file
     that has a column of that whole name, such as nat-distill writes, gives one. Where translations are scored, a row is
@@ -131,22 +131,14 @@ class DataConfig:
         ]
 
 
-class _Rows(Protocol):
-    """What the text files and the hub have in common."""
-
-    def rows(self) -> Iterator[Row]: ...
-
-    def fingerprint(self) -> str: ...
-
-
-def read_corpus(config: DataConfig, split: str) -> Dataset | IterableDataset:
+def read_corpus(config: DataConfig, split: str) -> Dataset | TextStream:
     """The sentence pairs of `split` ("train", "valid" or "test"), unfiltered.
 
     Columns: source and target text, and line, the 1-based line (Parquet, hub: row) number; under data.source_words
     also cut, whether the source had more words; under data.fertilities also fertilities, one number for each source
     token: always of the training pairs, and of the others if their first row has that column; under
     data.on_bad_line=skip also malformed, True for a line that could not be read and has two empty texts instead. A
-    Dataset is memory-mapped from the cache; training pairs under data.streaming are an IterableDataset.
+    Dataset is memory-mapped from the cache; training pairs under data.streaming are a TextStream.
     Raises ConfigError if the split has no location, DataError for whatever is wrong with its files.
     """
     _quiet()
@@ -161,23 +153,34 @@ def read_corpus(config: DataConfig, split: str) -> Dataset | IterableDataset:
         features["malformed"] = Value("bool")
     if name is not None:
         features["fertilities"] = List(Value("int32"))
-    reader: _Rows
-    if location.format is Format.HUB:
-        columns = (config.source, config.target)
-        reader = HubReader(location.paths[0], SPLITS[split], *columns, config.hub_config, config.streaming, cache, bad)
-    elif location.format is Format.TASK:
-        reader = parse_task(location.paths[0])
-    else:
-        names = None if config.columns is None else tuple(config.columns)
-        reader = Reader(location, config.source, config.target, names, name, bad)
+    is_streamed = config.streaming and split == "train"
+
+    def readers() -> Sequence[TextReader]:
+        found = readers_of(config, split, name, is_streamed=is_streamed)
+        return found if config.source_words is None else [Beginnings(reader, config.source_words) for reader in found]
+
     if config.source_words is not None:
-        reader = _Beginnings(reader, config.source_words)
         features["cut"] = Value("bool")
-    if config.streaming and split == "train":
-        return IterableDataset.from_generator(reader.rows, features=features)
+    if is_streamed:
+        location.shards()
+        return TextStream(readers)
+    files = TextFiles(readers())
     if config.streaming and location.format is Format.HUB:  # small, and a stream has no key: kept in memory
-        return Dataset.from_list(list(reader.rows()), features=features)
-    return _cached(reader, features, cache, name=f"{split} text")
+        return Dataset.from_list(list(files.rows()), features=features)
+    return _cached(files, features, cache, name=f"{split} text")
+
+
+def readers_of(config: DataConfig, split: str, fertilities: str | None, *, is_streamed: bool) -> Sequence[TextReader]:
+    """Of each file of the split. fertilities: the name of their column, if they are read."""
+    location, bad = parse_location(getattr(config, split)), config.on_bad_line
+    if location.format is Format.TASK:
+        return [TaskReader(parse_task(location.paths[0]))]
+    if location.format is Format.HUB:
+        names, cache = (config.source, config.target), cache_directory(config.cache)
+        hub = HubReader(location.paths[0], SPLITS[split], *names, config.hub_config, config.streaming, cache, bad)
+        return hub.shards() if is_streamed else [hub]
+    columns = None if config.columns is None else tuple(config.columns)
+    return [Reader(shard, config.source, config.target, columns, fertilities, bad) for shard in location.shards()]
 
 
 def _fertilities(config: DataConfig, split: str, location: Location) -> str | None:
@@ -187,7 +190,7 @@ def _fertilities(config: DataConfig, split: str, location: Location) -> str | No
     return name if name is not None and (split == "train" or has_column(location, name)) else None
 
 
-def _cached(reader: _Rows, features: Features, cache: Path, *, name: str) -> Dataset:
+def _cached(reader: TextFiles, features: Features, cache: Path, *, name: str) -> Dataset:
     key = reader.fingerprint()
 
     def write(folder: Path) -> None:
@@ -208,28 +211,6 @@ def _cached(reader: _Rows, features: Features, cache: Path, *, name: str) -> Dat
         return Dataset(MemoryMappedTable.from_file(str(folder / TEXT_FILE)), fingerprint=key)
 
     return cached(cache, f"text/{key}", write, load)
-
-
-@dataclass(frozen=True)
-class _Beginnings:
-    """The rows of another reader, of each source only the first words."""
-
-    reader: _Rows
-    num_words: int
-
-    def rows(self) -> Iterator[Row]:
-        for row in self.reader.rows():
-            text = first_words(row["source"], self.num_words)
-            yield row | {"source": text, "cut": text != row["source"]}
-
-    def fingerprint(self) -> str:
-        return digest("source_words", str(self.num_words), self.reader.fingerprint())
-
-
-def first_words(text: str, count: int) -> str:
-    """The first `count` words as they stand; all of the text if it has no more."""
-    words = text.split(None, count)
-    return text if len(words) <= count else text[: -len(words[count])].rstrip()
 
 
 def _quiet() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from nat.config import option
 
 Rule = tuple[str, np.ndarray]
+MARKS = ("malformed", "cut")  # columns of texts that are only there under some options
 
 
 def is_blank(text: str) -> bool:
@@ -121,3 +122,22 @@ def apply_rules(report: DropReport, lines: np.ndarray, rules: Sequence[Rule]) ->
         report = report.drop(reason, lines[concerned & keep])
         keep &= ~concerned
     return keep, report
+
+
+def kept(
+    report: DropReport,
+    lengths: Lengths,
+    lines: np.ndarray,
+    columns: Mapping[str, Any],
+    *,
+    max_words: int | None,
+    filters: FilterConfig | None,
+) -> tuple[np.ndarray, DropReport]:
+    """Which of N more pairs are kept, (N,) bool, and the report with them. columns: of MARKS those that there are."""
+    malformed, cut = (np.asarray(columns.get(name, np.zeros(len(lines), dtype=bool))) for name in MARKS)
+    rules = [("malformed", malformed), *drop_rules(lengths, max_words=max_words, filters=filters)]
+    return apply_rules(report.read(len(lines), num_cut=int(cut.sum())), lines, rules)
+
+
+def beyond_limit(limit: int) -> str:
+    return f"beyond the first {limit}"

@@ -15,8 +15,8 @@ from nat.errors import ConfigError
 class Generated(Protocol):
     """Pairs of a task. Row i depends on the options and on i alone."""
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Rows {source, target, line}, see `nat.data.readers`."""
+    def rows(self, first: int = 0) -> Iterator[dict[str, Any]]:
+        """Rows {source, target, line}, see `nat.data.readers`, from number `first` (of 0, 1, ...) on."""
         ...
 
     def fingerprint(self) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import datasets
 
 from nat.data.cache import cached, digest
 from nat.data.lines import file_digest
-from nat.data.readers import OnBadLine, Row, malformed_row, pick, rows_of
+from nat.data.readers import READ_AT_ONCE, OnBadLine, Row, malformed_row, pick, rows_of
 from nat.errors import DataError
 
 
@@ -21,7 +22,7 @@ from nat.errors import DataError
 class HubReader:
     """The rows of a split. name: of a dataset of the hub, or a folder. configuration: the dataset's, if it has several.
     source, target: columns. streaming: read without a copy in the cache. on_bad_line: see
-    `malformed_row`."""
+    `malformed_row`. stream, shard: the library's stream of all its files, and which of them is read; None: all."""
 
     name: str
     split: str
@@ -31,22 +32,44 @@ class HubReader:
     streaming: bool
     cache: Path
     on_bad_line: OnBadLine = OnBadLine.STOP
+    stream: Any = None
+    shard: int | None = None
 
     def rows(self) -> Iterator[Row]:
         """Rows {source, target, line}. Raises DataError at whatever cannot be read."""
-        where = f"hub:{self.name} {self.split}"
-        is_empty = True
+        return (row for rows, _ in self.chunks(None, READ_AT_ONCE) for row in rows)
 
-        def parse(number: int, item: Any) -> list[Row]:
-            return pick(item, self.source, self.target, f"{where} row {number}", number)
-
+    def chunks(self, begin: Any, size: int) -> Iterator[tuple[list[Row], Any]]:
+        """See `readers.Reader.chunks`: where rows begin, the library says, which does not read on from its last shard's
+        first row."""
+        begin = begin or {"number": 0, "dataset": None}
         with self._explained():
-            items = enumerate(self._load(streaming=self.streaming), 1)
-            for row in rows_of(items, parse, malformed_row(self.on_bad_line)):
-                is_empty = False
-                yield row
-        if is_empty:
-            raise DataError(f"{where}: the split holds no sentence pairs")
+            texts = self._load(streaming=self.streaming) if self.stream is None else self.stream
+            if self.shard is not None:
+                texts = texts.shard(texts.num_shards, self.shard)  # with a state of its own
+            if begin["dataset"] is not None:
+                texts.load_state_dict(begin["dataset"])
+            number, items = begin["number"], iter(texts)
+            while chunk := list(islice(items, size)):
+                rows = rows_of(enumerate(chunk, number + 1), self._parse, malformed_row(self.on_bad_line))
+                number += len(chunk)
+                yield list(rows), {"number": number, "dataset": texts.state_dict()} if self.streaming else None
+        if not number:
+            raise DataError(f"{self._where}: the split holds no sentence pairs")
+
+    def shards(self) -> list[HubReader]:
+        """One reader for each file of the dataset."""
+        with self._explained():
+            stream = self._load(streaming=True)
+        return [replace(self, stream=stream, shard=shard) for shard in range(stream.num_shards)]
+
+    @property
+    def _where(self) -> str:
+        of = "" if self.shard is None or self.stream.num_shards == 1 else f", file {self.shard + 1},"
+        return f"hub:{self.name} {self.split}{of}"
+
+    def _parse(self, number: int, item: Any) -> list[Row]:
+        return pick(item, self.source, self.target, f"{self._where} row {number}", number)
 
     def fingerprint(self) -> str:
         """The library's own key knows the version of a hub dataset, but not the content of a local folder."""

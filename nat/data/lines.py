@@ -10,6 +10,7 @@ import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -18,6 +19,21 @@ from nat.errors import DataError
 T = TypeVar("T")
 MAX_LINE_BYTES = 1 << 24  # of one sentence, or of one JSON object: what a reader holds in memory at most
 BOM = b"\xef\xbb\xbf"
+
+
+@dataclass
+class Place:
+    """How far a file of lines was read: `number` lines of `offset` bytes (of a .gz: of what it unpacks to), the last of
+    which begins at byte `start`."""
+
+    number: int = 0
+    offset: int = 0
+    start: int = 0
+
+    @property
+    def before(self) -> Place:
+        """As it was before the last line."""
+        return Place(self.number - 1, self.start, self.start)
 
 
 def read_lines(path: str | Path) -> Iterator[str]:
@@ -34,10 +50,14 @@ def decode_lines(file: IO[bytes] | io.BufferedIOBase, name: str | Path) -> Itera
     return map(good, _decoded(file, name))
 
 
-def lines_or_errors(path: str | Path) -> Iterator[str | DataError]:
-    """Like `read_lines`, but the error of a line that cannot be read stands in its place, and the next one follows."""
+def lines_or_errors(path: str | Path, place: Place | None = None) -> Iterator[str | DataError]:
+    """Like `read_lines`, but the error of a line that cannot be read stands in its place, and the next one follows.
+    place: where to begin; it follows the reading. No line before it is decoded, but those of a .gz are unpacked."""
+    place = place or Place()
     with opening(path), gzip.open(path) if str(path).endswith(".gz") else open(path, "rb") as file:
-        yield from _decoded(file, path)
+        if place.offset:  # a pipe has no places
+            file.seek(place.offset)
+        yield from _decoded(file, path, place)
 
 
 def good(line: T | DataError) -> T:
@@ -47,19 +67,23 @@ def good(line: T | DataError) -> T:
     return line
 
 
-def _decoded(file: IO[bytes] | io.BufferedIOBase, name: str | Path) -> Iterator[str | DataError]:
-    number = 0
+def _decoded(
+    file: IO[bytes] | io.BufferedIOBase, name: str | Path, place: Place | None = None
+) -> Iterator[str | DataError]:
+    place = place or Place()
     try:
         while raw := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
+            place.number, place.start, place.offset = place.number + 1, place.offset, place.offset + len(raw)
+            ending = raw
+            while len(ending) > MAX_LINE_BYTES and not ending.endswith(b"\n"):  # the rest of a line that is too long
+                ending = file.readline(MAX_LINE_BYTES + 1) or b"\n"
+                place.offset += len(ending)
             try:
-                yield _decode(raw, first=number == 1)
+                yield _decode(raw, first=place.number == 1)
             except ValueError as error:
-                yield DataError(f"{name} line {number}: {error}")
-            while len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):  # the rest of a line that was too long
-                raw = file.readline(MAX_LINE_BYTES + 1) or b"\n"
+                yield DataError(f"{name} line {place.number}: {error}")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{name}: the gzip file is damaged or cut short after line {number} ({error})") from None
+        raise DataError(f"{name}: the gzip file is damaged or cut short after line {place.number} ({error})") from None
 
 
 def _decode(raw: bytes, *, first: bool) -> str:
@@ -77,10 +101,10 @@ def _decode(raw: bytes, *, first: bool) -> str:
         raise ValueError(f"not UTF-8 (byte 0x{raw[position]:02x} at position {position + 1})") from None
 
 
-def numbered_rows(path: str | Path) -> Iterator[tuple[int, str | DataError]]:
+def numbered_rows(path: str | Path, place: Place | None = None) -> Iterator[tuple[int, str | DataError]]:
     """The lines with their numbers, from 1, without the empty ones with which a file may end; see `lines_or_errors`."""
     empty: list[tuple[int, str]] = []
-    for number, line in enumerate(lines_or_errors(path), 1):
+    for number, line in enumerate(lines_or_errors(path, place), 1 + (place.number if place else 0)):
         if isinstance(line, str) and not line.strip(" "):
             empty.append((number, line))
             continue

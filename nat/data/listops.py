@@ -60,8 +60,8 @@ class ListOps:
         """TASK?OPTIONS. Raises ConfigError."""
         return cls(**read_counts(text, ("length", "arguments", "depth", "pairs", "seed"), ("length",)))
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        for number in range(self.pairs):
+    def rows(self, first: int = 0) -> Iterator[dict[str, Any]]:
+        for number in range(first, self.pairs):
             random = np.random.default_rng((self.seed, number))
             words, value = self._tree(int(random.integers(self.length.low, self.length.high + 1)), self.depth, random)
             yield {"source": " ".join(words), "target": str(value), "line": number + 1}

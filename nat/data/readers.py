@@ -6,13 +6,15 @@ Rows also have `fertilities`, numbers of target tokens for each source token, wh
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from functools import partial
-from itertools import chain, zip_longest
+from itertools import accumulate, islice, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +24,7 @@ import pyarrow.parquet as pq
 from nat.data.cache import digest
 from nat.data.generated import parse_task
 from nat.data.lines import (
+    Place,
     check_regular,
     file_digest,
     good,
@@ -35,6 +38,8 @@ from nat.errors import ConfigError, DataError
 
 T = TypeVar("T")
 Row = dict[str, Any]
+Begin = list[dict[str, int]]  # of each file the `Place` where rows begin, as plain data
+READ_AT_ONCE = 1000  # rows
 VERSION = "1"  # part of every cache key: raise it when a reader's rows change
 LARGEST = 1 << 31  # the columns of numbers are 32 bits wide
 JOIN = "+"  # between the names of several target columns
@@ -66,10 +71,24 @@ class OnBadLine(Enum):
 
 @dataclass(frozen=True)
 class Location:
-    """Where a split lies: its format and its files (for HUB the one dataset name, for TASK the task)."""
+    """Where a split lies: its format and its files (for HUB the one dataset name, for TASK the task). A path with a *
+    stands for all files whose names fit."""
 
     format: Format
     paths: tuple[str, ...]
+
+    def shards(self) -> list[Location]:
+        """One location for each file, in the order of their names (of PAIR: for each file and the one aligned with it).
+        Raises DataError where no file fits."""
+        if self.format in (Format.HUB, Format.TASK) or not any("*" in path for path in self.paths):
+            return [self]
+        columns = [sorted(glob.glob(path)) for path in self.paths]
+        if not all(columns):
+            raise DataError(f"{' and '.join(self.paths)}: no file has such a name")
+        if len({len(files) for files in columns}) > 1:
+            counts = " and ".join(f"{len(files)} {path}" for files, path in zip(columns, self.paths, strict=True))
+            raise DataError(f"{counts}: line-aligned files need equally many")
+        return [Location(self.format, files) for files in zip(*columns, strict=True)]
 
 
 def embedded_directory() -> Path:
@@ -135,15 +154,24 @@ class Reader:
 
     def rows(self) -> Iterator[Row]:
         """Rows {source, target, line} from the first. Raises DataError at whatever cannot be read."""
-        first, *second = self.location.paths
+        return (row for rows, _ in self.chunks(None, READ_AT_ONCE) for row in rows)
+
+    def chunks(self, begin: Begin | None, size: int) -> Iterator[tuple[list[Row], Begin | None]]:
+        """The rows from `begin` on (None: the first), a few more than `size` together, each time with where the next
+        ones begin (None: there are no more). No line before `begin` is parsed. Raises DataError as `rows` does."""
         for path in self.location.paths:
             check_regular(path)
-        count = 0
-        for row in self._pairs(first, *second):
-            count += 1
-            yield row
-        if not count:
-            raise DataError(f"{first}: the file holds no sentence pairs")
+        places = [Place(**place) for place in begin] if begin else [Place() for _ in self.location.paths]
+        rows: list[Row] = []
+        for row in self._pairs(*zip(self.location.paths, places, strict=True)):
+            is_first_of_line = row["line"] == places[0].number != rows[-1]["line"] if rows else False
+            if len(rows) >= size and is_first_of_line:  # and no line is read beyond it
+                yield rows, [asdict(place.before) for place in places]
+                rows = []
+            rows.append(row)
+        if not (rows or begin):
+            raise DataError(f"{self.location.paths[0]}: the file holds no sentence pairs")
+        yield rows, None
 
     def fingerprint(self) -> str:
         """A key of the files' content and of how they are read; names and dates do not enter."""
@@ -156,20 +184,22 @@ class Reader:
             options.append("skip")
         return digest(*options, *contents)
 
-    def _pairs(self, *paths: str) -> Iterator[Row]:
+    def _pairs(self, *files: tuple[str, Place]) -> Iterator[Row]:
         match self.location.format:
             case Format.TSV:
-                return self._read_tsv(*paths)
+                return self._read_tsv(*files[0])
             case Format.JSON:
-                return self._read_json(*paths)
+                return self._read_json(*files[0])
             case Format.PARQUET:
-                return self._read_parquet(*paths)
+                return self._read_parquet(*files[0])
             case _:
-                return self._read_aligned(*paths)
+                return self._read_aligned(*files)
 
-    def _read_tsv(self, path: str) -> Iterator[Row]:
-        lines = numbered_rows(path)
-        first = next(lines, None)
+    def _read_tsv(self, path: str, place: Place) -> Iterator[Row]:
+        first = next(numbered_rows(path), None)
+        lines = numbered_rows(path, place)
+        if not self.columns and not place.number:
+            next(lines, None)
         columns = list(self.columns or good(first[1] if first else "").split("\t"))
         if first is None or columns == [""]:
             return iter(())
@@ -194,20 +224,20 @@ class Reader:
                 )
             return [{"source": cells[source], "target": cells[place], "line": number} for place in places]
 
-        return rows_of(chain([first] if self.columns else [], lines), parse, self._malformed)
+        return rows_of(lines, parse, self._malformed)
 
-    def _read_json(self, path: str) -> Iterator[Row]:
+    def _read_json(self, path: str, place: Place) -> Iterator[Row]:
         def parse(number: int, line: str) -> list[Row]:
             where = f"{path} line {number}"
             return self._picked(read_json_line(line, where), where, number)
 
-        return rows_of(numbered_rows(path), parse, self._malformed)
+        return rows_of(numbered_rows(path, place), parse, self._malformed)
 
-    def _read_parquet(self, path: str) -> Iterator[Row]:
+    def _read_parquet(self, path: str, place: Place) -> Iterator[Row]:
         def parse(number: int, item: Any) -> list[Row]:
             return self._picked(item, f"{path} row {number}", number)
 
-        return rows_of(enumerate(self._parquet_items(path), 1), parse, self._malformed)
+        return rows_of(self._parquet_items(path, place), parse, self._malformed)
 
     @property
     def _malformed(self) -> Row | None:
@@ -216,7 +246,7 @@ class Reader:
     def _picked(self, item: Any, where: str, number: int) -> list[Row]:
         return pick(item, self.source, self.target, where, number, fertilities=self.fertilities)
 
-    def _parquet_items(self, path: str) -> Iterator[Any]:
+    def _parquet_items(self, path: str, place: Place) -> Iterator[tuple[int, Any]]:
         try:
             with opening(path), pq.ParquetFile(path) as file:
                 names = file.schema_arrow.names
@@ -226,17 +256,21 @@ class Reader:
                     raise DataError(f"{path}: no column '{self.source}' (columns: {', '.join(names)})")
                 if self.fertilities is not None and self.fertilities in names:
                     present.append(self.fertilities)
-                for batch in file.iter_batches(columns=present):
-                    yield from batch.to_pylist()
+                groups, skipped = _groups_after(file.metadata, place.number)
+                batches = file.iter_batches(row_groups=groups, columns=present)
+                items = (item for batch in batches for item in batch.to_pylist())
+                for item in islice(items, place.number - skipped, None):
+                    place.number += 1
+                    yield place.number, item
         except pa.ArrowException as error:
             raise DataError(f"{path}: not a Parquet file, or a damaged one ({_first_line(error)})") from None
 
-    def _read_aligned(self, *paths: str) -> Iterator[Row]:
+    def _read_aligned(self, *files: tuple[str, Place]) -> Iterator[Row]:
         def parse(number: int, sides: tuple[str | DataError, str | DataError]) -> list[Row]:
             source, target = map(good, sides)
             return [{"source": source, "target": target, "line": number}]
 
-        return rows_of(_aligned(*paths), parse, self._malformed)
+        return rows_of(_aligned(*files), parse, self._malformed)
 
 
 def rows_of(
@@ -265,8 +299,8 @@ def malformed_row(on_bad_line: OnBadLine, *, fertilities: bool = False) -> Row |
 def has_column(location: Location, name: str) -> bool:
     """Whether the first row of a split has this column of numbers. False also for what cannot be read: to say so
     is the reader's part."""
-    path = location.paths[0]
     try:
+        path = location.shards()[0].paths[0]
         match location.format:
             case Format.JSON:
                 check_regular(path)
@@ -317,19 +351,29 @@ def _is_encodable(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _aligned(source_path: str, target_path: str) -> Iterator[tuple[int, tuple[str | DataError, str | DataError]]]:
+def _groups_after(metadata: pq.FileMetaData, count: int) -> tuple[list[int], int]:
+    """The row groups of a Parquet file that do not end within its first `count` rows, and the rows of the others."""
+    ends = list(accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)))
+    first = bisect_right(ends, count)
+    return list(range(first, len(ends))), ends[first - 1] if first else 0
+
+
+def _aligned(
+    source: tuple[str, Place], target: tuple[str, Place]
+) -> Iterator[tuple[int, tuple[str | DataError, str | DataError]]]:
     """The lines of two files side by side, with their number."""
-    pairs = zip_longest(lines_or_errors(source_path), lines_or_errors(target_path))
-    for number, (source, target) in enumerate(pairs, 1):
-        if source is None or target is None:
+    before = source[1].number
+    pairs = zip_longest(lines_or_errors(*source), lines_or_errors(*target))
+    for number, (first, second) in enumerate(pairs, before + 1):
+        if first is None or second is None:
             shorter = number - 1
             longer = number + sum(1 for _ in pairs)
-            counts = (shorter, longer) if source is None else (longer, shorter)
+            counts = (shorter, longer) if first is None else (longer, shorter)
             raise DataError(
-                f"{source_path} has {_plural(counts[0], 'line')} but {target_path} has {counts[1]}: "
+                f"{source[0]} has {_plural(counts[0], 'line')} but {target[0]} has {counts[1]}: "
                 "line-aligned files need equally many"
             )
-        yield number, (source, target)
+        yield number, (first, second)
 
 
 def _plural(count: int, noun: str) -> str:

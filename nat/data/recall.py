@@ -59,8 +59,8 @@ class Recall:
         ranges = ("length", "questions", "clues")
         return cls(**read_counts(text, (*ranges, "distance", "letters", "values", "pairs", "seed"), ranges))
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        for number in range(self.pairs):
+    def rows(self, first: int = 0) -> Iterator[dict[str, Any]]:
+        for number in range(first, self.pairs):
             source, target = self._pair(np.random.default_rng((self.seed, number)))
             yield {"source": " ".join(source), "target": " ".join(target), "line": number + 1}
 

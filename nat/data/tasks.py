@@ -60,9 +60,9 @@ class Task:
         """TASK?OPTIONS. Raises ConfigError."""
         return cls(text.partition("?")[0], **read_counts(text, ("points", "pairs", "seed"), ("points",)))
 
-    def rows(self) -> Iterator[dict[str, str | int]]:
-        """Rows {source, target, line}, see `nat.data.readers`."""
-        for number in range(self.pairs):
+    def rows(self, first: int = 0) -> Iterator[dict[str, str | int]]:
+        """Rows {source, target, line}, see `nat.data.readers`, from number `first` on."""
+        for number in range(first, self.pairs):
             points, answer = self._pair(np.random.default_rng((self.seed, number)))
             source = " ".join(point_text(x, y) for x, y in points.tolist())
             yield {"source": source, "target": " ".join(map(str, answer)), "line": number + 1}

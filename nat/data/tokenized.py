@@ -1,37 +1,30 @@
-"""Tokenised corpora: memory-mapped token ids with their lengths, or a stream of them."""
+"""Tokenised corpora: memory-mapped token ids with their lengths, or a stream of them (`nat.data.streaming`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 
 from nat.data import store
-from nat.data.batch import Batch
-from nat.data.batching import CanvasLength, Update, length_sorted_batches, plan_updates, rectangles
+from nat.data.batching import CanvasLength, PairFilter, Update, length_sorted_batches, plan_updates, rectangles
 from nat.data.cache import cache_directory, cached, digest
 from nat.data.corpus import DataConfig, read_corpus
-from nat.data.filters import DropReport, FilterConfig, Lengths, apply_rules, drop_rules
-from nat.data.lines import outline
+from nat.data.filters import MARKS, DropReport, beyond_limit, kept
 from nat.data.pairs import Pair, PairTable
-from nat.data.readers import parse_location
 from nat.data.references import Reference
+from nat.data.streaming import StreamingCorpus
+from nat.data.streams import TextStream
 from nat.data.tokenizer import Tokenizers
-from nat.data.tokenizing import encode
 from nat.errors import DataError
 
 VERSION = "1"  # part of the cache key: raise it when the ids of a text change
-READ_AT_ONCE = 1000  # rows of a stream that are tokenised together
 LOOKED_AT = 1 << 16  # padded tokens of the pairs that a model judges together
-MARKS = ("malformed", "cut")  # columns of texts that are only there under some options
-POOL_UPDATES = 8  # a stream's shuffling pool holds this many updates at least, so that they come out even
-
-PairFilter = Callable[[Batch], np.ndarray]  # B pairs -> (B,) bool, True where they are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +129,10 @@ class TokenizedCorpus:
             keep[rows] = accepts(rectangles(self.table.take(self.rows[rows])))
         return keep
 
+    def resume(self, update: int, epoch: int, position: int) -> tuple[int, int]:
+        """See `StreamingCorpus.resume`."""
+        return epoch, position
+
     def updates(
         self,
         tokens_per_update: int,
@@ -150,104 +147,6 @@ class TokenizedCorpus:
         plan = plan_updates(*lengths, tokens_per_update, seed=(seed, epoch), canvas_length=canvas_length)
         for indices in plan[skip:]:
             yield Update(self.table, self.rows[indices])
-
-
-@dataclass(eq=False)
-class StreamingCorpus:
-    """Training pairs that are read and tokenised anew each epoch.
-
-    report: what the epoch in progress (or the last one) has dropped so far. accepts: which pairs the model can
-    learn from; the others are dropped under `reason`.
-    """
-
-    texts: IterableDataset
-    tokenizers: Tokenizers
-    config: DataConfig
-    filters: FilterConfig | None
-    report: DropReport
-    accepts: PairFilter | None = None
-    reason: str = ""
-
-    @property
-    def fingerprint(self) -> str:
-        """A key of the tokenizer and of each file's size, beginning and end: a stream is not read to the end for it. Of
-        what is no file, such as a data set of the hub, its name."""
-        paths = [Path(path) for path in parse_location(self.config.train or []).paths]
-        files = (
-            file
-            for path in paths
-            for file in (sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path])
-        )
-        parts = (part for file in files for part in (outline(file) if file.is_file() else [str(file)]))
-        return digest(self.tokenizers.fingerprint, *parts)
-
-    def only(self, accepts: PairFilter, reason: str, key: str | None = None) -> StreamingCorpus:
-        """See `TokenizedCorpus.only`; the pairs are looked at as they are read, each time."""
-        return replace(self, accepts=accepts, reason=reason)
-
-    def updates(
-        self,
-        tokens_per_update: int,
-        *,
-        seed: int,
-        epoch: int,
-        skip: int = 0,
-        canvas_length: CanvasLength | None = None,
-    ) -> Iterator[Update]:
-        """See `batching.Updates`. Pairs are shuffled within pools of at least data.shuffle_buffer; skipped
-        updates are read. Raises DataError if no pair passes the filters."""
-        pools = _pools(self._kept_pairs(), self.config.shuffle_buffer, POOL_UPDATES * tokens_per_update)
-        number = 0
-        for index, pool in enumerate(pools):
-            table, key = PairTable.of(pool), (seed, epoch, index)
-            lengths = (table.source.lengths, table.target.lengths)
-            for rows in plan_updates(*lengths, tokens_per_update, seed=key, canvas_length=canvas_length):
-                if number >= skip:
-                    yield Update(table, rows)
-                number += 1
-        if not number:
-            raise DataError(f"no pair is left. {self.report.lines()[0]}")
-
-    def _kept_pairs(self) -> Iterator[Pair]:
-        self.report = DropReport(self.report.name)
-        limit, passed = self.config.limit, 0  # pairs within the limit
-        for batch in self.texts.iter(READ_AT_ONCE):
-            encoded, lines = encode(batch, self.tokenizers, str(self.config.train)), np.array(batch["line"])
-            keep, self.report = _kept(
-                self.report, encoded.lengths, lines, batch, max_words=self.config.max_words, filters=self.filters
-            )
-            rows = keep.nonzero()[0]
-            if limit is not None:
-                self.report = self.report.drop(_beyond(limit), lines[rows[limit - passed :]])
-                rows = rows[: limit - passed]
-            passed += len(rows)
-            yield from self._accepted(encoded.table.take(rows), lines[rows])
-            if limit is not None and passed >= limit:
-                return
-
-    def _accepted(self, table: PairTable, lines: np.ndarray) -> list[Pair]:
-        if self.accepts is not None and len(table):
-            keep = self.accepts(rectangles(table))
-            self.report = self.report.drop(self.reason, lines[~keep])
-            table = table.take(keep.nonzero()[0])
-        return table.pairs()
-
-
-def _pools(pairs: Iterator[Pair], size: int, tokens: int) -> Iterator[list[Pair]]:
-    """Consecutive lists of at least `size` pairs and `tokens` target tokens. The rest joins the last of them, so
-    that no update is small."""
-    pool: list[Pair] = []
-    following: list[Pair] = []
-    total = 0
-    for pair in pairs:
-        following.append(pair)
-        total += len(pair.target) + 1
-        if len(following) >= size and total >= tokens:
-            if pool:
-                yield pool
-            pool, following, total = following, [], 0
-    if pool or following:
-        yield pool + following
 
 
 Corpus = TokenizedCorpus | StreamingCorpus
@@ -272,7 +171,7 @@ def prepare(config: DataConfig, split: str, tokenizers: Tokenizers, *, filtered:
     """
     texts = read_corpus(config, split)
     filters = config.filters if filtered else None
-    if isinstance(texts, IterableDataset):
+    if isinstance(texts, TextStream):
         return StreamingCorpus(texts, tokenizers, config, filters, DropReport(split))
     key = digest(VERSION, texts._fingerprint, tokenizers.fingerprint)
     name, cache = str(getattr(config, split)), cache_directory(config.cache)
@@ -283,32 +182,13 @@ def prepare(config: DataConfig, split: str, tokenizers: Tokenizers, *, filtered:
     encoded = cached(cache, f"tokens/{key}", build, store.load, resumable=True)
     lengths, lines = encoded.lengths, _column(texts, "line")
     columns = {name: _column(texts, name) for name in MARKS if name in texts.column_names}
-    keep, report = _kept(DropReport(split), lengths, lines, columns, max_words=config.max_words, filters=filters)
+    keep, report = kept(DropReport(split), lengths, lines, columns, max_words=config.max_words, filters=filters)
     rows = keep.nonzero()[0]
     if split == "train" and config.limit is not None:
-        report = report.drop(_beyond(config.limit), lines[rows[config.limit :]])
+        report = report.drop(beyond_limit(config.limit), lines[rows[config.limit :]])
         rows = rows[: config.limit]
     kept_lengths = (lengths.source_tokens[rows], lengths.target_tokens[rows])
     return TokenizedCorpus(texts, encoded.table, key, rows, *kept_lengths, lines[rows], report, cache)
-
-
-def _kept(
-    report: DropReport,
-    lengths: Lengths,
-    lines: np.ndarray,
-    columns: Mapping[str, Any],
-    *,
-    max_words: int | None,
-    filters: FilterConfig | None,
-) -> tuple[np.ndarray, DropReport]:
-    """Which of N more pairs are kept, (N,) bool, and the report with them. columns: of MARKS those that there are."""
-    malformed, cut = (np.asarray(columns.get(name, np.zeros(len(lines), dtype=bool))) for name in MARKS)
-    rules = [("malformed", malformed), *drop_rules(lengths, max_words=max_words, filters=filters)]
-    return apply_rules(report.read(len(lines), num_cut=int(cut.sum())), lines, rules)
-
-
-def _beyond(limit: int) -> str:
-    return f"beyond the first {limit}"
 
 
 def _column(table: Dataset, name: str) -> np.ndarray:

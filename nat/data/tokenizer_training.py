@@ -6,18 +6,18 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 
 from nat.data.cache import cache_directory, cached, digest
 from nat.data.corpus import DataConfig, accepts
 from nat.data.points import IndexTokenizer, PointTokenizer
+from nat.data.readers import READ_AT_ONCE
+from nat.data.streams import TextStream
 from nat.data.tokenizer import TRAINER_VERSION, Kind, Tokenizers, load_model
 from nat.errors import DataError
 
-READ_AT_ONCE = 1000  # rows
 
-
-def build_tokenizers(config: DataConfig, corpus: Dataset | IterableDataset) -> Tokenizers:
+def build_tokenizers(config: DataConfig, corpus: Dataset | TextStream) -> Tokenizers:
     """The tokenizers that `config.tokenizer` describes: given ones, or trained on `corpus` (the training pairs as
     read_corpus gives them) and kept in the cache under a key of text and options. Raises DataError."""
     tokenizer = config.tokenizer
@@ -39,7 +39,7 @@ def build_tokenizers(config: DataConfig, corpus: Dataset | IterableDataset) -> T
     return cached(cache_directory(config.cache), f"tokenizers/{key}", train, Tokenizers.load)
 
 
-def _training_texts(config: DataConfig, corpus: Dataset | IterableDataset) -> tuple[list[str], list[str]]:
+def _training_texts(config: DataConfig, corpus: Dataset | TextStream) -> tuple[list[str], list[str]]:
     """Both sides of the pairs that belong to the corpus; a sample spread evenly over it if it is large (of a
     stream, whose end is unknown, the beginning)."""
     accept = accepts(config)

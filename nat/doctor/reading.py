@@ -11,7 +11,8 @@ import numpy as np
 
 from nat.data.batching import collate
 from nat.data.pairs import Pair
-from nat.data.tokenized import READ_AT_ONCE, TokenizedCorpus
+from nat.data.readers import READ_AT_ONCE
+from nat.data.tokenized import TokenizedCorpus
 from nat.data.vocabulary import NUM_SYMBOLS
 from nat.doctor.facts import Origin, Overlap, TrainingText
 from nat.evaluation.speed import spread_indices

@@ -62,6 +62,7 @@ class RunConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
 
+STREAM = "stream"  # of a run folder: how far the ranks have read a text that is streamed
 LEARNABLE_VERSION = "1"  # part of a cache key: raise it when a model's `learnable` changes
 # May differ when a run is resumed: they do not change what the finished part of the run was. Text is known by content.
 FREE_ON_RESUME = (
@@ -125,6 +126,8 @@ def prepare_trainer(
     train_corpus = keep_learnable(model, train_corpus, options=to_plain(config.model))
     for reader in stage.readers if stage else ():
         train_corpus = keep_learnable(reader, train_corpus)
+    if isinstance(train_corpus, StreamingCorpus):
+        train_corpus = train_corpus.of_rank(ranks.rank, ranks.num_ranks, folder / STREAM, fresh=is_new)
     corpora = (corpus for corpus in (train_corpus, valid_corpus) if isinstance(corpus, TokenizedCorpus))
     told = [line for corpus in corpora for line in corpus.report.lines()]
     if config.init_from and is_new:

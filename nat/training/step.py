@@ -86,7 +86,7 @@ class UpdateStep:
         """Learn from `pairs`, the whole update, of which this rank takes its share. batches: that share, where it was
         made ahead."""
         whole = Update.of(pairs)
-        num_tokens = int(whole.target_lengths.sum())
+        num_tokens = self._num_tokens(whole)
         totals, splits = self._gradients(whole, self.share(whole) if batches is None else batches, num_tokens, update)
         if not totals.tensors() and self.ranks.num_ranks > 1:
             totals.add(self._empty_terms(update, with_fertilities=whole.table.fertilities is not None))
@@ -103,6 +103,13 @@ class UpdateStep:
                 part.settle()
         self.scaler.update(None if finite else self.scaler.get_scale() / 2)
         return StepResult(totals, norm, not finite, splits, num_tokens)
+
+    def _num_tokens(self, whole: Update) -> int:
+        """Target tokens of the update, also where each rank has pairs of its own."""
+        count = torch.tensor(int(whole.target_lengths.sum()), dtype=torch.float64)
+        if whole.is_share:
+            self.ranks.sum_tensors([count])
+        return int(count)
 
     def _gradients(self, whole: Update, batches: list[Batch], num_tokens: int, update: int) -> tuple[Totals, int]:
         """Accumulate gradients; when memory runs out, start again with micro-batches of half the size."""

@@ -194,7 +194,7 @@ class Trainer:
     def _shares(self) -> Iterator[tuple[Update, list[Batch]] | None]:
         """The run's updates from where it stands, each with this rank's share of it, epoch after epoch; None at the end
         of each."""
-        epoch, position = self.state.epoch, self.state.position
+        epoch, position = self.corpus.resume(self.state.update, self.state.epoch, self.state.position)
         while True:
             is_empty = True
             for update in self.corpus.updates(

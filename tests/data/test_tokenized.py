@@ -1,16 +1,16 @@
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nat.data import tokenized
+from nat.data import streaming as streams
 from nat.data.batching import micro_batches
 from nat.data.lines import read_lines
 from nat.data.pairs import Pair, PairTable
-from nat.data.tokenized import StreamingCorpus, TokenizedCorpus, prepare
+from nat.data.streaming import StreamingCorpus
+from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.data.tokenizer import Tokenizer
 from nat.errors import DataError
 
@@ -58,7 +58,7 @@ def test_filters_are_for_training_alone(data, text, tokenizers):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_limit_counts_what_passes_the_filters(data, text, tokenizers, streaming, monkeypatch):
-    monkeypatch.setattr(tokenized, "READ_AT_ONCE", 40)  # the limit falls into a later piece of the stream
+    monkeypatch.setattr(streams, "READ_AT_ONCE", 40)  # the limit falls into a later piece of the stream
     config = data(**text, limit=20, max_words=4, streaming=streaming)
     corpus = prepare(config, "train", tokenizers, filtered=True)
     assert sum(len(update) for update in corpus.updates(50, seed=1, epoch=0)) == 20
@@ -204,36 +204,6 @@ def test_what_is_skipped_or_of_another_rank_is_not_read(reference, monkeypatch):
     assert read == []
     batches = micro_batches(update, lambda s, t: t, rank=1, num_ranks=3, max_tokens=10_000)
     assert len(update) // 3 <= sum(map(len, batches)) == sum(read) <= len(update) // 3 + 1
-
-
-def test_a_stream_is_read_no_further_than_its_pool(data, text, tokenizers):
-    config = data(**text, streaming=True, shuffle_buffer=10)
-    corpus = prepare(config, "train", tokenizers, filtered=True)
-    pulled = 0
-    kept = corpus._kept_pairs()
-
-    def counting():
-        nonlocal pulled
-        for pair in kept:
-            pulled += 1
-            yield pair
-
-    corpus._kept_pairs = counting
-    list(islice(corpus.updates(20, seed=1, epoch=0), 2))
-    assert 10 < pulled < 200
-
-
-@pytest.mark.parametrize(("number", "sizes"), [(3, [3]), (10, [10]), (19, [19]), (20, [10, 10]), (38, [10, 10, 18])])
-def test_the_rest_of_a_stream_joins_the_last_pool(number, sizes):
-    pairs = [Pair([7], [n]) for n in range(number)]
-    pools = list(tokenized._pools(iter(pairs), 10, 4))
-    assert [len(pool) for pool in pools] == sizes
-    assert [pair for pool in pools for pair in pool] == pairs
-
-
-def test_a_pool_holds_the_tokens_of_several_updates():
-    pairs = [Pair([7], [8, 9])] * 100
-    assert [len(pool) for pool in tokenized._pools(iter(pairs), 10, 90)] == [30, 30, 40]
 
 
 def test_the_key_of_a_stream_is_of_what_it_reads_and_not_of_where_that_lies(tmp_path, data, text, tokenizers):

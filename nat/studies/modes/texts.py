@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nat.data.corpus import read_corpus as read_pairs
-from nat.data.readers import JOIN
+from nat.data.readers import JOIN, READ_AT_ONCE
 from nat.data.references import all_references
 from nat.decoding.options import data_options
 from nat.decoding.translator import Translator
@@ -60,7 +60,8 @@ def learn_languages(
 
     def column(target: str, side: str) -> list[str]:
         try:
-            return list(read_pairs(dataclasses.replace(data, target=target), "train")[side])
+            texts = read_pairs(dataclasses.replace(data, target=target), "train")
+            return [text for rows in texts.iter(READ_AT_ONCE) for text in rows[side]]
         except DataError as error:
             raise DataError(
                 f"{error}; the languages are told apart in the training text of the first run, {translator.folder}: "
