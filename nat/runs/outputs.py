@@ -13,7 +13,7 @@ from nat.files import write_text
 
 BEGINNING = 4096  # bytes of a file that are looked at
 RUN_FILES = ("config.yaml", "run.json", "metrics.jsonl", "model.safetensors", "samples.json")
-RUN_FOLDERS = ("tokenizer", "checkpoints", "best", "tensorboard")
+RUN_FOLDERS = ("tokenizer", "checkpoints", "best", "tensorboard", "stream")
 SVG = r"<(\?xml|svg)"  # how a picture begins
 OPEN_FILES = re.compile(r"/dev/(?:stdout|stderr)|(?:/dev|/proc/self)/fd/(\d+)")
 
