@@ -31,6 +31,7 @@ from nat.runs.precision import Precision
 from nat.runs.weights import WEIGHTS, save_tensors
 from nat.training.distributed import Ranks
 from nat.training.objective import objective
+from nat.training.parallel import Parallelism, parallel_of
 from nat.training.step import StepResult, UpdateStep
 
 MODELS = sorted(path.stem for path in (config_directory() / "model").glob("*.yaml"))
@@ -220,10 +221,12 @@ def distilled_lines(folder: Path) -> list[dict[str, Any]]:
 
 def make_step(model: TranslationModel, *, max_tokens: int = 10_000, ranks: Ranks | None = None, **options: Any) -> Any:
     given: dict[str, Any] = {"precision": Precision.FP32, "clip_norm": None, "seed": 1} | options
+    kind, cpu = Parallelism(given.pop("parallel", "ddp")), torch.device("cpu")
+    parallel = parallel_of(kind, model, ranks or Ranks(), cpu)
     optimizer = given.pop("optimizer", None) or torch.optim.SGD(model.parameters(), lr=0.0)
-    return UpdateStep(
-        model, optimizer, ranks=ranks or Ranks(), device=torch.device("cpu"), max_tokens=max_tokens, **given
-    )
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        optimizer = optimizer(model.parameters())
+    return UpdateStep(parallel, optimizer, device=cpu, max_tokens=max_tokens, **given)
 
 
 def gradients(
@@ -231,7 +234,12 @@ def gradients(
 ) -> tuple[StepResult, dict[str, Tensor]]:
     step = make_step(model, max_tokens=max_tokens, ranks=ranks, **options)
     result = step(pairs, update=1, learning_rate=0.0)
-    return result, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return result, whole({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+
+
+def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All of what ranks may have in parts."""
+    return {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in tensors.items()}
 
 
 def formula_rows(lengths: list[int], step: int) -> list[list[int]]:

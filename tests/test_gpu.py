@@ -23,8 +23,8 @@ from nat.decoding.graphs import CudaRecorder, GraphedDecoder
 from nat.models.contract import Translation, TranslationModel
 from nat.models.options import DecodingOptions
 from nat.runs.precision import Precision
-from nat.training.distributed import Ranks
 from nat.training.objective import objective
+from nat.training.parallel import Parallel
 from nat.training.step import UpdateStep
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(120)]
@@ -164,9 +164,8 @@ def updated(model: TranslationModel, precision: Precision, device: torch.device)
     """All weights after two updates of plain gradient descent."""
     model.to(device).train()
     step = UpdateStep(
-        model,
+        Parallel(model),
         torch.optim.SGD(model.parameters(), lr=0.0),
-        ranks=Ranks(),
         device=device,
         precision=precision,
         max_tokens=20,

@@ -103,7 +103,9 @@ def rank_environment(rank: int, num_ranks: int, port: str) -> dict[str, str]:
     }
 
 
-def rank_gradients(rank: int, num_ranks: int, port: str, name: str, cases: list[Any], folder: str) -> None:
+def rank_gradients(
+    rank: int, num_ranks: int, port: str, name: str, parallel: str, cases: list[Any], folder: str
+) -> None:
     """One rank's view of the gradients and sums of each case (pairs, max_tokens); written to FOLDER/RANK.pt."""
     with logged(f"{folder}/{rank}.log"):
         os.environ.update(rank_environment(rank, num_ranks, port))
@@ -117,7 +119,7 @@ def rank_gradients(rank: int, num_ranks: int, port: str, name: str, cases: list[
             found = []
             for pairs, max_tokens in cases:
                 model = make_model(name, dtype=torch.float64)
-                result, tensors = gradients(model, pairs, max_tokens=max_tokens, ranks=ranks)
+                result, tensors = gradients(model, pairs, max_tokens=max_tokens, ranks=ranks, parallel=parallel)
                 found.append((result.totals.counts(), result.gradient_norm, tensors))
             torch.save(found, Path(folder) / f"{rank}.pt")
         finally:

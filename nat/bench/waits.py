@@ -22,7 +22,7 @@ from nat.decoding.batched import decode_batch
 from nat.errors import ConfigError
 from nat.runs.precision import Precision
 from nat.table import markdown_table
-from nat.training.distributed import Ranks
+from nat.training.parallel import Parallel
 from nat.training.step import UpdateStep
 
 WORDS = "synchronizing CUDA operation"  # of torch's warning
@@ -93,9 +93,8 @@ def row_of(name: str, sizes: WaitsSizes, device: torch.device) -> dict[str, Any]
     batch = collate(pairs).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
     step = UpdateStep(
-        model,
+        Parallel(model),
         optimizer,
-        ranks=Ranks(),
         device=device,
         precision=Precision.BF16,
         max_tokens=100 * TOKENS,

@@ -1,19 +1,17 @@
-"""Data parallelism under torchrun: every rank sees the same updates and takes its share of each.
-
-Gradients are summed once an update, after all micro-batches, so that ranks may cut their share differently.
-"""
+"""Ranks under torchrun: every rank sees the same updates and takes its share of each; see `nat.training.parallel`."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from nat.errors import ConfigError
 from nat.runs.device import environment_number
@@ -98,37 +96,44 @@ class Ranks:
         device = torch.device("cuda", self.local_rank) if dist.get_backend() == "nccl" else torch.device("cpu")
         for group in groups.values():
             flat = torch.cat([tensor.reshape(-1).to(device) for tensor in group])
-            self._all_reduce(flat)
+            self.finish_sum(self.start_sum(flat))
             for tensor, part in zip(group, flat.split([t.numel() for t in group]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
-    def _all_reduce(self, tensor: Tensor) -> None:
+    def start_sum(self, tensor: Tensor) -> dist.Work:
+        """Begin to replace a tensor by its sum over ranks, in place, while other work goes on; see `finish_sum`."""
+        with self._meeting():
+            work: dist.Work = dist.all_reduce(tensor, async_op=True)
+        return work
+
+    def finish_sum(self, work: dist.Work) -> None:
+        """The sum is there for all that follows."""
+        with self._meeting():
+            work.wait()
+
+    @contextlib.contextmanager
+    def _meeting(self) -> Iterator[None]:
         """Raises ConfigError, naming the rank that is behind, where the others do not come."""
         assert self.meeting is not None
         self.meeting.show_life()
         try:
-            dist.all_reduce(tensor)
+            yield
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"the ranks did not meet: {self.meeting.behind()} ({reason})") from None
-
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Sum gradients over ranks; a rank whose share was empty adds zeros."""
-        if self.num_ranks == 1:
-            return
-        gradients = []
-        for parameter in parameters:
-            if parameter.requires_grad:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                gradients.append(parameter.grad)
-        self.sum_tensors(gradients)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
         count = torch.tensor(float(flag))
         self.sum_tensors([count])
         return bool(count.item())
+
+    def agree(self, number: int, place: str) -> None:
+        """Raises ConfigError where ranks found different numbers at a place."""
+        total = torch.tensor(number)
+        self.sum_tensors([total])
+        if self.any(self.num_ranks * number != int(total)):
+            raise ConfigError(f"{place}: ranks see different files there; all nodes need one and the same folder")
 
     def close(self) -> None:
         if self.num_ranks > 1 and dist.is_initialized():

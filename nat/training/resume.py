@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nat.config import option, parse, to_plain
 from nat.errors import ConfigError, DataError
 from nat.files import read_json, to_json, write_atomically, write_json
 from nat.runs.folder import saved_states
-from nat.runs.weights import WEIGHTS, load_fitting, load_tensors, load_weights, on_cpu, write_tensors
+from nat.runs.weights import WEIGHTS, load_fitting, load_tensors, on_cpu, write_tensors
 from nat.training.averaging import MovingAverage
+from nat.training.parallel import Parallel
 from nat.training.selection import Kept
 
+Spread = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], dict[str, Tensor]]
 STATE, OPTIMIZER, AVERAGE = "state.json", "optimizer.safetensors", "average.safetensors"
 
 
@@ -64,7 +66,7 @@ class Checkpoint:
     def __init__(
         self,
         folder: Path,
-        model: nn.Module,
+        parallel: Parallel,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
         average: MovingAverage,
@@ -74,24 +76,31 @@ class Checkpoint:
     ) -> None:
         """keys: tokenizer, corpus and measure, see `SavedState`. keep: how many of the last states stay."""
         self.folder, self.keys, self.keep = folder, keys, keep
-        self.model, self.optimizer, self.scaler, self.average = model, optimizer, scaler, average
+        self.saved: int | None = None  # the update whose tensors were saved last, or read
+        self.parallel, self.model = parallel, parallel.model
+        self.optimizer, self.scaler, self.average = optimizer, scaler, average
 
     def save(self, state: TrainingState, best: list[Kept]) -> None:
         """Complete or not at all; all but the last `keep` are removed once it stands. The tensors of an update are what
         they are: saving it again renews only its plain data."""
-        tensors, numbers = flatten_optimizer(self.optimizer.state_dict())
-        plain = to_plain(SavedState(state, best, **self.keys, scaler=self.scaler.state_dict(), optimizer=numbers))
         path = self.folder / "checkpoints" / f"update-{state.update:08d}"
-        if path.is_dir():
-            write_json(path / STATE, plain)
+        optimizer, numbers = flatten_optimizer(self.optimizer.state_dict())
+        plain = to_plain(SavedState(state, best, **self.keys, scaler=self.scaler.state_dict(), optimizer=numbers))
+        if state.update == self.saved:
+            if self.parallel.ranks.is_main:
+                write_json(path / STATE, plain)
             return
-        parts = {WEIGHTS: self.model.state_dict(), OPTIMIZER: tensors, AVERAGE: self.average.weights}
+        parts = {WEIGHTS: self.model.state_dict(), OPTIMIZER: optimizer, AVERAGE: self.average.weights}
+        gathered = {name: self.parallel.gather(values) for name, values in parts.items() if values is not None}
+        if self.parallel.ranks.is_main:
+            self._write(path, gathered, plain)
+        self.saved = state.update
 
+    def _write(self, path: Path, parts: Mapping[str, dict[str, Tensor] | None], plain: Any) -> None:
         def write(part: Path) -> None:
             part.mkdir()
             for name, values in parts.items():
-                if values is not None:
-                    write_tensors({key: on_cpu(value) for key, value in values.items()}, part / name)
+                write_tensors({key: on_cpu(value) for key, value in (values or {}).items()}, part / name)
             (part / STATE).write_text(to_json(plain, indent=1), encoding="utf-8")
 
         write_atomically(path, write)
@@ -115,10 +124,12 @@ class Checkpoint:
         return saved
 
     def _fill(self, path: Path, saved: SavedState, device: torch.device) -> None:
-        load_weights(self.model, path / WEIGHTS, device)
-        load_optimizer(self.optimizer, path, saved.optimizer, device)
+        own_weights, spread = self.model.state_dict(), self.parallel.spread
+        self.model.load_state_dict(spread(load_fitting(path / WEIGHTS, own_weights, device), own_weights))
+        load_optimizer(self.optimizer, path, saved.optimizer, device, spread=spread)
         if (path / AVERAGE).is_file():
-            self.average.weights = load_fitting(path / AVERAGE, self.model.state_dict(), device)
+            self.average.weights = spread(load_fitting(path / AVERAGE, own_weights, device), own_weights)
+        self.saved = saved.state.update
         own = self.scaler.state_dict()
         if kinds(saved.scaler) != kinds(own):
             raise DataError(f"{path / STATE}: damaged, or of another version of nat (scaler)")
@@ -168,9 +179,15 @@ def unflatten_optimizer(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any
 
 
 def load_optimizer(
-    optimizer: torch.optim.Optimizer, path: Path, numbers: Mapping[str, Any], device: torch.device | str = "cpu"
+    optimizer: torch.optim.Optimizer,
+    path: Path,
+    numbers: Mapping[str, Any],
+    device: torch.device | str = "cpu",
+    *,
+    spread: Spread = lambda tensors, like: dict(tensors),
 ) -> None:
-    """The optimiser's state of `checkpoints/update-N`. Raises DataError where it is damaged or another model's."""
+    """The optimiser's state of `checkpoints/update-N`. spread: see `Parallel`. Raises DataError where it is damaged or
+    another model's."""
     tensors = load_tensors(path / OPTIMIZER, device)
     try:
         state = unflatten_optimizer(tensors, numbers)
@@ -179,7 +196,14 @@ def load_optimizer(
         reason = f"damaged: {error!r}"
     if reason:
         raise DataError(f"{path / OPTIMIZER}: does not fit this model's optimiser ({reason})")
-    optimizer.load_state_dict(state)
+    parameters = parameters_of(optimizer)
+    parts = spread(tensors, {name: parameters[int(name.partition(".")[0])] for name in tensors})
+    optimizer.load_state_dict(unflatten_optimizer(parts, numbers))
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> dict[int, Tensor]:
+    """By their numbers in its state."""
+    return dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
 
 
 def misfit(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> str:
@@ -191,7 +215,7 @@ def misfit(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> str:
         wrong = [key for key in group.keys() & there.keys() if kinds(group[key]) != kinds(there[key])]
         if wrong:
             return f"{wrong[0]}={there[wrong[0]]}"
-    parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
+    parameters = parameters_of(optimizer)
     for index, slots in state["state"].items():
         if index not in parameters or slots.keys() != next(iter(state["state"].values())).keys():
             return f"parameter {index} has {', '.join(slots)}"

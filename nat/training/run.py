@@ -34,6 +34,7 @@ from nat.runs.lock import FolderLock
 from nat.runs.memory import Allowance
 from nat.runs.weights import WEIGHTS, load_tensors
 from nat.training.distributed import Ranks
+from nat.training.parallel import parallel_of
 from nat.training.schedule import LearningRate
 from nat.training.stages.base import Stage
 from nat.training.trainer import Trainer, TrainerConfig
@@ -67,9 +68,10 @@ LEARNABLE_VERSION = "1"  # part of a cache key: raise it when a model's `learnab
 # May differ when a run is resumed: they do not change what the finished part of the run was. Text is known by content.
 FREE_ON_RESUME = (
     "trainer.max_updates", "trainer.max_minutes", "trainer.max_tokens", "trainer.device", "trainer.num_threads",
-    "trainer.rank_timeout", "trainer.compile", "trainer.activation_checkpointing", "trainer.deterministic",
-    "trainer.log_every", "trainer.save_every", "trainer.keep_states", "trainer.max_skipped", "trainer.average_best",
-    "validation", "data.cache", "data.num_workers", "data.train", "data.valid", "data.test", "run_dir", "init_from",
+    "trainer.parallel", "trainer.rank_timeout", "trainer.compile", "trainer.activation_checkpointing",
+    "trainer.deterministic", "trainer.log_every", "trainer.save_every", "trainer.keep_states", "trainer.max_skipped",
+    "trainer.average_best", "validation", "data.cache", "data.num_workers", "data.train", "data.valid", "data.test",
+    "run_dir", "init_from",
 )  # fmt: skip
 
 
@@ -135,10 +137,10 @@ def prepare_trainer(
     if ranks.is_main:
         print(*told, sep="\n", file=sys.stderr, flush=True)
         write_atomically(folder / "config.yaml", lambda part: save_yaml(config, part))
-    model.to(device)
+    parallel = parallel_of(config.trainer.parallel, model.to(device), ranks, device)
     return Trainer(
         config.trainer,
-        model=model,
+        parallel=parallel,
         corpus=train_corpus,
         validator=Validator(
             config.validation, corpus=valid_corpus, tokenizers=tokenizers, decoding=decoding, device=device
@@ -146,7 +148,6 @@ def prepare_trainer(
         optimizer=config.optimizer.build(parameters=model.parameters()),
         learning_rate=config.schedule.build(max_updates=config.trainer.max_updates),
         folder=folder,
-        ranks=ranks,
         device=device,
         seed=config.seed,
         loss=stage.loss if stage else None,

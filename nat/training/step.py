@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nat.data.batch import Batch
 from nat.data.batching import Update, collate, micro_batches
 from nat.data.pairs import Pair
 from nat.errors import ConfigError
-from nat.models.contract import LossTerm, TranslationModel
+from nat.models.contract import LossTerm
 from nat.nn.rng import seed_for, set_seed
 from nat.nn.running import Running
 from nat.runs.precision import Precision, autocast
-from nat.training.distributed import Ranks
 from nat.training.objective import Totals, objective
+from nat.training.parallel import Parallel
 
 Loss = Callable[..., dict[str, LossTerm]]  # (batch, *, update), as `TranslationModel.loss`
 
@@ -45,10 +45,9 @@ class UpdateStep:
 
     def __init__(
         self,
-        model: TranslationModel,
+        parallel: Parallel,
         optimizer: torch.optim.Optimizer,
         *,
-        ranks: Ranks,
         device: torch.device,
         precision: Precision,
         max_tokens: int,
@@ -58,14 +57,14 @@ class UpdateStep:
         loss: Loss | None = None,
     ) -> None:
         """loss: what is trained on instead of the model's own, see `Stage`."""
-        self.model, self.optimizer, self.ranks, self.device = model, optimizer, ranks, device
+        self.parallel, self.model, self.ranks = parallel, parallel.model, parallel.ranks
+        self.optimizer, self.device = optimizer, device
         self.precision, self.max_tokens, self.clip_norm, self.seed = precision, max_tokens, clip_norm, seed
         self.noise = seed_for("noise", seed) >> 1  # half, so that a pair's number can be added
-        self.plain_loss: Loss = model.loss if loss is None else loss
+        self.plain_loss: Loss = self.model.loss if loss is None else loss
         self.loss: Loss = torch.compile(self.plain_loss, dynamic=True) if compiled else self.plain_loss
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is Precision.FP16)
-        self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
-        self.running = [part for part in model.modules() if isinstance(part, Running)]
+        self.running = [part for part in self.model.modules() if isinstance(part, Running)]
 
     def share(self, pairs: Sequence[Pair], *, splits: int = 0) -> list[Batch]:
         """The micro-batches of this rank's share of an update, in pinned memory where they go to a GPU, so that their
@@ -90,10 +89,10 @@ class UpdateStep:
         totals, splits = self._gradients(whole, self.share(whole) if batches is None else batches, num_tokens, update)
         if not totals.tensors() and self.ranks.num_ranks > 1:
             totals.add(self._empty_terms(update, with_fertilities=whole.table.fertilities is not None))
-        self.ranks.sum_gradients(self.parameters)
+        self.parallel.reduce()
         self.ranks.sum_tensors([*totals.tensors(), *(total for part in self.running for total in part.sums)])
         self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.clip_norm or math.inf))
+        norm = self.parallel.clip(self.clip_norm or math.inf)
         finite = math.isfinite(norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -114,6 +113,7 @@ class UpdateStep:
     def _gradients(self, whole: Update, batches: list[Batch], num_tokens: int, update: int) -> tuple[Totals, int]:
         """Accumulate gradients; when memory runs out, start again with micro-batches of half the size."""
         splits = 0
+        self.parallel.begin()
         while True:
             try:
                 return self._accumulate(batches, num_tokens, update), splits
@@ -126,10 +126,10 @@ class UpdateStep:
             splits += 1
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+            self.parallel.restart()
             batches = self.share(whole, splits=splits)
 
     def _accumulate(self, batches: Sequence[Batch], num_tokens: int, update: int) -> Totals:
-        self.optimizer.zero_grad(set_to_none=True)
         for part in self.running:
             part.restart()
         totals = Totals()
@@ -137,6 +137,8 @@ class UpdateStep:
             set_seed(self.seed, update, self.ranks.rank, index)
             with autocast(self.precision, self.device):
                 terms = self.loss(batch.to(self.device), update=update)
+            if index == len(batches) - 1:
+                self.parallel.before_last_backward()
             self.scaler.scale(objective(terms, num_tokens)).backward()
             totals.add(terms)
         return totals

@@ -20,15 +20,14 @@ from nat.data.batching import Update, prefetch
 from nat.data.tokenized import StreamingCorpus, TokenizedCorpus
 from nat.errors import ConfigError
 from nat.files import write_json
-from nat.models.contract import TranslationModel
 from nat.nn.recompute import recompute_layers
 from nat.progress import Progress
 from nat.runs.folder import latest_checkpoint
 from nat.runs.memory import peak_memory
-from nat.runs.weights import WEIGHTS, load_weights
-from nat.training.averaging import MovingAverage, SwappedWeights
-from nat.training.distributed import TIMEOUT, Ranks
+from nat.training.averaging import MovingAverage
+from nat.training.distributed import TIMEOUT
 from nat.training.objective import Window
+from nat.training.parallel import Parallel, Parallelism
 from nat.training.record import RunRecord
 from nat.training.resume import Checkpoint, SavedState, TrainingState
 from nat.training.schedule import LearningRate
@@ -54,6 +53,9 @@ class TrainerConfig:
     precision: Precision = option(Precision.FP32, "fp32, bf16 or fp16 (autocast; weights stay fp32)")
     device: str = option("auto", "auto (a GPU if there is one), cpu or cuda")
     num_threads: int | None = option(None, "CPU threads of torch; null: torch's choice", minimum=1, maximum=1024)
+    parallel: Parallelism = option(
+        Parallelism.DDP, "several ranks: ddp (the whole model on each) or fsdp (each keeps a part of it)"
+    )
     rank_timeout: float = option(
         TIMEOUT, "several ranks: minutes that one waits for the others within an update", above=0, maximum=100_000
     )
@@ -90,13 +92,12 @@ class Trainer:
         self,
         config: TrainerConfig,
         *,
-        model: TranslationModel,
+        parallel: Parallel,
         corpus: TokenizedCorpus | StreamingCorpus,
         validator: Validator,
         optimizer: torch.optim.Optimizer,
         learning_rate: LearningRate,
         folder: Path,
-        ranks: Ranks,
         device: torch.device,
         seed: int,
         loss: Loss | None = None,
@@ -106,15 +107,15 @@ class Trainer:
         """loss: what is trained on instead of the model's own, see `Stage`. options: those of the whole run as plain
         data, for its record. may_write: raises DataError once the folder is another process's."""
         self.options, self.may_write = options or {}, may_write
-        self.config, self.model, self.corpus, self.validator = config, model, corpus, validator
+        self.config, self.corpus, self.validator = config, corpus, validator
+        self.parallel, self.model, self.ranks = parallel, parallel.model, parallel.ranks
         self.optimizer, self.learning_rate = optimizer, learning_rate
-        self.folder, self.ranks, self.device, self.seed = folder, ranks, device, seed
+        self.folder, self.device, self.seed = folder, device, seed
         if config.activation_checkpointing:
-            recompute_layers(model)
+            recompute_layers(self.model)
         self.step = UpdateStep(
-            model,
+            parallel,
             optimizer,
-            ranks=ranks,
             device=device,
             precision=config.precision,
             max_tokens=config.max_tokens,
@@ -127,7 +128,7 @@ class Trainer:
         keys = {"tokenizer": validator.tokenizers.fingerprint, "corpus": corpus.fingerprint}
         self.checkpoint = Checkpoint(
             folder,
-            model,
+            parallel,
             optimizer,
             self.step.scaler,
             self.average,
@@ -155,7 +156,7 @@ class Trainer:
             stopped = None if self.state.finished else self._loop(signal)
         if stopped is None:
             self._finish()
-        elif self.ranks.is_main:
+        else:
             self._save()
         if self.record is not None:
             self.record.close()
@@ -277,49 +278,55 @@ class Trainer:
         if self.state.validated == self.state.update:
             return
         began, improved = time.monotonic(), False
+        self._save()
+        weights = self.parallel.gather(self.average.weights)
         if self.ranks.is_main:
-            self._save()
-            validated = self._scored(self.average.weights)
+            validated = self._scored(weights)
             improved = self.best.is_better(self._value(validated))
-            self._keep(validated, progress)
+            self._keep(validated, weights, progress)
         self.ranks.barrier()  # a collective would give up on a long validation
         improved = self.ranks.any(improved)  # an equal score does not count against patience running out
         self.state.validations_since_best = 0 if improved else self.state.validations_since_best + 1
         self.state.validated = self.state.update
+        self._save()
         if self.ranks.is_main:
-            self._save()
             self.best.settle()
         seconds = time.monotonic() - began
         self.window.leave_out(seconds)
         progress.leave_out(seconds)
 
     def _scored(self, weights: dict[str, Tensor] | None) -> Validated:
-        """The validation of other weights of the model (None: its own)."""
-        with SwappedWeights(self.model, weights):
-            return self.validator(self.model)
+        """The validation of other weights of the model, see `Parallel.reader`."""
+        with self.parallel.reader(weights) as model:
+            return self.validator(model)
 
     def _value(self, validated: Validated) -> float:
         """Of what chooses the best checkpoint."""
         return float(validated.values.get(self.validator.config.metric.value, math.nan))
 
-    def _keep(self, validated: Validated, progress: Progress) -> None:
+    def _keep(self, validated: Validated, weights: dict[str, Tensor] | None, progress: Progress) -> None:
         """Record a validation and offer its weights."""
         assert self.record is not None
         values, update = validated.values, self.state.update
         self._record("valid", values)
         self.record.write_samples(validated.samples, update=update)
-        weights = self.average.weights or self.model.state_dict()
-        is_best = self.best.offer(update, self._value(validated), weights)
+        is_best = self.best.offer(update, self._value(validated), weights or self.model.state_dict())
         self._write_run("best checkpoint", self.best.best)
         self.last_score = f", {validated.scores.partition(',')[0]}"
         loss = f"loss {values['loss']:.3f}, " if "loss" in values else ""
         progress.say(f"update {update}: valid {loss}{validated.scores}" + (" (best)" if is_best else ""))
 
     def _finish(self) -> None:
-        """Offer the average of the best checkpoints where it validates better than the best one."""
+        """Once, at the end of the budget."""
         before, self.state.finished = self.state.finished, True
-        if before or not self.ranks.is_main:
+        if before:
             return
+        if self.ranks.is_main:
+            self._choose()
+        self._save()
+
+    def _choose(self) -> None:
+        """The weights that the run offers: the best ones, or their average where it validates better."""
         best = self.best.best
         if best is None:
             raise ConfigError(
@@ -339,19 +346,20 @@ class Trainer:
         self._write_run(weights, best)
         used = {"tokens": self.state.tokens, "minutes": self.state.seconds / 60}
         self.record.write_options(self.options, values | used, update=self.state.update)
-        self._save()
 
     # --- saving and resuming -----------------------------------------------------------------------
 
     def _save(self) -> None:
+        """All ranks take part."""
         if self.ranks.is_main:
             self.may_write()
-            self.checkpoint.save(self.state, self.best.entries)
+        self.checkpoint.save(self.state, self.best.entries)
 
     def _resume(self) -> SavedState | None:
         """Continue from the newest training state, if there is one."""
         path = latest_checkpoint(self.folder)
         self.ranks.barrier()  # all have looked before the main rank writes the first one
+        self.ranks.agree(-1 if path is None else int(path.name.partition("-")[2]), f"{self.folder}/checkpoints")
         if path is None:
             return None
         saved = self.checkpoint.restore(path, self.device)
@@ -375,12 +383,15 @@ class Trainer:
 
     def _preflight(self) -> None:
         """Decode two batches of validation text, save, reload: what would fail after an hour fails now."""
+        weights = self.parallel.gather(None)
         if self.ranks.is_main:
-            self.validator(self.model, limit=2 * self.validator.config.batch_size)
-            self._save()
+            with self.parallel.reader(weights) as model:
+                self.validator(model, limit=2 * self.validator.config.batch_size)
+        self._save()
+        if self.ranks.is_main:
             path = latest_checkpoint(self.folder)
             assert path is not None
-            load_weights(self.model, path / WEIGHTS, self.device)
+            self.checkpoint.restore(path, self.device)
         self.ranks.barrier()
 
     def _write_run(self, weights: str, best: Kept | None) -> None:

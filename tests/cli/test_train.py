@@ -102,10 +102,11 @@ def test_the_last_line_sums_up(small: list[str], tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("model", ["autoregressive"])
-def test_torchrun_with_two_ranks_ends_where_one_does(model: str, small: list[str], tmp_path: Path) -> None:
-    still = ["model.size.dropout=0.0", "optimizer.epsilon=1e-2", "trainer.max_updates=6"]
-    options = [*small, f"model={model}", *still]
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_torchrun_with_two_ranks_ends_where_one_does(parallel: str, small: list[str], tmp_path: Path) -> None:
+    """And a rank alone goes on from what they saved."""
+    still = ["model.size.dropout=0.0", "optimizer.epsilon=1e-2", "trainer.moving_average=0.5"]
+    options = [*small, "model=autoregressive", *still, f"trainer.parallel={parallel}"]
     torchrun = [
         sys.executable,
         "-m",
@@ -115,13 +116,19 @@ def test_torchrun_with_two_ranks_ends_where_one_does(model: str, small: list[str
         "-m",
         "nat.cli.train",
     ]
-    two = tmp_path / "two"
-    done = subprocess.run([*torchrun, *options, f"run_dir={two}"], capture_output=True, text=True, timeout=280)
+    two, budget = tmp_path / "two", "trainer.max_updates=6"
+    done = subprocess.run([*torchrun, *options, budget, f"run_dir={two}"], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done: 6 updates") == 1
     assert read_json(two / "run.json")["num_ranks"] == 2
-    assert command(*options, f"run_dir={tmp_path / 'one'}") == 0
-    first = load_tensors(two / "checkpoints" / "update-00000006" / "model.safetensors")
-    second = load_tensors(tmp_path / "one" / "checkpoints" / "update-00000006" / "model.safetensors")
-    for name in first:
-        assert torch.allclose(first[name], second[name], atol=1e-5), name
+    budgets = {6: budget, 9: "trainer.max_updates=9"}
+    for update, given in budgets.items():
+        assert command(*options, given, f"run_dir={tmp_path / 'one'}") == 0
+        if update == 9:
+            assert command(*options, given, f"run_dir={two}") == 0
+        states = [tmp_path / name / "checkpoints" / f"update-{update:08d}" for name in ("two", "one")]
+        for file in ("model", "average", "optimizer"):
+            first, second = (load_tensors(state / f"{file}.safetensors") for state in states)
+            assert first.keys() == second.keys()
+            for name in first:
+                assert torch.allclose(first[name], second[name], atol=1e-5), name

@@ -25,6 +25,7 @@ from nat.runs.folder import latest_checkpoint, saved_states
 from nat.runs.weights import check_tokenizer, load_tensors, load_weights, save_tensors
 from nat.training.averaging import MovingAverage, SwappedWeights, average_weights
 from nat.training.optimizer import Adam
+from nat.training.parallel import Parallel
 from nat.training.record import RunRecord
 from nat.training.resume import (
     Checkpoint,
@@ -54,7 +55,7 @@ def save(
     moving.weights = average
     keys = {"tokenizer": "t", "corpus": "c", "measure": "m"}
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    checkpoint = Checkpoint(folder, model, optimizer, scaler, moving, keys, **options)
+    checkpoint = Checkpoint(folder, Parallel(model), optimizer, scaler, moving, keys, **options)
     checkpoint.save(replace(TrainingState.at_start(), update=update), [])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -128,8 +129,9 @@ def test_dropout_is_the_same_when_an_update_is_repeated_and_differs_between_upda
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 @EACH_MODEL
-def test_two_ranks_give_the_gradient_of_one(name: str, tmp_path: Path) -> None:
+def test_two_ranks_give_the_gradient_of_one(name: str, parallel: str, tmp_path: Path) -> None:
     """Equal shares, unequal shares in unequal micro-batches, and a rank without any share."""
     cases = [
         (make_pairs(name), 10_000),
@@ -137,7 +139,8 @@ def test_two_ranks_give_the_gradient_of_one(name: str, tmp_path: Path) -> None:
         (make_pairs(name, LENGTHS[:1]), 10_000),
     ]
     port = workers.free_port()
-    processes = [workers.start(workers.rank_gradients, r, 2, port, name, cases, str(tmp_path)) for r in range(2)]
+    given = (2, port, name, parallel, cases, str(tmp_path))
+    processes = [workers.start(workers.rank_gradients, rank, *given) for rank in range(2)]
     for rank, process in enumerate(processes):
         assert workers.finish(process) == 0, (tmp_path / f"{rank}.log").read_text()
     for rank in range(2):
@@ -285,6 +288,11 @@ class Alone(Ranks):
     """A rank whose peers are silent."""
 
     def sum_tensors(self, tensors: object) -> None: ...
+
+    def start_sum(self, tensor: Tensor) -> Any:
+        return tensor
+
+    def finish_sum(self, work: object) -> None: ...
 
 
 @pytest.mark.parametrize("fertilities", [None, [1, 0, 2]])
