@@ -31,7 +31,8 @@ from nat.runs.precision import Precision
 from nat.runs.weights import WEIGHTS, save_tensors
 from nat.training.distributed import Ranks
 from nat.training.objective import objective
-from nat.training.parallel import Parallelism, parallel_of
+from nat.training.parallel import Parallelism
+from nat.training.run import parallel_of
 from nat.training.step import StepResult, UpdateStep
 
 MODELS = sorted(path.stem for path in (config_directory() / "model").glob("*.yaml"))

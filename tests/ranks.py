@@ -16,7 +16,7 @@ from workers import logged, rank_environment
 from nat.data.batch import Batch
 from nat.data.pairs import Pair
 from nat.models.contract import LossTerm, TranslationModel
-from nat.training import parallel
+from nat.training import replicas
 from nat.training.distributed import Ranks
 from nat.training.optimizer import Adam
 
@@ -36,7 +36,7 @@ def trained(
     ranks: Ranks, kind: str, count: int, hinder: Callable[..., None] | None = None
 ) -> tuple[dict[str, Tensor], int]:
     """The weights after `count` updates, and how often memory ran out. hinder: makes a model run out of it."""
-    parallel.BUCKET_BYTES = 4000  # many messages, of a model of 100 kB
+    replicas.BUCKET_BYTES = 4000  # many messages, of a model of 100 kB
     model = make_model(NAME, dtype=torch.float64).train()
     model.spare = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
     step = make_step(model, ranks=ranks, parallel=kind, max_tokens=60, clip_norm=0.5, optimizer=adam)

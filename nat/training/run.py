@@ -34,7 +34,8 @@ from nat.runs.lock import FolderLock
 from nat.runs.memory import Allowance
 from nat.runs.weights import WEIGHTS, load_tensors
 from nat.training.distributed import Ranks
-from nat.training.parallel import parallel_of
+from nat.training.parallel import Parallel, Parallelism
+from nat.training.replicas import Replicas
 from nat.training.schedule import LearningRate
 from nat.training.stages.base import Stage
 from nat.training.trainer import Trainer, TrainerConfig
@@ -154,6 +155,18 @@ def prepare_trainer(
         options=to_plain(config),
         may_write=lock.check,
     )
+
+
+def parallel_of(kind: Parallelism, model: TranslationModel, ranks: Ranks, device: torch.device) -> Parallel:
+    """model: on its device, with the same weights on all ranks. Its parameters are others afterwards: an optimiser is
+    made later."""
+    if ranks.num_ranks == 1:
+        return Parallel(model)
+    if kind is Parallelism.DDP:
+        return Replicas(model, ranks)
+    from nat.training.shards import Shards  # half a second, which other runs need not pay
+
+    return Shards(model, ranks, device)
 
 
 def check_options(folder: Path, config: RunConfig) -> None:

@@ -35,6 +35,7 @@ from nat.runs import weights as written
 from nat.runs.folder import latest_checkpoint
 from nat.runs.weights import load_tensors
 from nat.training import record, trainer
+from nat.training.distributed import Ranks
 from nat.training.run import RunConfig, keep_learnable
 from nat.training.step import UpdateStep
 
@@ -346,7 +347,7 @@ def test_no_rank_looks_for_a_checkpoint_after_the_main_rank_wrote_one(
     """The first barrier stands between looking and writing: a late rank would else resume a run that is new."""
     seen: list[bool] = []
     original = trainer.latest_checkpoint
-    monkeypatch.setattr(trainer.Ranks, "barrier", lambda ranks: seen.append(original(folder[0]) is not None))
+    monkeypatch.setattr(Ranks, "barrier", lambda ranks: seen.append(original(folder[0]) is not None))
     folder: list[Path] = []
 
     def look(path: Path) -> Path | None:
@@ -367,7 +368,7 @@ def test_gradients_that_are_not_finite_are_skipped_counted_and_at_last_fatal(
         def accumulate(self: UpdateStep, batches: Any, num_tokens: int, update: int) -> Any:
             totals = honest(self, batches, num_tokens, update)
             if first <= update <= last:
-                next(p for p in self.parameters if p.grad is not None).grad.fill_(float("nan"))  # type: ignore[union-attr]
+                next(p for p in self.parallel.parameters if p.grad is not None).grad.fill_(float("nan"))  # type: ignore[union-attr]
             return totals
 
         return accumulate
