@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nat.errors import ConfigError
 from nat.runs.device import environment_number
-from nat.training.meeting import Meeting
+from nat.training.meeting import Meeting, fresh
 
 T = TypeVar("T")
 TIMEOUT = 30.0  # minutes
@@ -54,14 +54,16 @@ class Ranks:
         if not 0 <= rank < num_ranks:
             raise ConfigError(f"RANK={rank}: WORLD_SIZE={num_ranks} ranks are 0 to {num_ranks - 1}")
         try:
+            limit = timedelta(minutes=timeout)
             store, _, _ = next(dist.rendezvous("env://"))
+            store = fresh(store, rank=rank, num_ranks=num_ranks, timeout=limit)
             if not dist.is_initialized():
                 dist.init_process_group(
                     "nccl" if device.type == "cuda" else "gloo",
                     store=dist.PrefixStore("group", store),
                     rank=rank,
                     world_size=num_ranks,
-                    timeout=timedelta(minutes=timeout),
+                    timeout=limit,
                 )
         except (ValueError, RuntimeError) as error:  # its reason is the first line, then a trace
             raise ConfigError(f"WORLD_SIZE={num_ranks}: no process group ({str(error).splitlines()[0]})") from None

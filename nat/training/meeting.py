@@ -10,7 +10,9 @@ import math
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -23,6 +25,30 @@ PATIENCE = 30.0  # seconds until a rank says what it waits for
 FAREWELL = 60.0  # seconds that a rank which failed waits for the others to hear of it
 GONE = "the main rank is not there any more"
 DONE, FAILED = "done", "failed"
+
+
+def fresh(store: dist.Store, *, rank: int, num_ranks: int, timeout: timedelta) -> dist.Store:
+    """A part of the store in which all ranks meet now and that none has written to: torchrun starts ranks again with
+    the same store, full of what those before them wrote, and counts its attempts on each node differently.
+
+    Each rank leaves a name that nobody had; the main rank answers to that name with its own, until it is heard. Raises
+    RuntimeError where a rank does not come in time.
+    """
+    own, end = uuid.uuid4().hex, time.monotonic() + timeout.total_seconds()
+    store.set(f"name of rank {rank}", own)
+    if rank:
+        store.wait([own], timeout)
+        main = store.get(own).decode()
+        store.set(f"{main} {rank}", "")
+        return dist.PrefixStore(main, store)
+    for other in range(1, num_ranks):
+        while not store.check([f"{own} {other}"]):
+            if store.check([f"name of rank {other}"]):  # perhaps that of an earlier attempt
+                store.set(store.get(f"name of rank {other}").decode(), own)
+            if time.monotonic() > end:
+                raise RuntimeError(f"rank {other} did not come")
+            time.sleep(SHORTEST_LOOK)
+    return dist.PrefixStore(own, store)
 
 
 class Meeting:

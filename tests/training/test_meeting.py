@@ -16,7 +16,7 @@ import torch.distributed as dist
 import workers
 
 from nat.errors import ConfigError
-from nat.training import meeting
+from nat.training import distributed, meeting
 from nat.training.distributed import Ranks
 from nat.training.meeting import Meeting
 
@@ -47,6 +47,35 @@ def together(places: list[tuple[int, str]], work: Callable[[Meeting], Any]) -> l
 
 ONE_NODE = [(0, "0"), (1, "0"), (2, "0")]
 TWO_NODES = [(0, "0"), (1, "0"), (0, "1"), (1, "1")]
+
+
+def test_ranks_that_are_started_again_find_nothing_of_those_before_them() -> None:
+    """Of whom some came, and some had a rank's name but never met; the rank that comes last is another each time."""
+    store = dist.HashStore()
+    for attempt in range(4):
+        found: list[dist.Store | None] = [None] * 3
+
+        def come(rank: int, attempt: int, found: list[dist.Store | None]) -> None:
+            time.sleep(0.05 * ((rank + attempt) % 3))
+            mine = meeting.fresh(store, rank=rank, num_ranks=3, timeout=timedelta(seconds=20))
+            assert not mine.check(["here"])
+            found[rank] = mine
+
+        threads = [threading.Thread(target=come, args=(rank, attempt, found)) for rank in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30.0)
+        first, *others = (mine for mine in found if mine is not None)
+        assert len(others) == 2
+        first.set("here", str(attempt))
+        assert [mine.get("here") for mine in others] == [str(attempt).encode()] * 2
+        store.set("name of rank 1", f"of attempt {attempt}, which ended at once")
+
+
+def test_a_rank_that_does_not_come_is_told() -> None:
+    with pytest.raises(RuntimeError, match="rank 1 did not come"):
+        meeting.fresh(dist.HashStore(), rank=0, num_ranks=2, timeout=timedelta(seconds=0.05))
 
 
 def test_nobody_goes_on_before_all_are_there() -> None:
@@ -192,6 +221,7 @@ def test_the_timeout_is_the_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in workers.rank_environment(0, 2, workers.free_port()).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(dist, "rendezvous", lambda url: iter([(dist.HashStore(), 0, 2)]))
+    monkeypatch.setattr(distributed, "fresh", lambda store, **_: store)
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **options: seen.update(options))
     Ranks.from_environment(torch.device("cpu"), timeout=7.0)
     assert seen["timeout"] == timedelta(minutes=7)
