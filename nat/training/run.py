@@ -38,7 +38,8 @@ from nat.training.parallel import Parallel, Parallelism
 from nat.training.replicas import Replicas
 from nat.training.schedule import LearningRate
 from nat.training.stages.base import Stage
-from nat.training.trainer import Trainer, TrainerConfig
+from nat.training.trainer import Trainer
+from nat.training.trainer_config import TrainerConfig
 from nat.training.validation import ValidationConfig, Validator
 
 
