@@ -181,6 +181,9 @@ def prepare_for_long(rank: int, port: str, folder: str) -> None:
         time.sleep(2.5 if rank == 1 else 0.0)  # as if it validated
         ranks.barrier()
         assert ranks.any(rank == 1)
+        ranks.agree(7, "runs/ctc")
+        with pytest.raises(ConfigError, match="runs/ctc: ranks see different files there; all nodes need one and the"):
+            ranks.agree(7 + rank, "runs/ctc")
         ranks.barrier()
         ranks.close()
 
