@@ -16,6 +16,7 @@ usage: nat-decode run_dir=PATH [split=test|valid|train | source=FILE [reference=
   nat-decode run_dir=runs/ctc source=mine.en reference=mine.de output=mine.ctc.de decoding.batch_size=128
   echo "Click OK." | nat-decode run_dir=runs/ctc source=- speed=false
   nat-decode run_dir=runs/ctc source=-                                    at a terminal: each line is answered at once
+  nat-decode run_dir=runs/ctc source=large.en output=large.de shard_size=10000     bounded memory; again: goes on
   nat-decode run_dir=runs/ctc output=ctc.de decoding.beam_size=8 decoding.num_candidates=8 teacher=runs/teacher
   nat-decode run_dir=runs/ctc output=ctc.de decoding.temperature=0.8 decoding.num_candidates=20 choose=mbr_chrf
   nat-decode run_dir=runs/mask_predict output=mp.de history=mp.history.jsonl decoding.max_passes=10
@@ -34,8 +35,13 @@ def work(config: dict[str, Any]) -> int:
     from nat.evaluation.decode import DecodeConfig, answers, decode
     from nat.evaluation.description import describe
     from nat.evaluation.inputs import standard_input
+    from nat.evaluation.large import decode_large, describe_large
 
     settings = parse(DecodeConfig, config)
+    if settings.shard_size is not None:
+        for line in describe_large(decode_large(settings)):
+            print(line)
+        return 0
     if settings.is_interactive:
         for line in answers(settings, standard_input()):
             write_lines([line])

@@ -19,17 +19,17 @@ from nat.decoding.batch_options import BatchOptions
 from nat.decoding.options import DecodingConfig, data_options
 from nat.decoding.translator import Translator
 from nat.distill.fertilities import AlignmentFile, FertilitySource, WordAligner
-from nat.distill.shards import Shards
+from nat.distill.shards import PARTS, Shards, claim
 from nat.engines.choice import CUDA_GRAPHS, OF_EVERY_METHOD, PRECISION, Engine, decoding_options
 from nat.engines.opening import load, weights_digest
 from nat.errors import ConfigError, DataError
-from nat.files import read_object, write_json
+from nat.files import read_object
 from nat.models.options import DecodingOptions
 from nat.runs.folder import run_summary
-from nat.runs.lock import LOCK, FolderLock
+from nat.runs.lock import FolderLock
 from nat.training.run import keep_learnable
 
-CORPUS, MANIFEST, JOB, PARTS = "train.jsonl", "manifest.json", "job.json", "parts"
+CORPUS, MANIFEST = "train.jsonl", "manifest.json"
 COLUMNS = ("score", "line", "rank", "truncated", "unknown", "fertilities")  # beside those of the source and target
 
 
@@ -125,7 +125,8 @@ def prepare_job(config: DistillConfig, lock: FolderLock | None) -> Job:
     job = Job(config, teacher, data, corpus, decoding, batches, alignments, Path(config.output), identity)
     if lock is not None:
         lock.acquire()
-        claim(job.folder, identity)
+        if claim(job.folder, identity, kind="a distillation", option=f"output={job.folder}"):
+            check_corpus(job.folder)
         job.shards.move_into_folders()
     return job
 
@@ -184,24 +185,6 @@ def identity_of_extras(config: DistillConfig, teacher: Translator) -> dict[str, 
     if config.alignments is not None:
         extras["fertilities"]["alignments_sha256"] = file_digest(Path(config.alignments))
     return extras
-
-
-def claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Mark the folder, which exists, as this work's. Raises ConfigError if it holds other work, DataError if it cannot
-    be written to, or its corpus was changed since it was made."""
-    if (folder / JOB).is_file():
-        earlier = read_object(folder / JOB)
-        differing = [key for key in earlier | identity if earlier.get(key) != identity.get(key)]
-        if differing:
-            raise ConfigError(
-                f"output={folder}: holds a distillation with other {', '.join(differing)}; "
-                "choose another output, or delete it"
-            )
-        check_corpus(folder)
-    elif {path.name for path in folder.iterdir()} - {LOCK}:
-        raise ConfigError(f"output={folder}: is not empty and holds no distillation; choose another output")
-    else:
-        write_json(folder / JOB, identity)
 
 
 def check_corpus(folder: Path) -> None:

@@ -48,8 +48,6 @@ from nat.runs.folder import run_summary
 from nat.runs.lock import FolderLock
 from nat.training.distributed import Ranks
 
-COPIED_AT_ONCE = 1 << 20  # bytes
-
 
 def distill(config: DistillConfig) -> dict[str, Any]:
     """Translate the corpus, or what is still missing of it. Returns the manifest.
@@ -137,8 +135,7 @@ class JoinedCorpus:
                 if counts.num_unknown:
                     yield from (as_text(lines).encode() for lines in kept_lines(self.job, [shard]))
                 else:
-                    with open(self.job.shards.path(shard), "rb") as file:
-                        yield from iter(partial(file.read, COPIED_AT_ONCE), b"")
+                    yield from self.job.shards.pieces(shard)
                 progress.advance(len(self.job.shards.items(shard)))
 
     def _aligned_pieces(self) -> Iterator[bytes]:

@@ -3,15 +3,20 @@ killed goes on with the shards that are missing, and the result depends on neith
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nat.files import write_json, write_text
+from nat.errors import ConfigError
+from nat.files import read_object, write_json, write_text
 from nat.progress import Progress
+from nat.runs.lock import LOCK
 from nat.training.distributed import Ranks
 
+JOB, PARTS = "job.json", "parts"  # of the folder of such work: what it is, and the folder of its shards
+COPIED_AT_ONCE = 1 << 20  # bytes
 IN_FOLDER = 500  # shards, each of two files: file systems are slow with folders of very many
 
 
@@ -49,6 +54,17 @@ class Shards:
         write_json(self.about(shard), about)
         write_text(self.path(shard), text)
 
+    def pieces(self, shard: int) -> Iterator[bytes]:
+        """A shard's bytes."""
+        with open(self.path(shard), "rb") as file:
+            yield from iter(partial(file.read, COPIED_AT_ONCE), b"")
+
+    def copy(self, out: Path) -> None:
+        """All shards as one file."""
+        with open(out, "wb") as file:
+            for shard in range(len(self)):
+                file.writelines(self.pieces(shard))
+
     def move_into_folders(self) -> None:
         """Shards that an earlier nat wrote into one folder are found where they are looked for."""
         for old in self.folder.glob(f"shard-{'[0-9]' * 6}*{self.suffix}"):
@@ -72,3 +88,21 @@ class Shards:
                 before, others = others, ranks.done_by_others(len(self.items(missing[number])))
                 progress.advance(others - before)
         ranks.barrier()
+
+
+def claim(folder: Path, identity: dict[str, Any], *, kind: str, option: str) -> bool:
+    """Mark a folder, which exists, as that of this work: whether it was so already. identity: all that the result
+    depends on. kind, option: what messages call such work, and the folder. Raises ConfigError if it holds other work,
+    DataError if it cannot be written to."""
+    if (folder / JOB).is_file():
+        earlier = read_object(folder / JOB)
+        differing = [key for key in earlier | identity if earlier.get(key) != identity.get(key)]
+        if differing:
+            raise ConfigError(
+                f"{option}: holds {kind} with other {', '.join(differing)}; choose another output, or delete it"
+            )
+        return True
+    if {path.name for path in folder.iterdir()} - {LOCK}:
+        raise ConfigError(f"{option}: is not empty and holds no {kind.split()[-1]}; choose another output")
+    write_json(folder / JOB, identity)
+    return False

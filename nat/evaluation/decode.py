@@ -70,6 +70,12 @@ class DecodeConfig(SystemConfig):
         minimum=1,
         maximum=1_000_000_000,
     )
+    shard_size: int | None = option(
+        None,
+        "with source=FILE output=FILE: a large text in shards of so many lines, on several ranks; null: all at once",
+        minimum=1,
+        maximum=1_000_000_000,
+    )
     interactive: bool | None = option(
         None, "with source=-: answer each line at once; null: where standard input is a terminal"
     )
@@ -94,11 +100,20 @@ class DecodeConfig(SystemConfig):
             raise ConfigError("ter=true: needs reference=FILE")
         if self.bleu_tokenizer is not None:
             self.bleu_tokenizer.check()
+        if self.shard_size is not None:
+            self._check_shards()
         if self.interactive:
             if self.source != STANDARD_INPUT:
                 raise ConfigError("interactive=true: needs source=-")
             for name in (name for name in WHOLE_TEXT if getattr(self, name)):
                 raise ConfigError(f"{name}={getattr(self, name)}: has no effect with interactive=true, line by line")
+
+    def _check_shards(self) -> None:
+        if self.source in (None, STANDARD_INPUT) or self.output is None or is_stream(Path(self.output)):
+            raise ConfigError(f"shard_size={self.shard_size}: needs source=FILE and output=FILE")
+        for name in (*(name for name in WHOLE_TEXT if name != "output"), "interactive"):
+            if getattr(self, name):
+                raise ConfigError(f"{name}={getattr(self, name)}: has no effect with shard_size={self.shard_size}")
 
     @property
     def is_interactive(self) -> bool:
