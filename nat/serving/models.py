@@ -1,0 +1,119 @@
+"""What translates lines for the server: an exported graph, without torch, or whatever `nat.load` opens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from nat.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a request may ask of a translation. passes: decoder calls, at most; None: as the method has it. terms: words
+    or phrases of the target that it must contain."""
+
+    passes: int | None = None
+    terms: tuple[str, ...] = ()
+
+
+class LineTranslator(Protocol):
+    def check(self, line: str, options: Options) -> None:
+        """Raises ConfigError for options that the model cannot heed, DataError for a line that is too long."""
+        ...
+
+    def translate(self, lines: Sequence[str], options: Sequence[Options]) -> list[str]:
+        """Of lines that passed `check`, with the options of each."""
+        ...
+
+
+def open_translator(folder: str, *, num_threads: int) -> LineTranslator:
+    """Raises ConfigError or DataError where the folder cannot be used."""
+    path = Path(folder)
+    if not folder.startswith("embedded:") and is_graph(path):
+        return Graph(path, num_threads)
+    return Run(folder, num_threads)
+
+
+def is_graph(folder: Path) -> bool:
+    """An export of nat-export that one ONNX graph translates: it needs no torch."""
+    return (folder / "manifest.json").is_file() and (folder / "model.onnx").is_file()
+
+
+class Graph:
+    def __init__(self, folder: Path, num_threads: int) -> None:
+        from nat.engines.manifest import read_manifest
+        from nat.engines.translate import Model
+
+        read_manifest(folder)  # every file is as it was written
+        try:
+            self.model = Model(folder)
+        except (OSError, ValueError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+            raise DataError(f"{folder}: cannot be opened ({' '.join(str(error).split())})") from None
+        self.num_threads = num_threads
+
+    def check(self, line: str, options: Options) -> None:
+        if options.passes is not None:
+            raise ConfigError("passes: this model writes everything in one pass")
+        if options.terms:
+            raise ConfigError("terms: this model has no use for them")
+        count = len(self.model.encode(line))
+        if count > self.model.longest:
+            raise DataError(f"{count} tokens, but this model takes at most {self.model.longest}")
+
+    def translate(self, lines: Sequence[str], options: Sequence[Options]) -> list[str]:
+        return self.model.translate(lines, self.num_threads)
+
+
+class Run:
+    """A run folder, or an export of several passes or of CTranslate2."""
+
+    def __init__(self, folder: str, num_threads: int) -> None:
+        import torch
+
+        from nat.engines.opening import load
+
+        torch.set_num_threads(num_threads)
+        self.translator = load(folder)
+        known = {name for name in ("max_passes", "constraints") if hasattr(type(self.translator.model).Decoding, name)}
+        self.has_passes, self.heeds_terms = "max_passes" in known, "constraints" in self.translator.model.edits
+
+    def check(self, line: str, options: Options) -> None:
+        if options.passes is not None and not self.has_passes:
+            raise ConfigError("passes: this model has no number of passes to choose")
+        if options.terms and not self.heeds_terms:
+            raise ConfigError("terms: this model has no use for them")
+        try:
+            self.translator.encode([line], "q")
+            self.translator.wanted([self.asked(line, options)], "q")
+            self.decoding(options)
+        except DataError as error:
+            raise DataError(str(error).partition(": ")[2].replace(f"{self.translator.folder}", "this model")) from None
+
+    def decoding(self, options: Options) -> Any:
+        chosen = {} if options.passes is None else {"max_passes": options.passes}
+        return self.translator.decoding(chosen)
+
+    def asked(self, line: str, options: Options) -> Any:
+        from nat.decoding.requests import Request
+
+        return Request(line, constraints=options.terms) if options.terms else line
+
+    def translate(self, lines: Sequence[str], options: Sequence[Options]) -> list[str]:
+        """Lines of one number of passes go together."""
+        from nat.decoding.batch_options import BatchOptions
+
+        results = [""] * len(lines)
+        for passes in {option.passes for option in options}:
+            chosen = [i for i, option in enumerate(options) if option.passes == passes]
+            translated = self.translator.choose_among(
+                [self.asked(lines[i], options[i]) for i in chosen],
+                decoding=self.decoding(options[chosen[0]]),
+                batches=BatchOptions(),
+            )
+            for i, candidates in zip(chosen, translated, strict=True):
+                results[i] = candidates.best
+        return results
