@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from nat.config import option, parse, to_plain
 from nat.errors import ConfigError, DataError
 from nat.files import read_json, to_json, write_atomically, write_json
 from nat.runs.folder import saved_states
-from nat.runs.weights import WEIGHTS, load_fitting, load_tensors, on_cpu, write_tensors
+from nat.runs.weights import WEIGHTS, load_fitting, load_tensors, write_tensors
 from nat.training.averaging import MovingAverage
 from nat.training.parallel import Parallel
 from nat.training.selection import Kept
@@ -61,7 +62,8 @@ class SavedState:
 
 
 class Checkpoint:
-    """All that a run saves to go on from: `checkpoints/update-N` of a run folder."""
+    """All that a run saves to go on from: `checkpoints/update-N` of a run folder. Leaving its context waits for what is
+    still being written."""
 
     def __init__(
         self,
@@ -77,12 +79,15 @@ class Checkpoint:
         """keys: tokenizer, corpus and measure, see `SavedState`. keep: how many of the last states stay."""
         self.folder, self.keys, self.keep = folder, keys, keep
         self.saved: int | None = None  # the update whose tensors were saved last, or read
+        self.writer, self.pending = ThreadPoolExecutor(max_workers=1), list[Future[None]]()
         self.parallel, self.model = parallel, parallel.model
         self.optimizer, self.scaler, self.average = optimizer, scaler, average
 
     def save(self, state: TrainingState, best: list[Kept]) -> None:
-        """Complete or not at all; all but the last `keep` are removed once it stands. The tensors of an update are what
-        they are: saving it again renews only its plain data."""
+        """Complete or not at all; all but the last `keep` are removed once it stands. The tensors are copied now and
+        written while training goes on, see `finish`. Those of an update are what they are: saving it again renews only
+        its plain data."""
+        self.finish()
         path = self.folder / "checkpoints" / f"update-{state.update:08d}"
         optimizer, numbers = flatten_optimizer(self.optimizer.state_dict())
         plain = to_plain(SavedState(state, best, **self.keys, scaler=self.scaler.state_dict(), optimizer=numbers))
@@ -93,14 +98,28 @@ class Checkpoint:
         parts = {WEIGHTS: self.model.state_dict(), OPTIMIZER: optimizer, AVERAGE: self.average.weights}
         gathered = {name: self.parallel.gather(values) for name, values in parts.items() if values is not None}
         if self.parallel.ranks.is_main:
-            self._write(path, gathered, plain)
+            copies = {name: {key: copy_of(t) for key, t in (part or {}).items()} for name, part in gathered.items()}
+            self.pending.append(self.writer.submit(self._write, path, copies, plain))
         self.saved = state.update
 
-    def _write(self, path: Path, parts: Mapping[str, dict[str, Tensor] | None], plain: Any) -> None:
+    def finish(self) -> None:
+        """Wait until the last state stands. Raises DataError where it could not be written."""
+        while self.pending:
+            self.pending.pop().result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.writer.shutdown()
+        if error is None:
+            self.finish()
+
+    def _write(self, path: Path, parts: Mapping[str, dict[str, Tensor]], plain: Any) -> None:
         def write(part: Path) -> None:
             part.mkdir()
             for name, values in parts.items():
-                write_tensors({key: on_cpu(value) for key, value in (values or {}).items()}, part / name)
+                write_tensors(values, part / name)
             (part / STATE).write_text(to_json(plain, indent=1), encoding="utf-8")
 
         write_atomically(path, write)
@@ -156,6 +175,11 @@ def read_training_state(path: Path) -> SavedState:
     except ConfigError as error:
         reasons = "; ".join(str(error).splitlines()[:3])
         raise DataError(f"{path / STATE}: damaged, or of another version of nat ({reasons})") from None
+
+
+def copy_of(tensor: Tensor) -> Tensor:
+    """On the CPU, and not changed by what follows."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 # --- the optimiser ----------------------------------------------------------------------------------

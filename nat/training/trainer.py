@@ -102,12 +102,13 @@ class Trainer:
             self._preflight()
         if self.ranks.is_main and not self.state.finished:
             self.record = RunRecord(self.folder, update=self.state.update, again=self._to_do_again(saved))
-        with StopSignal() as signal:
-            stopped = None if self.state.finished else self._loop(signal)
-        if stopped is None:
-            self._finish()
-        else:
-            self._save()
+        with self.checkpoint:
+            with StopSignal() as signal:
+                stopped = None if self.state.finished else self._loop(signal)
+            if stopped is None:
+                self._finish()
+            else:
+                self._save()
         if self.record is not None:
             self.record.close()
         self.ranks.barrier()
@@ -339,6 +340,7 @@ class Trainer:
                 self.validator(model, limit=2 * self.validator.config.batch_size)
         self._save()
         if self.ranks.is_main:
+            self.checkpoint.finish()
             path = latest_checkpoint(self.folder)
             assert path is not None
             self.checkpoint.restore(path, self.device)

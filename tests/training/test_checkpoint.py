@@ -7,6 +7,7 @@ import json
 import math
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from nat.files import read_json, write_json, write_text
 from nat.runs import weights as written
 from nat.runs.folder import latest_checkpoint, saved_states
 from nat.runs.weights import check_tokenizer, load_tensors, load_weights, save_tensors
+from nat.training import resume
 from nat.training.averaging import MovingAverage, SwappedWeights, average_weights
 from nat.training.optimizer import Adam
 from nat.training.parallel import Parallel
@@ -42,21 +44,24 @@ def weights(value: float) -> dict[str, Tensor]:
     return {"a": torch.full((2, 3), value), "b": torch.tensor([value, -value])}
 
 
-def save(
-    folder: Path,
-    update: int,
-    model: nn.Module,
-    optimizer: Adam,
-    average: dict[str, Tensor] | None = None,
-    **options: int,
-) -> None:
-    """The training state of an update."""
+def checkpoint_of(
+    folder: Path, model: nn.Module, optimizer: Adam, average: dict[str, Tensor] | None = None, **options: int
+) -> Checkpoint:
     moving = MovingAverage(0.5)
     moving.weights = average
     keys = {"tokenizer": "t", "corpus": "c", "measure": "m"}
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    checkpoint = Checkpoint(folder, Parallel(model), optimizer, scaler, moving, keys, **options)
-    checkpoint.save(replace(TrainingState.at_start(), update=update), [])
+    return Checkpoint(folder, Parallel(model), optimizer, scaler, moving, keys, **options)  # type: ignore[arg-type]
+
+
+def save(folder: Path, update: int, *given: Any, **options: int) -> None:
+    """The training state of an update; what else is given, as to `checkpoint_of`."""
+    with checkpoint_of(folder, *given, **options) as checkpoint:
+        checkpoint.save(at(update), [])
+
+
+def at(update: int) -> TrainingState:
+    return replace(TrainingState.at_start(), update=update)
 
 
 def full_disk(*_: Any, **__: Any) -> None:
@@ -310,6 +315,28 @@ def test_the_last_states_are_kept(tmp_path: Path) -> None:
     assert [path.name for path in saved_states(tmp_path)] == [f"update-{update:08d}" for update in (9, 10, 100)]
     save(tmp_path, 101, model, optimizer)
     assert [path.name for path in saved_states(tmp_path)] == ["update-00000101"]
+
+
+def test_training_goes_on_while_a_state_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the end before the next one; it is of the moment at which it was asked for."""
+    honest, may_write = resume.write_tensors, threading.Event()
+    monkeypatch.setattr(resume, "write_tensors", lambda *given: may_write.wait(20) and honest(*given))
+    model, optimizer = trained()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with checkpoint_of(tmp_path, model, optimizer) as checkpoint:
+        checkpoint.save(at(1), [])
+        with torch.no_grad():
+            model.weight.zero_()
+        assert saved_states(tmp_path) == []
+        may_write.set()
+        checkpoint.finish()
+        found = load_tensors(saved_states(tmp_path)[0] / "model.safetensors")
+        assert all(torch.equal(found[name], value) for name, value in before.items())
+        monkeypatch.setattr(resume, "write_tensors", full_disk)
+        checkpoint.save(at(2), [])
+        with pytest.raises(DataError, match=r"update-00000002: cannot be written \(No space left on device\)"):
+            checkpoint.save(at(3), [])
+    assert [path.name for path in saved_states(tmp_path)] == ["update-00000001"]
 
 
 def test_what_a_kill_leaves_half_written_is_not_a_checkpoint_and_is_cleared_away(tmp_path: Path) -> None:
