@@ -1,9 +1,8 @@
-"""A run becomes a model that comes with nat: data/models/NAME, in bfloat16 and without the way to it.
+"""A run becomes a model that comes with nat: data/models/NAME, in bfloat16.
 
 python scripts/embed_model.py RUN_DIR NAME
 
-The weights are those that the run decodes with. config.yaml keeps its options, but for paths of this machine: it names
-the embedded corpus.
+The weights are those that the run decodes with; its training text is named as the embedded one.
 """
 
 from __future__ import annotations
@@ -11,36 +10,23 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from nat.config import load_yaml, save_yaml
 from nat.data.readers import embedded_directory
-from nat.data.tokenizer import Tokenizers
-from nat.files import write_atomically, write_json
-from nat.runs.embedded import FOLDER, PREFIX
-from nat.runs.folder import run_summary
-from nat.runs.weights import WEIGHTS, load_tensors, write_tensors
+from nat.files import write_atomically
+from nat.runs.locations import EMBEDDED, MODELS
+from nat.runs.portable import write_portable
 
 LARGEST = 8_000_000  # bytes of a model's folder
 
 
-def embedded_options(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """Without paths of the machine that trained it."""
-    data = config["data"] | {"train": f"{PREFIX}lohelp/train.tsv.gz", "cache": None}
-    data["tokenizer"] = data["tokenizer"] | {"path": None}
-    return config | {"data": data, "init_from": None, "run_dir": f"{PREFIX}{name}"}
-
-
 def write_model(run: Path, folder: Path, name: str) -> None:
-    folder.mkdir()
-    tokenizers = Tokenizers.load(run / "tokenizer")
-    tokenizers.save(folder / "tokenizer")
-    save_yaml(embedded_options(load_yaml(run / "config.yaml"), name), folder / "config.yaml")
-    weights = {key: tensor.to(torch.bfloat16) for key, tensor in load_tensors(run / WEIGHTS).items()}
-    write_tensors(weights, folder / WEIGHTS, {"tokenizer": tokenizers.fingerprint})
-    write_json(folder / "run.json", run_summary(run) | {"stored_in": "bf16"})
+    write_portable(run, folder, name=f"{EMBEDDED}{name}", dtype=torch.bfloat16)
+    config = load_yaml(folder / "config.yaml")
+    config["data"]["train"] = f"{EMBEDDED}lohelp/train.tsv.gz"
+    save_yaml(config, folder / "config.yaml")
 
 
 def main() -> None:
@@ -48,7 +34,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN_DIR")
     parser.add_argument("name", metavar="NAME")
     arguments = parser.parse_args()
-    target = embedded_directory() / FOLDER / arguments.name
+    target = embedded_directory() / MODELS / arguments.name
     target.parent.mkdir(exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
     write_atomically(target, lambda part: write_model(arguments.run, part, arguments.name))

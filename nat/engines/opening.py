@@ -21,8 +21,8 @@ from nat.engines.onnx import SEVERAL_PASSES
 from nat.errors import ConfigError, DataError
 from nat.models.contract import TranslationModel
 from nat.runs.device import choose_device
-from nat.runs.embedded import run_folder
 from nat.runs.folder import read_component
+from nat.runs.locations import run_folder
 from nat.runs.precision import choose_precision
 from nat.runs.weights import WEIGHTS
 
@@ -38,7 +38,7 @@ def load(
     trust: str | Sequence[str] = (),
 ) -> Translator:
     """The translator of a run folder, see `nat.decoding.translator.load`; or of a folder of nat-export, which has its
-    own precision and no other weights. folder: embedded:NAME is a model that comes with nat. Raises ConfigError or
+    own precision and no other weights. folder: also embedded:NAME, hub:USER/NAME[@REVISION]. Raises ConfigError or
     DataError where the folder cannot be used."""
     folder = run_folder(folder)
     if not is_export(Path(folder)):

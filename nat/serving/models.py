@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nat.errors import ConfigError, DataError
+from nat.runs.locations import run_folder
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,8 @@ class LineTranslator(Protocol):
 
 def open_translator(folder: str, *, num_threads: int) -> LineTranslator:
     """Raises ConfigError or DataError where the folder cannot be used."""
-    path = Path(folder)
-    if not folder.startswith("embedded:") and is_graph(path):
-        return Graph(path, num_threads)
-    return Run(folder, num_threads)
+    path = run_folder(folder)
+    return Graph(path, num_threads) if is_graph(path) else Run(path, num_threads)
 
 
 def is_graph(folder: Path) -> bool:
@@ -71,7 +70,7 @@ class Graph:
 class Run:
     """A run folder, or an export of several passes or of CTranslate2."""
 
-    def __init__(self, folder: str, num_threads: int) -> None:
+    def __init__(self, folder: Path, num_threads: int) -> None:
         import torch
 
         from nat.engines.opening import load

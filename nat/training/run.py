@@ -28,8 +28,8 @@ from nat.nn.attention.base import Attention
 from nat.nn.rng import set_seed
 from nat.nn.transformer import Encoder
 from nat.runs.device import choose_device, deterministic
-from nat.runs.embedded import run_folder
 from nat.runs.folder import latest_checkpoint
+from nat.runs.locations import run_folder
 from nat.runs.lock import FolderLock
 from nat.runs.memory import Allowance
 from nat.runs.weights import WEIGHTS, load_tensors

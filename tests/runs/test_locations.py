@@ -12,11 +12,11 @@ from nat.config import load_yaml
 from nat.data.lines import read_lines
 from nat.data.readers import embedded_directory
 from nat.errors import ConfigError
-from nat.runs.embedded import FOLDER, run_folder
 from nat.runs.folder import run_summary
+from nat.runs.locations import MODELS, run_folder
 from nat.scoring.scores import corpus_bleu
 
-MODELS = sorted(path for path in (embedded_directory() / FOLDER).iterdir() if path.is_dir())
+FOLDERS = sorted(path for path in (embedded_directory() / MODELS).iterdir() if path.is_dir())
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +27,14 @@ def text() -> tuple[list[str], list[str]]:
     return list(sources), list(references)
 
 
-@pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_a_model_translates_like_a_run(folder: Path, text: tuple[list[str], list[str]]) -> None:
     sources, references = text
     translated = nat.load(f"embedded:{folder.name}").translate(sources)
     assert corpus_bleu(translated, references)[0] > 20
 
 
-@pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_a_model_is_small_and_names_no_path_of_the_machine_that_trained_it(folder: Path) -> None:
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 8_000_000
     config = load_yaml(folder / "config.yaml")
