@@ -81,6 +81,18 @@ def test_rows_are_gone_on_with_from_wherever_they_were_left(kind: str, tmp_path:
         assert rest == [row for rows, _ in chunks[number + 1 :] for row in rows]
 
 
+def test_a_place_after_a_line_that_is_too_long(
+    tmp_path: Path, data: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MAX_LINE_BYTES", 40)
+    path = write(tmp_path / "a.tsv", [("x" * 170, "y") if n == 3 else ("Save file", f"Datei {n}") for n in range(9)])
+    texts = stream(data(train=path, streaming=True, on_bad_line="skip"))
+    chunks = list(texts.chunks([0], None, 1))
+    assert sum(row["malformed"] for rows, _ in chunks for row in rows) == 1
+    for number, (_, state) in enumerate(chunks):
+        assert [rows for rows, _ in texts.chunks([0], state, 1)] == [rows for rows, _ in chunks[number + 1 :]]
+
+
 def test_neighbours_come_from_several_files(tmp_path: Path, data: Configure) -> None:
     for number in range(3):
         write(tmp_path / f"part-{number}.tsv", [(f"file {number}", "Datei")] * 9)
