@@ -109,10 +109,13 @@ def test_ranks_with_files_of_their_own_go_on_exactly(
 
 
 @pytest.mark.slow
-def test_the_objective_is_that_of_all_ranks_pairs(run_ranks: RunRanks, options: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_the_objective_is_that_of_all_ranks_pairs(
+    parallel: str, run_ranks: RunRanks, options: list[str], tmp_path: Path
+) -> None:
     """An update of all pairs there are is the same, however they are parted."""
     whole = ["trainer.max_updates=1", "trainer.tokens_per_update=100000", "model.size.dropout=0"]
-    assert run_ranks("two", *whole) == [0, 0], (tmp_path / "log").read_text()
+    assert run_ranks("two", *whole, f"trainer.parallel={parallel}") == [0, 0], (tmp_path / "log").read_text()
     assert command(*options, *whole, f"run_dir={tmp_path / 'one'}") == 0
     lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "two")]
     one, two = (next(line for line in map(json.loads, file) if line["kind"] == "train") for file in lines)
