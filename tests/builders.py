@@ -27,8 +27,9 @@ from nat.nn.attention.base import Attention, attention_stack
 from nat.nn.embedding import OutputLayer
 from nat.nn.head import Head
 from nat.ops.sampling import class_of
+from nat.runs.folder import latest_checkpoint
 from nat.runs.precision import Precision
-from nat.runs.weights import WEIGHTS, save_tensors
+from nat.runs.weights import WEIGHTS, load_tensors, save_tensors
 from nat.training.distributed import Ranks
 from nat.training.objective import objective
 from nat.training.parallel import Parallelism
@@ -241,6 +242,20 @@ def gradients(
 def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """All of what ranks may have in parts."""
     return {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in tensors.items()}
+
+
+def saved_tensors(folder: Path) -> dict[str, Tensor]:
+    """Of the last state, whole or in parts."""
+    from nat.training import shard_files
+
+    state = latest_checkpoint(folder)
+    assert state is not None
+    files = ("model.safetensors", "average.safetensors", "optimizer.safetensors")
+    if (state / files[0]).is_file():
+        return {f"{file}/{name}": value for file in files for name, value in load_tensors(state / file).items()}
+    found = {name: torch.empty_like(value, device="cpu") for name, value in shard_files.stored(state).items()}
+    shard_files.read(state, found)
+    return found
 
 
 def formula_rows(lengths: list[int], step: int) -> list[list[int]]:

@@ -8,13 +8,15 @@ or run out of memory and start its share again. `Parallel` is a rank alone, see 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from nat.models.contract import TranslationModel
+from nat.runs.weights import write_tensors
 from nat.training.averaging import SwappedWeights
 from nat.training.distributed import Ranks
 
@@ -60,6 +62,19 @@ class Parallel:
         and None again where `reader` needs no copy of them."""
         return None if tensors is None else dict(tensors)
 
+    def keep(self, parts: Mapping[str, Mapping[str, Tensor]], folder: Path) -> Callable[[Path], None]:
+        """Copy tensors, by the file that they belong to. What is given back writes them, in a thread, into a folder of
+        the main rank's; the others call it, too. folder: what ranks write together until then."""
+        if not self.ranks.is_main:
+            return lambda part: None
+        copies = {file: {name: copy_of(tensor) for name, tensor in part.items()} for file, part in parts.items()}
+
+        def write(part: Path) -> None:
+            for file, tensors in copies.items():
+                write_tensors(tensors, part / file)
+
+        return write
+
     def spread(self, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Of whole tensors this rank's part, as of the tensors of these names in `like`."""
         return dict(tensors)
@@ -69,6 +84,11 @@ class Parallel:
         """The model with these weights (from `gather`), to be decoded with by the main rank."""
         with SwappedWeights(self.model, weights):
             yield self.model
+
+
+def copy_of(tensor: Tensor) -> Tensor:
+    """On the CPU, and not changed by what follows."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 def drop_unused(parameters: list[nn.Parameter], used: list[bool], ranks: Ranks) -> None:

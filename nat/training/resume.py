@@ -17,7 +17,7 @@ from nat.config import option, parse, to_plain
 from nat.errors import ConfigError, DataError
 from nat.files import read_json, to_json, write_atomically, write_json
 from nat.runs.folder import saved_states
-from nat.runs.weights import WEIGHTS, load_fitting, load_tensors, write_tensors
+from nat.runs.weights import WEIGHTS, load_fitting, load_tensors
 from nat.training.averaging import MovingAverage
 from nat.training.parallel import Parallel
 from nat.training.selection import Kept
@@ -96,10 +96,9 @@ class Checkpoint:
                 write_json(path / STATE, plain)
             return
         parts = {WEIGHTS: self.model.state_dict(), OPTIMIZER: optimizer, AVERAGE: self.average.weights}
-        gathered = {name: self.parallel.gather(values) for name, values in parts.items() if values is not None}
-        if self.parallel.ranks.is_main:
-            copies = {name: {key: copy_of(t) for key, t in (part or {}).items()} for name, part in gathered.items()}
-            self.pending.append(self.writer.submit(self._write, path, copies, plain))
+        given = {file: tensors for file, tensors in parts.items() if tensors is not None}
+        write = self.parallel.keep(given, path.with_name(f".{path.name}.shards"))
+        self.pending.append(self.writer.submit(self._write, path, write, plain))
         self.saved = state.update
 
     def finish(self) -> None:
@@ -115,15 +114,20 @@ class Checkpoint:
         if error is None:
             self.finish()
 
-    def _write(self, path: Path, parts: Mapping[str, dict[str, Tensor]], plain: Any) -> None:
-        def write(part: Path) -> None:
+    def _write(self, path: Path, write: Callable[[Path], None], plain: Any) -> None:
+        def fill(part: Path) -> None:
             part.mkdir()
-            for name, values in parts.items():
-                write_tensors(values, part / name)
+            write(part)
             (part / STATE).write_text(to_json(plain, indent=1), encoding="utf-8")
 
-        write_atomically(path, write)
-        for old in (*saved_states(self.folder)[: -self.keep], *path.parent.glob(".update-*.part")):
+        if not self.parallel.ranks.is_main:
+            try:
+                write(path)
+            except OSError as error:
+                raise DataError(f"{path}: cannot be written ({error})") from None
+            return
+        write_atomically(path, fill)
+        for old in (*saved_states(self.folder)[: -self.keep], *path.parent.glob(".update-*")):
             shutil.rmtree(old, ignore_errors=True)
 
     def restore(self, path: Path, device: torch.device) -> SavedState:
@@ -143,17 +147,44 @@ class Checkpoint:
         return saved
 
     def _fill(self, path: Path, saved: SavedState, device: torch.device) -> None:
-        own_weights, spread = self.model.state_dict(), self.parallel.spread
-        self.model.load_state_dict(spread(load_fitting(path / WEIGHTS, own_weights, device), own_weights))
-        load_optimizer(self.optimizer, path, saved.optimizer, device, spread=spread)
-        if (path / AVERAGE).is_file():
-            self.average.weights = spread(load_fitting(path / AVERAGE, own_weights, device), own_weights)
+        if (path / WEIGHTS).is_file():
+            self._read_whole(path, saved, device)
+        else:
+            self._read_shards(path, saved)
         self.saved = saved.state.update
         own = self.scaler.state_dict()
         if kinds(saved.scaler) != kinds(own):
             raise DataError(f"{path / STATE}: damaged, or of another version of nat (scaler)")
         if own:
             self.scaler.load_state_dict(saved.scaler)
+
+    def _read_whole(self, path: Path, saved: SavedState, device: torch.device) -> None:
+        own, spread = self.model.state_dict(), self.parallel.spread
+        self.model.load_state_dict(spread(load_fitting(path / WEIGHTS, own, device), own))
+        load_optimizer(self.optimizer, path, saved.optimizer, device, spread=spread)
+        if (path / AVERAGE).is_file():
+            self.average.weights = spread(load_fitting(path / AVERAGE, own, device), own)
+
+    def _read_shards(self, path: Path, saved: SavedState) -> None:
+        """Of ranks that had parts of the model, however many they were and these are."""
+        from nat.training import shard_files
+
+        found, own, parameters = shard_files.stored(path), self.model.state_dict(), parameters_of(self.optimizer)
+        parts: dict[str, dict[str, Tensor]] = {WEIGHTS: {n: torch.empty_like(t) for n, t in own.items()}, OPTIMIZER: {}}
+        for key in (key for key in found if key.startswith(OPTIMIZER)):
+            name = key.partition("/")[2]
+            number = name.partition(".")[0]
+            if not number.isdecimal() or int(number) not in parameters:
+                raise DataError(f"{path}: does not fit this model's optimiser ({name})")
+            like = parameters[int(number)]
+            is_like = like.shape == found[key].shape
+            parts[OPTIMIZER][name] = torch.empty_like(like if is_like else found[key], device=like.device)
+        if any(name.startswith(AVERAGE) for name in found):
+            parts[AVERAGE] = {name: torch.empty_like(tensor) for name, tensor in own.items()}
+        shard_files.read(path, {f"{file}/{name}": t for file, part in parts.items() for name, t in part.items()})
+        self.model.load_state_dict(parts[WEIGHTS])
+        set_optimizer(self.optimizer, path, parts[OPTIMIZER], saved.optimizer)
+        self.average.weights = parts.get(AVERAGE, self.average.weights)
 
     @contextlib.contextmanager
     def _naming_older(self, path: Path) -> Iterator[None]:
@@ -175,11 +206,6 @@ def read_training_state(path: Path) -> SavedState:
     except ConfigError as error:
         reasons = "; ".join(str(error).splitlines()[:3])
         raise DataError(f"{path / STATE}: damaged, or of another version of nat ({reasons})") from None
-
-
-def copy_of(tensor: Tensor) -> Tensor:
-    """On the CPU, and not changed by what follows."""
-    return tensor.detach().to("cpu", copy=True).contiguous()
 
 
 # --- the optimiser ----------------------------------------------------------------------------------
@@ -212,17 +238,30 @@ def load_optimizer(
 ) -> None:
     """The optimiser's state of `checkpoints/update-N`. spread: see `Parallel`. Raises DataError where it is damaged or
     another model's."""
-    tensors = load_tensors(path / OPTIMIZER, device)
+    tensors, parameters = load_tensors(path / OPTIMIZER, device), parameters_of(optimizer)
+
+    def parts() -> dict[str, Tensor]:
+        return spread(tensors, {name: parameters[int(name.partition(".")[0])] for name in tensors})
+
+    set_optimizer(optimizer, path / OPTIMIZER, tensors, numbers, parts)
+
+
+def set_optimizer(
+    optimizer: torch.optim.Optimizer,
+    path: Path,
+    tensors: dict[str, Tensor],
+    numbers: Mapping[str, Any],
+    parts: Callable[[], dict[str, Tensor]] | None = None,
+) -> None:
+    """parts: of what is found to fit, this rank's. Raises DataError where it does not."""
     try:
         state = unflatten_optimizer(tensors, numbers)
         reason = misfit(optimizer, state)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"damaged: {error!r}"
     if reason:
-        raise DataError(f"{path / OPTIMIZER}: does not fit this model's optimiser ({reason})")
-    parameters = parameters_of(optimizer)
-    parts = spread(tensors, {name: parameters[int(name.partition(".")[0])] for name in tensors})
-    optimizer.load_state_dict(unflatten_optimizer(parts, numbers))
+        raise DataError(f"{path}: does not fit this model's optimiser ({reason})")
+    optimizer.load_state_dict(state if parts is None else unflatten_optimizer(parts(), numbers))
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> dict[int, Tensor]:

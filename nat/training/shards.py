@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -16,6 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from nat.models.contract import TranslationModel
 from nat.training.distributed import Ranks
 from nat.training.parallel import Parallel, drop_unused
+from nat.training.shard_files import start_writing
 
 
 class Shards(Parallel):
@@ -43,6 +47,7 @@ class Shards(Parallel):
             group.set_gradient_divide_factor(1.0)  # sums, not means
             group.set_force_sum_reduction_for_comms(True)
         super().__init__(model, ranks)
+        self.writers = dist.new_group(backend="gloo")  # of threads, beside what training says
         self.root()  # torch prepares its groups at the first call
         for group in self._groups():
             group.reshard()
@@ -87,6 +92,21 @@ class Shards(Parallel):
             if self.ranks.is_main:
                 found[name] = full.detach().cpu()
         return found
+
+    def keep(self, parts: Mapping[str, Mapping[str, Tensor]], folder: Path) -> Callable[[Path], None]:
+        if self.ranks.is_main:
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
+        self.ranks.barrier()
+        written = start_writing(parts, folder, self.writers)
+
+        def write(part: Path) -> None:
+            written()
+            if self.ranks.is_main:
+                for file in folder.iterdir():
+                    file.rename(part / file.name)
+                folder.rmdir()
+
+        return write
 
     def spread(self, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: part_of(tensor, like[name]) for name, tensor in tensors.items()}

@@ -24,7 +24,7 @@ from nat.files import read_json, write_json, write_text
 from nat.runs import weights as written
 from nat.runs.folder import latest_checkpoint, saved_states
 from nat.runs.weights import check_tokenizer, load_tensors, load_weights, save_tensors
-from nat.training import resume
+from nat.training import parallel
 from nat.training.averaging import MovingAverage, SwappedWeights, average_weights
 from nat.training.optimizer import Adam
 from nat.training.parallel import Parallel
@@ -319,8 +319,8 @@ def test_the_last_states_are_kept(tmp_path: Path) -> None:
 
 def test_training_goes_on_while_a_state_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the end before the next one; it is of the moment at which it was asked for."""
-    honest, may_write = resume.write_tensors, threading.Event()
-    monkeypatch.setattr(resume, "write_tensors", lambda *given: may_write.wait(20) and honest(*given))
+    honest, may_write = parallel.write_tensors, threading.Event()
+    monkeypatch.setattr(parallel, "write_tensors", lambda *given: may_write.wait(20) and honest(*given))
     model, optimizer = trained()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with checkpoint_of(tmp_path, model, optimizer) as checkpoint:
@@ -332,7 +332,7 @@ def test_training_goes_on_while_a_state_is_written(tmp_path: Path, monkeypatch: 
         checkpoint.finish()
         found = load_tensors(saved_states(tmp_path)[0] / "model.safetensors")
         assert all(torch.equal(found[name], value) for name, value in before.items())
-        monkeypatch.setattr(resume, "write_tensors", full_disk)
+        monkeypatch.setattr(parallel, "write_tensors", full_disk)
         checkpoint.save(at(2), [])
         with pytest.raises(DataError, match=r"update-00000002: cannot be written \(No space left on device\)"):
             checkpoint.save(at(3), [])

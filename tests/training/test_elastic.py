@@ -13,11 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import command, distil
+from builders import command, distil, saved_tensors
 
 from nat.files import read_json
-from nat.runs.folder import latest_checkpoint
-from nat.runs.weights import load_tensors
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -41,12 +39,10 @@ def wait_for_lines(folder: Path, number: int, process: subprocess.Popen[bytes]) 
 
 
 def assert_same_weights(first: Path, second: Path) -> None:
-    states = [latest_checkpoint(folder) for folder in (first, second)]
-    for name in ("model.safetensors", "average.safetensors"):
-        one, other = (load_tensors(state / name) for state in states if state is not None)
-        assert one.keys() == other.keys()
-        for key in one:
-            assert torch.allclose(one[key], other[key], rtol=0, atol=1e-6), key
+    one, other = saved_tensors(first), saved_tensors(second)
+    assert one.keys() == other.keys()
+    for key in one:
+        assert torch.allclose(one[key], other[key], rtol=0, atol=1e-6), key
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
