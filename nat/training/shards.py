@@ -116,8 +116,10 @@ class Shards(Parallel):
         assert self.whole is not None
         assert weights is not None
         self.whole.load_state_dict(weights)
-        yield self.whole.to(self.device)
-        self.whole.cpu()
+        try:
+            yield self.whole.to(self.device)
+        finally:
+            self.whole.cpu()
 
 
 class Holder(nn.Module):
