@@ -12,7 +12,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from nat.config import nearest
-from nat.data.readers import embedded_directory
 from nat.errors import ConfigError, DataError
 
 EMBEDDED, HUB, MODELS = "embedded:", "hub:", "models"
@@ -36,6 +35,8 @@ def run_folder(name: str | Path) -> Path:
 
 
 def embedded_model(name: str) -> Path:
+    from nat.data.readers import embedded_directory  # and with it what reads tables, 50 MB that a server need not hold
+
     folder = embedded_directory() / MODELS
     known = sorted(path.name for path in folder.iterdir() if path.is_dir())
     if name not in known:
