@@ -16,6 +16,8 @@ from nat.decoding import translator as runs
 from nat.decoding.translator import Translator
 from nat.engines.base import ComputeType, EngineTranslator
 from nat.engines.choice import TOOLS, Engine
+from nat.engines.hub_teacher import PREFIX as HUB_TEACHER
+from nat.engines.hub_teacher import open_hub_teacher
 from nat.engines.manifest import MANIFEST, is_export, read_manifest
 from nat.engines.onnx import SEVERAL_PASSES
 from nat.errors import ConfigError, DataError
@@ -40,6 +42,9 @@ def load(
     """The translator of a run folder, see `nat.decoding.translator.load`; or of a folder of nat-export, which has its
     own precision and no other weights. folder: also embedded:NAME, hub:USER/NAME[@REVISION]. Raises ConfigError or
     DataError where the folder cannot be used."""
+    if str(folder).startswith(HUB_TEACHER):
+        chosen = choose_device(device)
+        return open_hub_teacher(str(folder), chosen, choose_precision(precision, chosen))
     folder = run_folder(folder)
     if not is_export(Path(folder)):
         return runs.load(folder, device=device, precision=precision, weights=weights, trust=trust)

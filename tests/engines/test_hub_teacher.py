@@ -1,0 +1,234 @@
+"""Models of transformers as teachers: they translate and score as transformers itself does, and distil."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import command, distilled_lines
+from hub import Hub
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+import nat
+from nat.data.batching import collate
+from nat.data.corpus import embedded_directory
+from nat.data.lines import read_lines
+from nat.data.pairs import Pair
+from nat.errors import ConfigError, DataError
+
+transformers = pytest.importorskip("transformers")
+
+SENTENCES = ["Save the file.", "Click OK to close the dialog.", "Open", "Choose a name for the new style."]
+SIZES: dict[str, Any] = {
+    "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": 80,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[tuple[str, str]]:
+    rows = (line.split("\t") for line in read_lines(embedded_directory() / "lohelp" / "valid.tsv.gz"))
+    return [(source, target) for source, target in rows if len(source.split()) < 9][:200]
+
+
+def pieces(texts: list[str], path: Path) -> list[str]:
+    """A SentencePiece model of 200 pieces."""
+    made = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=made, vocab_size=200, hard_vocab_limit=False, minloglevel=2
+    )
+    path.write_bytes(made.getvalue())
+    processor = SentencePieceProcessor(model_proto=made.getvalue())
+    return [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+
+
+def save_random(model: Any, folder: Path) -> None:
+    generator = torch.Generator().manual_seed(5)
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def marian(tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]]) -> Path:
+    folder = tmp_path_factory.mktemp("marian")
+    vocabulary = {"</s>": 0, "<unk>": 1}
+    for side, texts in zip(("source", "target"), zip(*pairs, strict=True), strict=True):
+        for piece in pieces(list(texts), folder / f"{side}.spm"):
+            vocabulary.setdefault(piece, len(vocabulary))
+    vocabulary["<pad>"] = pad = len(vocabulary)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    files = [str(folder / name) for name in ("source.spm", "target.spm", "vocab.json")]
+    transformers.MarianTokenizer(*files, source_lang="en", target_lang="de").save_pretrained(folder)
+    torch.manual_seed(1)
+    config = transformers.MarianConfig(
+        vocab_size=len(vocabulary), pad_token_id=pad, decoder_start_token_id=pad, eos_token_id=0, **SIZES
+    )
+    save_random(transformers.MarianMTModel(config), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def m2m100(tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]]) -> Path:
+    folder = tmp_path_factory.mktemp("m2m100")
+    vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
+    for piece in pieces([text for pair in pairs for text in pair], folder / "sentencepiece.bpe.model"):
+        vocabulary.setdefault(piece, len(vocabulary))
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    tokenizer = transformers.M2M100Tokenizer(str(folder / "vocab.json"), str(folder / "sentencepiece.bpe.model"))
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(2)
+    config = transformers.M2M100Config(vocab_size=len(tokenizer) + 110, decoder_start_token_id=2, **SIZES)
+    save_random(transformers.M2M100ForConditionalGeneration(config), folder)
+    return folder
+
+
+def name_of(folder: Path) -> str:
+    return f"hf:{folder}" + ("?source=en&target=de" if folder.name.startswith("m2m100") else "")
+
+
+@pytest.fixture(params=["marian", "m2m100"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    found: Path = request.getfixturevalue(request.param)
+    return found
+
+
+def theirs(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
+    """The tokenizer and the model as transformers opens them, and what its generation must be told."""
+    codes = {"src_lang": "en", "tgt_lang": "de"} if folder.name.startswith("m2m100") else {}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **codes)
+    told = {"forced_bos_token_id": tokenizer.get_lang_id("de")} if codes else {}
+    return tokenizer, transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval(), told
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_translations_are_those_of_transformers(folder: Path, beam_size: int) -> None:
+    tokenizer, model, told = theirs(folder)
+    expected = []
+    for sentence in SENTENCES:
+        inputs = tokenizer([sentence], return_tensors="pt")
+        length = len(tokenizer(sentence, add_special_tokens=False).input_ids)
+        row = model.generate(**inputs, num_beams=beam_size, max_new_tokens=2 * length + 22, **told)[0].tolist()
+        words = set(tokenizer.get_vocab().values()) - {*tokenizer.all_special_ids, *told.values()}
+        kept = [i for i in row if i in words or i == tokenizer.unk_token_id]
+        expected.append(tokenizer.decode(kept[: 2 * length + 20]))
+    translated = nat.load(name_of(folder)).translate(SENTENCES, beam_size=beam_size)
+    assert [text.split() for text in translated] == [text.split() for text in expected]
+
+
+def test_scores_are_those_of_transformers(folder: Path, pairs: list[tuple[str, str]]) -> None:
+    tokenizer, model, told = theirs(folder)
+    sources, targets = map(list, zip(*pairs[:6], strict=True))
+    expected = []
+    for source, target in zip(sources, targets, strict=True):
+        labels = tokenizer(text_target=[target], return_tensors="pt").input_ids
+        with torch.no_grad():
+            logits = model(**tokenizer([source], return_tensors="pt"), labels=labels).logits
+        values = logits.log_softmax(-1).gather(2, labels[:, :, None])[0, :, 0]
+        expected.append(float(values[len(told) :].sum()))
+    scored = nat.load(name_of(folder)).score(sources, targets)
+    assert scored == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_sentence_does_not_depend_on_its_batch(folder: Path) -> None:
+    teacher = nat.load(name_of(folder))
+    for options in ({}, {"beam_size": 2}, {"temperature": 1.0}):
+        together = teacher.translate(SENTENCES, **options)
+        assert together == [teacher.translate([sentence], **options)[0] for sentence in SENTENCES]
+        assert together == teacher.translate(SENTENCES[::-1], batch_size=3, **options)[::-1]
+    assert teacher.translate(SENTENCES, temperature=1.0) != teacher.translate(SENTENCES, temperature=1.0, seed=2)
+
+
+def test_candidates_have_the_scores_of_the_model(folder: Path) -> None:
+    teacher = nat.load(name_of(folder))
+    (found,) = teacher.candidates(SENTENCES[:1], beam_size=3, num_candidates=3)
+    assert len(found.texts) == 3
+    pairs = [(teacher.tokenizers.source.encode(SENTENCES[:1])[0], ids) for ids in found.tokens]
+    batch = collate([Pair(*pair) for pair in pairs])
+    with torch.no_grad():
+        assert found.scores == pytest.approx(teacher.model.score(batch).tolist(), abs=1e-4)
+
+
+def test_it_scores_noisy_parallel_decodes(marian: Path) -> None:
+    teacher = nat.load(name_of(marian))
+    student = nat.load("embedded:en-de")
+    (chosen,) = student.candidates(SENTENCES[:1], num_candidates=4, temperature=1.0, teacher=teacher)
+    assert chosen.teacher_scores is not None
+    best = max(range(4), key=lambda i: chosen.teacher_scores[i] or 0.0)  # type: ignore[index]
+    assert chosen.chosen == best
+
+
+def test_a_corpus_is_distilled(folder: Path, tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
+    lines = [f"{source}\t{target}\n" for source, target in pairs[:20]]
+    (tmp_path / "train.tsv").write_text("".join(lines), encoding="utf-8")
+    words = ["data=files", f"data.train={tmp_path}/train.tsv", "data.columns=[en,de]", f"data.cache={tmp_path}/cache"]
+    options = [f"teacher='{name_of(folder)}'", f"output={tmp_path}/out", *words, "decoding.max_length_offset=3"]
+    assert command(*options, name="distill") == 0
+    found = distilled_lines(tmp_path / "out")
+    unseen = [line for line in found if line["en"] not in [source for source, _ in pairs[:20]]]
+    assert found
+    assert not unseen
+    teacher = nat.load(name_of(folder))
+    texts = teacher.translate([line["en"] for line in found], max_length_offset=3, allow_unknown=False)
+    assert [line["de"] for line in found] == texts
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("hf:{marian}?langs=en", ConfigError, "langs is no option of a model of transformers"),
+        ("hf:{m2m100}?source=en&target=xx", ConfigError, "target=xx: no language of this model"),
+        ("hf:{marian}/none", DataError, "the hub does not give this model"),
+    ],
+)
+def test_what_is_no_teacher_is_refused(
+    name: str, error: type[Exception], message: str, marian: Path, m2m100: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(error, match=message):
+        nat.load(name.format(marian=marian, m2m100=m2m100))
+
+
+def test_weights_of_pickles_are_refused(marian: Path, tmp_path: Path) -> None:
+    for path in marian.iterdir():
+        if path.name != "model.safetensors":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(marian)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(DataError, match="cannot be opened"):
+        nat.load(f"hf:{tmp_path}")
+
+
+def test_it_is_not_trained(marian: Path) -> None:
+    with pytest.raises(ConfigError, match="nat does not train it"):
+        nat.load(name_of(marian)).model.loss(None, update=1)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def hub(marian: Path) -> Iterator[Hub]:
+    hub = Hub("me/opus", marian)
+    yield hub
+    hub.close()
+
+
+def test_a_teacher_of_the_hub(hub: Hub, marian: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nat.cli.decode", "run_dir=hf:me/opus", "source=-"],
+        input=f"{SENTENCES[0]}\n",
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=200,
+        env=os.environ
+        | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+        | {"PYTHONPATH": str(Path(nat.__file__).parents[1])},
+    )
+    assert done.stdout.splitlines() == nat.load(name_of(marian)).translate(SENTENCES[:1]), done.stderr
