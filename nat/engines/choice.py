@@ -16,8 +16,9 @@ from typing import Any, Protocol
 from nat.config import parse
 from nat.decoding.batch_options import USUAL, BatchOptions
 from nat.decoding.translator import Translator
-from nat.engines import ctranslate2, onnx
+from nat.engines import ctranslate2, hub_ctranslate2, onnx
 from nat.engines.base import ComputeType, EngineTranslator
+from nat.engines.hub_teacher import HubModel
 from nat.errors import ConfigError
 from nat.models.contract import TranslationModel
 from nat.models.options import DecodingOptions
@@ -60,6 +61,7 @@ class Tool(Protocol):
 
 
 TOOLS: dict[Engine, Tool] = {Engine.CTRANSLATE2: ctranslate2, Engine.ONNX: onnx}
+HUB_TOOLS: dict[Engine, Tool] = {Engine.CTRANSLATE2: hub_ctranslate2, Engine.ONNX: onnx}  # of a teacher of transformers
 
 
 def decoding_options(
@@ -92,7 +94,7 @@ def with_engine(translator: Translator, engine: Engine, precision: Any = None) -
 
 def accelerate(translator: Translator, engine: Engine, kind: ComputeType = ComputeType.FP32) -> EngineTranslator:
     """The same run in an engine other than torch, from a folder that is left behind by nobody."""
-    tool = TOOLS[engine]
+    tool = (HUB_TOOLS if isinstance(translator.model, HubModel) else TOOLS)[engine]
     tool.check(translator)
     with tempfile.TemporaryDirectory(prefix=f"nat-{engine.value}-") as folder:
         tool.write(translator, Path(folder), kind)

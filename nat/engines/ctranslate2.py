@@ -175,10 +175,14 @@ def write(translator: Translator, folder: Path, kind: ComputeType) -> None:
 
 
 def open_written(translator: Translator, folder: Path, kind: ComputeType) -> CTranslate2Translator:
-    """What `write` wrote of the translator's model. Raises ConfigError where the package is missing, or cannot serve
-    the device."""
+    """What `write` wrote of the translator's model. Raises ConfigError as `open_engine`."""
+    return CTranslate2Translator(translator, kind, open_engine(translator, folder, kind))
+
+
+def open_engine(translator: Translator, folder: Path, kind: ComputeType) -> ctranslate2.Translator:
+    """Raises ConfigError where the package is missing, or cannot serve the translator's device."""
     try:
-        engine = import_package().Translator(
+        return import_package().Translator(  # type: ignore[no-any-return]
             str(folder / FOLDER),
             device=translator.device.type,
             device_index=translator.device.index or 0,
@@ -188,7 +192,6 @@ def open_written(translator: Translator, folder: Path, kind: ComputeType) -> CTr
         )
     except (RuntimeError, ValueError) as error:  # for example, built for another CUDA
         raise ConfigError(f"engine={PACKAGE}: {' '.join(str(error).split())}") from None
-    return CTranslate2Translator(translator, kind, engine)
 
 
 def longest_source(model: TranslationModel) -> int:

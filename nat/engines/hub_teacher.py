@@ -116,7 +116,7 @@ class HubModel(TranslationModel):
     def __init__(self, model: Any, source: HubTokenizer, target: HubTokenizer) -> None:
         super().__init__(Vocabularies(source.size, target.size, shared=False))
         self.model, self.source, self.target = model, source, target
-        special = {*target.tokenizer.all_special_ids, *self._begin().values()} - {target.tokenizer.unk_token_id}
+        special = {*target.tokenizer.all_special_ids, *self.forced} - {target.tokenizer.unk_token_id}
         self.written = set(target.tokenizer.get_vocab().values()) - special  # not codes of languages, for example
 
     @property
@@ -150,7 +150,7 @@ class HubModel(TranslationModel):
 
     def _written(self, rows: list[list[int]], decoding: Decoding) -> list[tuple[list[list[int]], bool]]:
         """Of sources of one length: the ids of each candidate, and whether the first one was cut."""
-        number, limit = decoding.num_candidates, self._limit(len(rows[0]), decoding)
+        number, limit = decoding.num_candidates, self.limit(len(rows[0]), decoding)
         options: dict[str, Any] = {"num_beams": decoding.beam_size, "do_sample": False}
         if decoding.temperature is not None:
             torch.manual_seed(seed_for(decoding.seed, *rows[0]))
@@ -158,34 +158,34 @@ class HubModel(TranslationModel):
         if decoding.beam_size > 1:
             options |= {"length_penalty": decoding.length_penalty}
         if not decoding.allow_unknown and self.target.tokenizer.unk_token_id is not None:
-            options["bad_words_ids"] = [[self.target.tokenizer.unk_token_id]]
+            own = self.model.generation_config.bad_words_ids or []
+            options["bad_words_ids"] = [*own, [self.target.tokenizer.unk_token_id]]
         written = self.model.generate(
             input_ids=self._inputs(rows),
             num_return_sequences=number,
             max_new_tokens=limit + 2,
             forced_eos_token_id=None,
             **options,
-            **self._begin(),
+            forced_bos_token_id=self.forced[0] if self.forced else None,
         ).view(len(rows), number, -1)
-        return [([self._ids(row, limit) for row in one], self._is_cut(one[0], limit)) for one in written.tolist()]
+        return [([self.ids(row, limit) for row in one], self.is_cut(one[0], limit)) for one in written.tolist()]
 
-    def _limit(self, length: int, decoding: Decoding) -> int:
+    def limit(self, length: int, decoding: Decoding) -> int:
         limit = int(length * decoding.max_length_factor) + decoding.max_length_offset
         return limit if self.max_target_length is None else min(limit, self.max_target_length)
 
-    def _begin(self) -> dict[str, Any]:
-        """What generation is told of the target language."""
+    @property
+    def forced(self) -> list[int]:
+        """What a target begins with: its language, where the model is told one."""
         language = self.target.languages.target
-        if language is None:
-            return {}
-        return {"forced_bos_token_id": language_id(self.target.tokenizer, language)}
+        return [] if language is None else [language_id(self.target.tokenizer, language)]
 
-    def _ids(self, row: list[int], limit: int) -> list[int]:
+    def ids(self, row: list[int], limit: int) -> list[int]:
         """nat's ids of what was generated, without the model's special symbols."""
         plain = [number for number in self._until_end(row) if number in self.written]
         return [self.target.to_nat(number) for number in plain][:limit]
 
-    def _is_cut(self, row: list[int], limit: int) -> bool:
+    def is_cut(self, row: list[int], limit: int) -> bool:
         return self.target.tokenizer.eos_token_id not in row[1:] or len(self._until_end(row)) > limit + 2
 
     def _until_end(self, row: list[int]) -> list[int]:
@@ -236,18 +236,20 @@ class HubModel(TranslationModel):
     def _scored(self, rows: list[list[int]], targets: list[list[int]]) -> Float[Tensor, " N"]:
         """Of pairs of one shape. What stands before the target, its language, is given and counts for nothing."""
         hub, tokenizer, config = self.target, self.target.tokenizer, self.model.config
-        forced = list(self._begin().values())
         start = config.decoder_start_token_id
-        ids = [[start, *forced, *map(hub.to_hub, row), tokenizer.eos_token_id] for row in targets]
+        ids = [[start, *self.forced, *map(hub.to_hub, row), tokenizer.eos_token_id] for row in targets]
         given = torch.tensor(ids, device=self.model.device)
         logits = self.model(input_ids=self._inputs(rows), decoder_input_ids=given[:, :-1]).logits  # (N, L, V)
         log_probs = F.log_softmax(logits.float(), dim=-1).gather(2, given[:, 1:, None]).squeeze(2)
-        return log_probs[:, len(forced) :].sum(dim=1)
+        return log_probs[:, len(self.forced) :].sum(dim=1)
 
     def _inputs(self, rows: list[list[int]]) -> Tensor:
-        """With what the tokenizer adds: the end, and the language where the model reads it."""
-        complete = self.source.tokenizer.build_inputs_with_special_tokens
-        return torch.tensor([complete([self.source.to_hub(i) for i in row]) for row in rows], device=self.model.device)
+        return torch.tensor(self.complete(rows), device=self.model.device)
+
+    def complete(self, rows: list[list[int]]) -> list[list[int]]:
+        """The model's ids, with what the tokenizer adds: the end, and the language where the model reads it."""
+        add = self.source.tokenizer.build_inputs_with_special_tokens
+        return [add([self.source.to_hub(i) for i in row]) for row in rows]
 
 
 def language_id(tokenizer: Any, code: str) -> int:

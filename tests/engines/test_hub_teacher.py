@@ -22,6 +22,7 @@ from nat.data.batching import collate
 from nat.data.corpus import embedded_directory
 from nat.data.lines import read_lines
 from nat.data.pairs import Pair
+from nat.engines.choice import Engine, accelerate
 from nat.errors import ConfigError, DataError
 
 transformers = pytest.importorskip("transformers")
@@ -52,8 +53,11 @@ def pieces(texts: list[str], path: Path) -> list[str]:
 
 def save_random(model: Any, folder: Path) -> None:
     generator = torch.Generator().manual_seed(5)
-    for parameter in model.parameters():
+    for parameter in (parameter for parameter in model.parameters() if parameter.requires_grad):
         parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    pad = model.config.pad_token_id
+    model.get_input_embeddings().weight.data[pad] = 0.0  # as in trained ones, which never write it either
+    model.generation_config.bad_words_ids = [[pad]]
     model.save_pretrained(folder)
 
 
@@ -145,6 +149,32 @@ def test_a_sentence_does_not_depend_on_its_batch(folder: Path) -> None:
         assert together == [teacher.translate([sentence], **options)[0] for sentence in SENTENCES]
         assert together == teacher.translate(SENTENCES[::-1], batch_size=3, **options)[::-1]
     assert teacher.translate(SENTENCES, temperature=1.0) != teacher.translate(SENTENCES, temperature=1.0, seed=2)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_ctranslate2_finds_the_same(marian: Path, beam_size: int) -> None:
+    pytest.importorskip("ctranslate2")
+    teacher = nat.load(name_of(marian))
+    engine = accelerate(teacher, Engine.CTRANSLATE2)
+    options = {"beam_size": beam_size, "max_length_offset": 6, "max_length_factor": 0.5}
+    ours, theirs = (one.candidates(SENTENCES, **options) for one in (teacher, engine))
+    assert [item.tokens for item in theirs] == [item.tokens for item in ours]
+    for one, other in zip(ours, theirs, strict=True):
+        if not one.truncated:
+            assert other.scores == pytest.approx(one.scores, abs=1e-3)
+    assert engine.translate(SENTENCES[::-1], batch_size=2, **options)[::-1] == [item.best for item in theirs]
+
+
+def test_int8_distils(marian: Path, tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
+    pytest.importorskip("ctranslate2")
+    lines = [f"{source}\t{target}\n" for source, target in pairs[:20]]
+    (tmp_path / "train.tsv").write_text("".join(lines), encoding="utf-8")
+    words = ["data=files", f"data.train={tmp_path}/train.tsv", "data.columns=[en,de]", f"data.cache={tmp_path}/cache"]
+    options = ["engine=ctranslate2", "decoding.precision=int8", "decoding.beam_size=2"]
+    assert command(f"teacher='{name_of(marian)}'", f"output={tmp_path}/out", *words, *options, name="distill") == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["engine"], manifest["precision"]) == ("ctranslate2", "int8")
+    assert len(distilled_lines(tmp_path / "out")) == manifest["num_lines"] > 0
 
 
 def test_candidates_have_the_scores_of_the_model(folder: Path) -> None:
