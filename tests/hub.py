@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import nat
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -70,6 +75,20 @@ class Hub:
         handler.end_headers()
         if with_body:
             handler.wfile.write(content)
+
+    def decode(self, run_dir: str, sentence: str, *, home: Path) -> subprocess.CompletedProcess[str]:
+        """nat-decode in a process of its own, which learns of this hub from its environment. home: of the cache."""
+        return subprocess.run(
+            [sys.executable, "-m", "nat.cli.decode", f"run_dir={run_dir}", "source=-"],
+            input=f"{sentence}\n",
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=200,
+            env=os.environ
+            | {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
+            | {"PYTHONPATH": str(Path(nat.__file__).parents[1])},
+        )
 
     def entry(self, name: str) -> dict[str, Any]:
         content = self.files[name].read_bytes()

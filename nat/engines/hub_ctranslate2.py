@@ -13,10 +13,9 @@ from nat.decoding.batched import Decoded
 from nat.decoding.translator import Translator
 from nat.engines import ctranslate2
 from nat.engines.base import ComputeType
-from nat.engines.ctranslate2 import FOLDER, PACKAGES, QUANTIZATION, CTranslate2Translator
+from nat.engines.ctranslate2 import FOLDER, PACKAGES, QUANTIZATION, CTranslate2Translator, longest_source
 from nat.engines.hub_teacher import HubModel
 from nat.errors import ConfigError
-from nat.models.contract import TranslationModel
 from nat.models.options import DecodingOptions
 
 __all__ = ["PACKAGES", "check", "longest_source", "open_written", "write"]
@@ -76,7 +75,3 @@ def write(translator: Translator, folder: Path, kind: ComputeType) -> None:
 
 def open_written(translator: Translator, folder: Path, kind: ComputeType) -> HubCTranslate2:
     return HubCTranslate2(translator, kind, ctranslate2.open_engine(translator, folder, kind))
-
-
-def longest_source(model: TranslationModel) -> int:
-    return ctranslate2.longest_source(model)

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nat.config import nearest, option
-from nat.data.batch import Batch, Source
+from nat.data.batch import Batch, Source, Tokens
 from nat.data.filters import is_blank
 from nat.data.ragged import Ragged
 from nat.data.tokenizer import Tokenizers
@@ -35,6 +35,7 @@ from nat.models.contract import LossTerm, Translation, TranslationModel
 from nat.models.options import BeamOptions, DecodingOptions
 from nat.nn.limits import LengthLimits
 from nat.nn.rng import seed_for
+from nat.runs.locations import download, reason_of
 from nat.runs.precision import Precision
 
 PREFIX, OPTIONS = "hf:", ("source", "target", "prefix")
@@ -138,7 +139,7 @@ class HubModel(TranslationModel):
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, HubModel.Decoding)
         source = source.compact()
-        rows = [row[: int(length)].tolist() for row, length in zip(source.tokens, source.lengths, strict=True)]
+        rows = id_lists(source)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         found: list[tuple[list[list[int]], bool]] = [([], False)] * len(rows)
         for _, same in groupby(order, key=lambda i: len(rows[i])):
@@ -204,8 +205,7 @@ class HubModel(TranslationModel):
                 tokens[place, n, : len(ids)] = torch.tensor(ids, dtype=torch.long)
         lengths = torch.tensor([[len(ids) for ids in candidates] for candidates, _ in found])
         valid = torch.arange(width) < lengths[:, :, None]  # (B, N, T)
-        rows = [row[: int(length)].tolist() for row, length in zip(source.tokens, source.lengths, strict=True)]
-        pairs = [(row, ids) for row, (candidates, _) in zip(rows, found, strict=True) for ids in candidates]
+        pairs = [(row, ids) for row, (candidates, _) in zip(id_lists(source), found, strict=True) for ids in candidates]
         return Translation(
             tokens.to(device),
             valid.to(device),
@@ -217,11 +217,7 @@ class HubModel(TranslationModel):
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """log p(y, end | x), one teacher-forced pass."""
         batch = batch.compact()
-        sides = [
-            [row[: int(length)].tolist() for row, length in zip(side.tokens, side.lengths, strict=True)]
-            for side in (batch.source, batch.target)
-        ]
-        return self._scores(list(zip(*sides, strict=True)))
+        return self._scores(list(zip(id_lists(batch.source), id_lists(batch.target), strict=True)))
 
     def _scores(self, pairs: list[tuple[list[int], list[int]]]) -> Float[Tensor, " N"]:
         scores: list[Tensor] = [torch.zeros(())] * len(pairs)
@@ -250,6 +246,11 @@ class HubModel(TranslationModel):
         """The model's ids, with what the tokenizer adds: the end, and the language where the model reads it."""
         add = self.source.tokenizer.build_inputs_with_special_tokens
         return [add([self.source.to_hub(i) for i in row]) for row in rows]
+
+
+def id_lists(side: Tokens) -> list[list[int]]:
+    """The ids of each right-padded row, without padding."""
+    return [row[:length] for row, length in zip(side.tokens.tolist(), side.lengths.tolist(), strict=True)]
 
 
 def language_id(tokenizer: Any, code: str) -> int:
@@ -292,13 +293,7 @@ def local_folder(name: str, place: str) -> Path:
     """The model's files. Raises DataError."""
     if Path(place).is_dir():
         return Path(place)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(place, allow_patterns=list(FILES)))
-    except Exception as error:  # of many kinds, those of the network among them
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"{name}: the hub does not give this model ({reason})") from None
+    return download(name, place, FILES)
 
 
 def open_files(name: str, folder: Path, languages: Languages) -> tuple[Any, Any]:
@@ -315,6 +310,5 @@ def open_files(name: str, folder: Path, languages: Languages) -> tuple[Any, Any]
         )
         model = AutoModelForSeq2SeqLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
     except Exception as error:  # of many kinds: files that are missing, of another model, damaged
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"{name}: cannot be opened ({reason})") from None
+        raise DataError(f"{name}: cannot be opened ({reason_of(error)})") from None
     return tokenizer, model

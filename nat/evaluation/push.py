@@ -18,7 +18,7 @@ from nat.engines.manifest import KEY, is_export, read_manifest, write_manifest
 from nat.engines.opening import load
 from nat.errors import ConfigError, DataError
 from nat.files import read_object
-from nat.runs.locations import HUB, run_folder
+from nat.runs.locations import HUB, reason_of, run_folder
 from nat.runs.portable import portable_options, write_portable
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -77,8 +77,7 @@ def send(folder: Path, config: PushConfig) -> str:
         api.create_repo(config.repo, private=config.private, exist_ok=True)
         api.upload_folder(repo_id=config.repo, folder_path=folder, commit_message=config.message)
     except Exception as error:  # of many kinds, those of the network among them
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"repo={config.repo}: the hub does not take this model ({reason})") from None
+        raise DataError(f"repo={config.repo}: the hub does not take this model ({reason_of(error)})") from None
     return f"{HUB}{config.repo}"
 
 

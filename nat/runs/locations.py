@@ -9,6 +9,7 @@ weights are safetensors, and nothing in them is resolved or run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from nat.config import nearest
@@ -46,16 +47,8 @@ def embedded_model(name: str) -> Path:
 
 def hub_model(repository: str, revision: str | None) -> Path:
     """The files of a repository, at a revision (a branch, a tag or a commit; None: the newest)."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
-
     name = f"{HUB}{repository}" + (f"@{revision}" if revision else "")
-    disable_progress_bars()
-    try:
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(FILES)))
-    except Exception as error:  # of many kinds, those of the network among them
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"{name}: the hub does not give this model ({reason})") from None
+    folder = download(name, repository, FILES, revision=revision)
     if not (folder / "config.yaml").is_file():
         raise DataError(f"{name}: is no model of nat (there is no config.yaml in it)")
     home = folder.resolve().parent.parent  # of the repository, whose files lie beside its snapshots
@@ -63,3 +56,21 @@ def hub_model(repository: str, revision: str | None) -> Path:
         if not path.resolve().is_relative_to(home):
             raise DataError(f"{name}: {path.relative_to(folder)} lies outside of it")
     return folder
+
+
+def download(name: str, repository: str, files: Sequence[str], *, revision: str | None = None) -> Path:
+    """The files of a repository whose names fit these patterns, in the hub's own cache. name: of the model, for
+    messages. Raises DataError."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(files)))
+    except Exception as error:  # of many kinds, those of the network among them
+        raise DataError(f"{name}: the hub does not give this model ({reason_of(error)})") from None
+
+
+def reason_of(error: Exception) -> str:
+    """What a library says of its failure, in a line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

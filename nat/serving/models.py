@@ -77,8 +77,9 @@ class Run:
 
         torch.set_num_threads(num_threads)
         self.translator = load(folder)
-        known = {name for name in ("max_passes", "constraints") if hasattr(type(self.translator.model).Decoding, name)}
-        self.has_passes, self.heeds_terms = "max_passes" in known, "constraints" in self.translator.model.edits
+        model = self.translator.model
+        self.has_passes = hasattr(type(model).Decoding, "max_passes")
+        self.heeds_terms = "constraints" in model.edits
 
     def check(self, line: str, options: Options) -> None:
         if options.passes is not None and not self.has_passes:

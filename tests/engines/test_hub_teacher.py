@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,6 +102,13 @@ def folder(request: pytest.FixtureRequest) -> Path:
     return found
 
 
+def text_words(folder: Path, pairs: list[tuple[str, str]]) -> list[str]:
+    """A file of these pairs, as words of a command."""
+    lines = [f"{source}\t{target}\n" for source, target in pairs]
+    (folder / "train.tsv").write_text("".join(lines), encoding="utf-8")
+    return ["data=files", f"data.train={folder}/train.tsv", "data.columns=[en,de]", f"data.cache={folder}/cache"]
+
+
 def theirs(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
     """The tokenizer and the model as transformers opens them, and what its generation must be told."""
     codes = {"src_lang": "en", "tgt_lang": "de"} if folder.name.startswith("m2m100") else {}
@@ -167,9 +171,7 @@ def test_ctranslate2_finds_the_same(marian: Path, beam_size: int) -> None:
 
 def test_int8_distils(marian: Path, tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
     pytest.importorskip("ctranslate2")
-    lines = [f"{source}\t{target}\n" for source, target in pairs[:20]]
-    (tmp_path / "train.tsv").write_text("".join(lines), encoding="utf-8")
-    words = ["data=files", f"data.train={tmp_path}/train.tsv", "data.columns=[en,de]", f"data.cache={tmp_path}/cache"]
+    words = text_words(tmp_path, pairs[:20])
     options = ["engine=ctranslate2", "decoding.precision=int8", "decoding.beam_size=2"]
     assert command(f"teacher='{name_of(marian)}'", f"output={tmp_path}/out", *words, *options, name="distill") == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
@@ -197,9 +199,7 @@ def test_it_scores_noisy_parallel_decodes(marian: Path) -> None:
 
 
 def test_a_corpus_is_distilled(folder: Path, tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
-    lines = [f"{source}\t{target}\n" for source, target in pairs[:20]]
-    (tmp_path / "train.tsv").write_text("".join(lines), encoding="utf-8")
-    words = ["data=files", f"data.train={tmp_path}/train.tsv", "data.columns=[en,de]", f"data.cache={tmp_path}/cache"]
+    words = text_words(tmp_path, pairs[:20])
     options = [f"teacher='{name_of(folder)}'", f"output={tmp_path}/out", *words, "decoding.max_length_offset=3"]
     assert command(*options, name="distill") == 0
     found = distilled_lines(tmp_path / "out")
@@ -250,15 +250,5 @@ def hub(marian: Path) -> Iterator[Hub]:
 
 
 def test_a_teacher_of_the_hub(hub: Hub, marian: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "nat.cli.decode", "run_dir=hf:me/opus", "source=-"],
-        input=f"{SENTENCES[0]}\n",
-        text=True,
-        capture_output=True,
-        check=False,
-        timeout=200,
-        env=os.environ
-        | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-        | {"PYTHONPATH": str(Path(nat.__file__).parents[1])},
-    )
+    done = hub.decode("hf:me/opus", SENTENCES[0], home=tmp_path / "home")
     assert done.stdout.splitlines() == nat.load(name_of(marian)).translate(SENTENCES[:1]), done.stderr

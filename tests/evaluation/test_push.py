@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -140,34 +137,21 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     hub.close()
 
 
-def decode(hub: Hub, tmp_path: Path, name: str) -> subprocess.CompletedProcess[str]:
-    """nat-decode in a process of its own, which learns of the hub from its environment."""
-    return subprocess.run(
-        [sys.executable, "-m", "nat.cli.decode", f"run_dir={name}", "source=-"],
-        input=f"{SENTENCE}\n",
-        text=True,
-        capture_output=True,
-        check=False,
-        timeout=120,
-        env=os.environ
-        | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-        | {"PYTHONPATH": str(Path(nat.__file__).parents[1])},
-    )
-
-
 def test_a_model_of_the_hub_translates_and_nothing_else_is_copied(hub: Hub, tmp_path: Path) -> None:
     expected = nat.load("embedded:en-de").translate([SENTENCE])
     for name in ("hub:me/fast", f"hub:me/fast@{COMMIT}"):
-        done = decode(hub, tmp_path, name)
+        done = hub.decode(name, SENTENCE, home=tmp_path / "home")
         assert done.stdout.splitlines() == expected, done.stderr
     copied = {path.rpartition("/")[2] for path in hub.asked if "/resolve/" in path}
     assert copied == {"config.yaml", "model.safetensors", "run.json", "source.model", "tokenizer.json"}
     hub.close()
-    assert decode(hub, tmp_path, f"hub:me/fast@{COMMIT}").stdout.splitlines() == expected  # it is there already
+    assert (
+        hub.decode(f"hub:me/fast@{COMMIT}", SENTENCE, home=tmp_path / "home").stdout.splitlines() == expected
+    )  # it is there already
 
 
 def test_a_model_that_the_hub_has_not_is_told_in_a_line(hub: Hub, tmp_path: Path) -> None:
-    done = decode(hub, tmp_path, "hub:me/other")
+    done = hub.decode("hub:me/other", SENTENCE, home=tmp_path / "home")
     assert done.returncode == 2
     assert done.stderr.startswith("nat-decode: hub:me/other: the hub does not give this model (")
     assert len(done.stderr.splitlines()) == 1
