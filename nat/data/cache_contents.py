@@ -29,6 +29,7 @@ class Kind(Enum):
     TOKENS = "tokens"  # their token ids
     TOKENIZERS = "tokenizers"
     LEARNABLE = "learnable"  # which pairs a model can learn from
+    ENGINES = "engines"  # teachers of transformers, converted for CTranslate2
     HUB = "hub"  # data sets of the Hugging Face hub
     ALL = "all"
 
@@ -38,7 +39,9 @@ class CacheConfig:
     """Everything that `configs/cache.yaml` holds."""
 
     cache: str | None = option(None, "cache folder; null: $NAT_CACHE or ~/.cache/nat")
-    clear: list[Kind] = option([], "what is removed: text, tokens, tokenizers, learnable, hub, or all; []: nothing")
+    clear: list[Kind] = option(
+        [], "what is removed: text, tokens, tokenizers, learnable, engines, hub, or all; []: nothing"
+    )
     unused_days: float = option(0.0, "with clear: only what was not used for so many days", minimum=0)
 
     def __post_init__(self) -> None:

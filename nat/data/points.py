@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from nat.data.ragged import Ragged
 from nat.data.vocabulary import NUM_SYMBOLS, SYMBOL_TEXT
@@ -92,6 +93,7 @@ def index_id(word: str) -> int:
 class PointTokenizer:
     """Points <-> ids."""
 
+    savable: ClassVar[bool] = True
     model: bytes = POINTS_MODEL
 
     @property
@@ -117,6 +119,7 @@ class PointTokenizer:
 class IndexTokenizer:
     """Indices of points <-> ids. A fixed vocabulary has the first `count`; an output that points has no such limit."""
 
+    savable: ClassVar[bool] = True
     count: int
 
     @property

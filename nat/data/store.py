@@ -47,7 +47,7 @@ def build(
     workers = min(num_workers or num_processors(), len(missing))
     with Progress(shown, total=len(texts), unit="pairs", start=done) as progress:
         spans = [(start, min(start + PIECE, len(texts))) for start in missing]
-        if workers > 1 and texts.cache_files and not getattr(tokenizers.source, "local", False):
+        if workers > 1 and texts.cache_files and tokenizers.source.savable:
             work = _in_processes(spans, workers, folder, texts.cache_files[0]["filename"], tokenizers, name)
         else:
             work = _here(spans, folder, texts, tokenizers, name)

@@ -14,7 +14,7 @@ from enum import Enum
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import sentencepiece
@@ -79,6 +79,7 @@ class TokenizerConfig:
 class PieceTokenizer:
     """One side's tokenizer of text. model: the bytes of a SentencePiece model. Raises DataError if they are not one."""
 
+    savable: ClassVar[bool] = True
     model: bytes
     _processor: SentencePieceProcessor = field(init=False, repr=False)
     _to_nat: list[int] = field(init=False, repr=False)

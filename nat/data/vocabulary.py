@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from nat.data.ragged import Ragged
 
@@ -47,8 +47,10 @@ class Vocabularies:
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """One side's tokenizer: text to ids without special symbols, except UNK, and back. model: bytes that it can be
-    made from again."""
+    """One side's tokenizer: text to ids without special symbols, except UNK, and back. model: bytes that tell it from
+    others. savable: it can be made from them again, in another process."""
+
+    savable: ClassVar[bool]
 
     @property
     def model(self) -> bytes: ...

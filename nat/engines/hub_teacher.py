@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
@@ -52,20 +53,27 @@ class Languages:
 
 @dataclass(frozen=True, eq=False)
 class HubTokenizer:
-    """One side of a model's own tokenizer; ids are its ids, behind nat's special symbols. num_ids: of the model. local:
-    it can be made again in this process alone."""
+    """One side of a model's own tokenizer; ids are its ids, behind nat's special symbols. num_ids: of the model."""
+
+    savable: ClassVar[bool] = False
 
     tokenizer: Any
     languages: Languages
     is_target: bool
     num_ids: int
-    local: ClassVar[bool] = True
 
     @property
     def model(self) -> bytes:
         """What tells it from others."""
         key = (self.tokenizer.get_vocab(), type(self.tokenizer).__name__, self.languages, self.is_target)
         return hashlib.blake2b(repr(key).encode()).digest()
+
+    @cached_property
+    def affixes(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer adds before and behind a sentence: the model's ids."""
+        bare, whole = (self.tokenizer("a", add_special_tokens=added).input_ids for added in (False, True))
+        first = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        return whole[:first], whole[first + len(bare) :]
 
     @property
     def size(self) -> int:
@@ -167,6 +175,7 @@ class HubModel(TranslationModel):
             max_new_tokens=limit + 2,
             forced_eos_token_id=None,
             **options,
+            decoder_start_token_id=self.start,
             forced_bos_token_id=self.forced[0] if self.forced else None,
         ).view(len(rows), number, -1)
         return [([self.ids(row, limit) for row in one], self.is_cut(one[0], limit)) for one in written.tolist()]
@@ -176,10 +185,22 @@ class HubModel(TranslationModel):
         return limit if self.max_target_length is None else min(limit, self.max_target_length)
 
     @property
-    def forced(self) -> list[int]:
-        """What a target begins with: its language, where the model is told one."""
+    def language(self) -> list[int]:
+        """Of the target, where the model is told one."""
         language = self.target.languages.target
         return [] if language is None else [language_id(self.target.tokenizer, language)]
+
+    @property
+    def start(self) -> int:
+        """What decoding starts from: a symbol of the model's own; the language, where there is none (mBART-25)."""
+        configured, tokenizer = self.model.config.decoder_start_token_id, self.target.tokenizer
+        own = configured in (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.bos_token_id)
+        return int(configured if own or not self.language else self.language[0])
+
+    @property
+    def forced(self) -> list[int]:
+        """What a target begins with behind it: its language, where that is told and comes there."""
+        return [number for number in self.language if number != self.start]
 
     def ids(self, row: list[int], limit: int) -> list[int]:
         """nat's ids of what was generated, without the model's special symbols."""
@@ -231,9 +252,8 @@ class HubModel(TranslationModel):
 
     def _scored(self, rows: list[list[int]], targets: list[list[int]]) -> Float[Tensor, " N"]:
         """Of pairs of one shape. What stands before the target, its language, is given and counts for nothing."""
-        hub, tokenizer, config = self.target, self.target.tokenizer, self.model.config
-        start = config.decoder_start_token_id
-        ids = [[start, *self.forced, *map(hub.to_hub, row), tokenizer.eos_token_id] for row in targets]
+        hub, tokenizer = self.target, self.target.tokenizer
+        ids = [[self.start, *self.forced, *map(hub.to_hub, row), tokenizer.eos_token_id] for row in targets]
         given = torch.tensor(ids, device=self.model.device)
         logits = self.model(input_ids=self._inputs(rows), decoder_input_ids=given[:, :-1]).logits  # (N, L, V)
         log_probs = F.log_softmax(logits.float(), dim=-1).gather(2, given[:, 1:, None]).squeeze(2)
@@ -244,8 +264,8 @@ class HubModel(TranslationModel):
 
     def complete(self, rows: list[list[int]]) -> list[list[int]]:
         """The model's ids, with what the tokenizer adds: the end, and the language where the model reads it."""
-        add = self.source.tokenizer.build_inputs_with_special_tokens
-        return [add([self.source.to_hub(i) for i in row]) for row in rows]
+        before, after = self.source.affixes
+        return [[*before, *(self.source.to_hub(i) for i in row), *after] for row in rows]
 
 
 def id_lists(side: Tokens) -> list[list[int]]:

@@ -14,11 +14,14 @@ from nat.decoding.candidates import Choice, resolve_choice
 from nat.decoding.options import DecodingCommandConfig, Device
 from nat.decoding.translator import Translator
 from nat.engines.choice import Engine, decoding_options
+from nat.engines.hub_teacher import OPTIONS as HUB_OPTIONS
+from nat.engines.hub_teacher import PREFIX as HUB_TEACHER
 from nat.engines.opening import load
 from nat.errors import ConfigError
 from nat.evaluation.inputs import Split
 from nat.evaluation.system import Scorer, System
 from nat.runs.folder import run_summary
+from nat.runs.locations import EMBEDDED, HUB
 from nat.scoring.tokenization import BleuTokenizer
 
 LITERAL = ("name", "teacher", "weights")  # text as it stands, even where it reads like a number
@@ -81,7 +84,7 @@ class SystemsConfig(DecodingCommandConfig):
 
     @property
     def runs(self) -> Iterable[str | None]:
-        return [entry.partition("?")[0] for entry in self.run_dirs]
+        return [split_entry(entry)[0] for entry in self.run_dirs]
 
 
 class Runs:
@@ -112,7 +115,7 @@ def open_system(options: SystemOptions, runs: Runs) -> System:
     if options.teacher is not None:
         scorer = Scorer(options.teacher, runs.open(options.teacher).in_precision(translator.precision))
     return System(
-        options.name or translator.folder.name,
+        options.name or called(options.run_dir),
         translator,
         decoding,
         batches,
@@ -136,7 +139,7 @@ def open_systems(config: SystemsConfig) -> list[System]:
         except ConfigError as error:
             raise ConfigError("\n".join(f"run_dirs, {entry}: {line}" for line in str(error).splitlines())) from None
         if system.name in [other.name for other in systems]:
-            folder = entry.partition("?")[0]
+            folder = split_entry(entry)[0]
             raise ConfigError(f"run_dirs: two systems are called '{system.name}', label one: {folder}?name=LABEL")
         systems.append(system)
     return systems
@@ -145,9 +148,8 @@ def open_systems(config: SystemsConfig) -> list[System]:
 def parse_entry(entry: str, decoding: Mapping[str, Any]) -> SystemOptions:
     """`FOLDER?option=value&name=LABEL`, by default called by the folder's name and the options. decoding: options for
     every system. Raises ConfigError."""
-    run_dir, _, query = entry.partition("?")
-    parts = query.split("&") if query else []
-    options: dict[str, Any] = {"name": " ".join([Path(run_dir).resolve().name, *parts])}
+    run_dir, parts = split_entry(entry)
+    options: dict[str, Any] = {"name": " ".join([called(run_dir), *parts])}
     for part in parts:
         key, equals, value = part.partition("=")
         if not (key and equals and value):
@@ -158,3 +160,20 @@ def parse_entry(entry: str, decoding: Mapping[str, Any]) -> SystemOptions:
             raise ConfigError(f"the value of {key} cannot be read") from None
     about_system = {key: options.pop(key) for key in ABOUT_SYSTEM & options.keys()}
     return parse(SystemOptions, {"run_dir": run_dir, **about_system, "decoding": {**decoding, **options}})
+
+
+def split_entry(entry: str) -> tuple[str, list[str]]:
+    """The run that an entry names, and the options behind it. Those of a teacher of transformers are part of its
+    name."""
+    run_dir, _, query = entry.partition("?")
+    parts = query.split("&") if query else []
+    if not run_dir.startswith(HUB_TEACHER):
+        return run_dir, parts
+    own = [part for part in parts if part.partition("=")[0] in HUB_OPTIONS]
+    return "?".join([run_dir, *(["&".join(own)] if own else [])]), [part for part in parts if part not in own]
+
+
+def called(run_dir: str) -> str:
+    """What a system of this run is called, unless it has a name of its own: the last part of it."""
+    place = run_dir.partition("?")[0]
+    return place.rpartition("/")[2] if place.startswith((HUB, HUB_TEACHER, EMBEDDED)) else Path(place).resolve().name

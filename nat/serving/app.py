@@ -134,8 +134,7 @@ class Server:
         texts = [text.split("\n") for text in wanted.texts]
         lines = [line for text in texts for line in text]
         try:
-            for line in lines:
-                batcher.translator.check(line, wanted.options)
+            await asyncio.to_thread(batcher.translator.check, lines, wanted.options)
             results = iter(await batcher.translate(lines, wanted.options))
         except UserError as error:
             raise Refused(400, str(error)) from None

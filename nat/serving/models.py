@@ -22,8 +22,9 @@ class Options:
 
 
 class LineTranslator(Protocol):
-    def check(self, line: str, options: Options) -> None:
-        """Raises ConfigError for options that the model cannot heed, DataError for a line that is too long."""
+    def check(self, lines: Sequence[str], options: Options) -> None:
+        """Raises ConfigError for options that the model cannot heed, DataError for a line that is too long. Called
+        while another thread translates."""
         ...
 
     def translate(self, lines: Sequence[str], options: Sequence[Options]) -> list[str]:
@@ -54,14 +55,15 @@ class Graph:
             raise DataError(f"{folder}: cannot be opened ({' '.join(str(error).split())})") from None
         self.num_threads = num_threads
 
-    def check(self, line: str, options: Options) -> None:
+    def check(self, lines: Sequence[str], options: Options) -> None:
         if options.passes is not None:
             raise ConfigError("passes: this model writes everything in one pass")
         if options.terms:
             raise ConfigError("terms: this model has no use for them")
-        count = len(self.model.encode(line))
-        if count > self.model.longest:
-            raise DataError(f"{count} tokens, but this model takes at most {self.model.longest}")
+        for line in lines:
+            count = len(self.model.encode(line))
+            if count > self.model.longest:
+                raise DataError(f"{count} tokens, but this model takes at most {self.model.longest}")
 
     def translate(self, lines: Sequence[str], options: Sequence[Options]) -> list[str]:
         return self.model.translate(lines, self.num_threads)
@@ -81,15 +83,15 @@ class Run:
         self.has_passes = hasattr(type(model).Decoding, "max_passes")
         self.heeds_terms = "constraints" in model.edits
 
-    def check(self, line: str, options: Options) -> None:
+    def check(self, lines: Sequence[str], options: Options) -> None:
         if options.passes is not None and not self.has_passes:
             raise ConfigError("passes: this model has no number of passes to choose")
         if options.terms and not self.heeds_terms:
             raise ConfigError("terms: this model has no use for them")
         try:
-            self.translator.encode([line], "q")
-            self.translator.wanted([self.asked(line, options)], "q")
             self.decoding(options)
+            self.translator.encode(lines, "q")
+            self.translator.wanted([self.asked(line, options) for line in lines], "q")
         except DataError as error:
             raise DataError(str(error).partition(": ")[2].replace(f"{self.translator.folder}", "this model")) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 import nat
 from nat.data.batching import collate
+from nat.data.cache_contents import Kind, entries
 from nat.data.corpus import embedded_directory
 from nat.data.lines import read_lines
 from nat.data.pairs import Pair
+from nat.engines import hub_ctranslate2
+from nat.engines.base import ComputeType
 from nat.engines.choice import Engine, accelerate
 from nat.errors import ConfigError, DataError
 
@@ -54,6 +58,7 @@ def save_random(model: Any, folder: Path) -> None:
         parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
     pad = model.config.pad_token_id
     model.get_input_embeddings().weight.data[pad] = 0.0  # as in trained ones, which never write it either
+    model.get_input_embeddings().weight.data[model.config.eos_token_id] *= 2  # so that translations end
     model.generation_config.bad_words_ids = [[pad]]
     model.save_pretrained(folder)
 
@@ -92,8 +97,61 @@ def m2m100(tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]
     return folder
 
 
+def scored_pieces(pairs: list[tuple[str, str]], folder: Path) -> list[tuple[str, float]]:
+    """Of both sides, without SentencePiece's own symbols."""
+    names = pieces([text for pair in pairs for text in pair], folder / "spiece.model")
+    processor = SentencePieceProcessor(str(folder / "spiece.model"))
+    return [(name, processor.get_score(i)) for i, name in enumerate(names) if i > 2]
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]]) -> Path:
+    folder = tmp_path_factory.mktemp("t5")
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *scored_pieces(pairs, folder)]
+    tokenizer = transformers.T5Tokenizer(vocab=vocabulary, extra_ids=10)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(3)
+    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2}
+    config = transformers.T5Config(vocab_size=len(tokenizer) + 6, decoder_start_token_id=0, **sizes)
+    save_random(transformers.T5ForConditionalGeneration(config), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mbart(tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]]) -> Path:
+    folder = tmp_path_factory.mktemp("mbart")
+    vocabulary = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *scored_pieces(pairs, folder)]
+    tokenizer = transformers.MBartTokenizer(vocab=vocabulary, src_lang="en_XX", tgt_lang="de_DE")
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(4)
+    config = transformers.MBartConfig(vocab_size=len(tokenizer) + 2, forced_eos_token_id=None, **SIZES)
+    save_random(transformers.MBartForConditionalGeneration(config), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nllb(tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]]) -> Path:
+    folder = tmp_path_factory.mktemp("nllb")
+    names = ["<s>", "<pad>", "</s>", "<unk>", *(name for name, _ in scored_pieces(pairs, folder))]
+    vocabulary = {name: i for i, name in enumerate(names)}
+    tokenizer = transformers.NllbTokenizer(vocab=vocabulary, merges=[], src_lang="eng_Latn", tgt_lang="deu_Latn")
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(7)
+    config = transformers.M2M100Config(vocab_size=len(tokenizer) + 2, decoder_start_token_id=2, **SIZES)
+    save_random(transformers.M2M100ForConditionalGeneration(config), folder)
+    return folder
+
+
+NAMED = {  # what stands behind the name of a model
+    "m2m100": "?source=en&target=de",
+    "t5": "?prefix=translate English to German: ",
+    "mbart": "?source=en_XX&target=de_DE",
+    "nllb": "?source=eng_Latn&target=deu_Latn",
+}
+
+
 def name_of(folder: Path) -> str:
-    return f"hf:{folder}" + ("?source=en&target=de" if folder.name.startswith("m2m100") else "")
+    return f"hf:{folder}{NAMED.get(folder.name[:-1], '')}"
 
 
 @pytest.fixture(params=["marian", "m2m100"])
@@ -167,6 +225,59 @@ def test_ctranslate2_finds_the_same(marian: Path, beam_size: int) -> None:
         if not one.truncated:
             assert other.scores == pytest.approx(one.scores, abs=1e-3)
     assert engine.translate(SENTENCES[::-1], batch_size=2, **options)[::-1] == [item.best for item in theirs]
+
+
+@pytest.mark.parametrize("kind", sorted(NAMED))
+def test_ctranslate2_knows_the_languages(kind: str, request: pytest.FixtureRequest) -> None:
+    pytest.importorskip("ctranslate2")
+    teacher = nat.load(name_of(request.getfixturevalue(kind)))
+    engine = accelerate(teacher, Engine.CTRANSLATE2)
+    ours, theirs = (one.candidates(SENTENCES, max_length_offset=60) for one in (teacher, engine))
+    assert [item.tokens for item in theirs] == [item.tokens for item in ours]
+    assert any(item.best for item in ours)
+    if kind in ("t5", "mbart"):  # else theirs has that of the language, too
+        whole = [(one.scores, other.scores) for one, other in zip(ours, theirs, strict=True) if not one.truncated]
+        assert whole
+        for one, other in whole:
+            assert other == pytest.approx(one, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["t5", "mbart", "nllb"])
+def test_other_families_translate_as_transformers(kind: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(kind)
+    named = dict(part.split("=") for part in NAMED[kind][1:].split("&"))
+    codes = {f"{key}_lang": named[name] for key, name in (("src", "source"), ("tgt", "target")) if name in named}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **codes)
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    language = tokenizer.convert_tokens_to_ids(named["target"]) if "target" in named else None
+    told = {"decoder_start_token_id" if kind == "mbart" else "forced_bos_token_id": language} if language else {}
+    expected = []
+    for sentence in SENTENCES:
+        text = named.get("prefix", "") + sentence
+        row = model.generate(**tokenizer([text], return_tensors="pt"), max_new_tokens=60, **told)[0].tolist()
+        names = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
+        expected.append(tokenizer.decode([i for i in row if i in names][:58]))
+    teacher = nat.load(name_of(folder))
+    assert teacher.translate(SENTENCES, max_length_factor=0.0, max_length_offset=58) == expected
+    assert any(expected)
+
+
+def test_a_teacher_is_converted_once(marian: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ctranslate2")
+    monkeypatch.setenv("NAT_CACHE", str(tmp_path / "cache"))
+    teacher, converted = nat.load(name_of(marian)), []
+    convert = hub_ctranslate2.convert
+    monkeypatch.setattr(hub_ctranslate2, "convert", lambda *words: [converted.append(words[2]), convert(*words)])
+    first = accelerate(teacher, Engine.CTRANSLATE2).translate(SENTENCES)
+    copy = tmp_path / "copy"  # of another name, with the same content
+    shutil.copytree(marian, copy)
+    assert accelerate(nat.load(f"hf:{copy}"), Engine.CTRANSLATE2).translate(SENTENCES) == first
+    assert converted == [ComputeType.FP32]
+    (folder,) = [entry.path for entry in entries(tmp_path / "cache") if entry.kind == Kind.ENGINES.value]
+    (folder / "model.bin").unlink()
+    assert accelerate(teacher, Engine.CTRANSLATE2).translate(SENTENCES) == first
+    accelerate(teacher, Engine.CTRANSLATE2, ComputeType.INT8)
+    assert converted == [ComputeType.FP32, ComputeType.FP32, ComputeType.INT8]
 
 
 def test_int8_distils(marian: Path, tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
@@ -252,3 +363,10 @@ def hub(marian: Path) -> Iterator[Hub]:
 def test_a_teacher_of_the_hub(hub: Hub, marian: Path, tmp_path: Path) -> None:
     done = hub.decode("hf:me/opus", SENTENCES[0], home=tmp_path / "home")
     assert done.stdout.splitlines() == nat.load(name_of(marian)).translate(SENTENCES[:1]), done.stderr
+
+
+def test_a_report_of_a_teacher_of_transformers(m2m100: Path, tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
+    text_words(tmp_path, pairs[:6])
+    words = [f"run_dirs=['{name_of(m2m100)}&beam_size=2&name=theirs']", f"output={tmp_path}/report"]
+    data = [f"data.{key}={value}" for key, value in {"test": f"{tmp_path}/train.tsv", "columns": "[en,de]"}.items()]
+    assert command(*words, "data=files", *data, name="report") == 0

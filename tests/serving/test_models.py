@@ -57,12 +57,12 @@ def test_a_graph_translates_as_its_run(base: Path, graph: Path) -> None:
 
 def test_a_graph_says_what_it_cannot(graph: Path) -> None:
     served = open_translator(str(graph), num_threads=1)
-    served.check("Save the file.", Options())
+    served.check(["Save the file.", "Open"], Options())
     for options, reason in ((Options(passes=2), "passes: this model"), (Options(terms=("x",)), "terms: this model")):
         with pytest.raises(ConfigError, match=reason):
-            served.check("Save the file.", options)
+            served.check(["Save the file."], options)
     with pytest.raises(DataError, match=r"\d+ tokens, but this model takes at most \d+"):
-        served.check("a b " * 3000, Options())
+        served.check(["Open", "a b " * 3000], Options())
 
 
 def test_a_damaged_graph_is_refused(base: Path, graph: Path) -> None:
@@ -88,20 +88,20 @@ def test_passes_are_those_of_each_line(base: Path) -> None:
     ]
     assert served.translate(LINES, options) == expected
     with pytest.raises(ConfigError, match="max_passes=1000000"):
-        served.check(LINES[0], Options(passes=1_000_000))
+        served.check(LINES, Options(passes=1_000_000))
 
 
 def test_terms_are_in_the_translation(base: Path) -> None:
     served = open_translator(str(base / "levenshtein"), num_threads=1)
     options = [Options(terms=("Datei",)), Options(), Options(terms=("Dialog", "OK")), Options()]
     for line, option in zip(LINES, options, strict=True):
-        served.check(line, option)
+        served.check([line], option)
     translated = served.translate(LINES, options)
     assert "Datei" in translated[0]
     assert "Dialog" in translated[2]
     assert "OK" in translated[2]
     with pytest.raises(ConfigError, match="terms: this model has no use for them"):
-        open_translator(str(base / "ctc"), num_threads=1).check(LINES[0], Options(terms=("Datei",)))
+        open_translator(str(base / "ctc"), num_threads=1).check(LINES, Options(terms=("Datei",)))
 
 
 class Serving:

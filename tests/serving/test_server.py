@@ -30,9 +30,9 @@ class Shouting:
         self.gate, self.sizes = threading.Event(), list[int]()
         self.gate.set()
 
-    def check(self, line: str, options: Options) -> None:
-        if len(line) > 200:
-            raise DataError(f"{len(line)} tokens, but this model takes at most 200")
+    def check(self, lines: Sequence[str], options: Options) -> None:
+        if len(longest := max(lines, key=len, default="")) > 200:
+            raise DataError(f"{len(longest)} tokens, but this model takes at most 200")
         if options.terms == ("never",):
             raise ConfigError("terms: this model has no use for them")
 
