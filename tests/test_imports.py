@@ -17,8 +17,8 @@ import nat
 PACKAGE = Path(nat.__file__).parent
 ROOMS = (  # from the ground up; a file in nat/ itself is a room
     "threads", "errors", "rows", "files", "progress", "config", "composition", "schedule", "table",  # the ground
-    "ops", "losses", "data", "nn", "search", "models", "runs", "scoring", "drawing", "decoding", "engines", "training",
-    "distill", "evaluation", "serving", "reporting", "doctor", "studies", "bench", "cli",
+    "ops", "losses", "data", "nn", "search", "models", "runs", "scoring", "drawing", "decoding", "engines", "web",
+    "training", "distill", "evaluation", "serving", "reporting", "doctor", "studies", "bench", "cli",
 )  # fmt: skip
 MODULES = {
     ".".join(("nat", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
