@@ -21,9 +21,9 @@ TYPES = {1: "N", 2: "?", 3: "C", 4: "U", 5: "X", 6: "B"}  # normal, unknown, con
 
 def piece_data(model: bytes, name: str) -> dict[str, Any]:
     """Of the bytes of a model. name: of it, for messages. Raises ConfigError for what the page does not know."""
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+    from sentencepiece import sentencepiece_model_pb2 as messages
 
-    proto = ModelProto.FromString(model)
+    proto = vars(messages)["ModelProto"].FromString(model)  # protobuf makes the class when it is imported
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     for what, present in (
         ("splits words or characters, not by BPE or a unigram model", trainer.model_type not in KINDS),
