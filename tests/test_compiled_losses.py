@@ -39,6 +39,7 @@ TECHNIQUES: list[tuple[str, dict[str, Any]]] = [
     ("insertion", {"distribution": "factored", "finalisation": "sequence", "loss": "uniform"}),
     ("levenshtein", {"share_decoders": "none", "copying": {"enabled": True}, "roll_in": "argmax"}),
     ("mask_predict", {"copying": {"enabled": True}, "length": {"summary": "token"}}),
+    ("mask_predict", {"loss": "axe"}),
     ("refinement", {"copying": {"enabled": True}}),
     (
         "vanilla",
@@ -50,6 +51,8 @@ TECHNIQUES: list[tuple[str, dict[str, Any]]] = [
             "decoder": {"num_layers": 2},
         },
     ),
+    ("vanilla", {"loss": "axe", "skip_target": 2.0}),
+    ("vanilla", {"loss": "oaxe", "truncation": 0.05}),
 ]
 NO_DECODER = ("kermit", "pointer_parallel")
 QUICK = ("ctc",)

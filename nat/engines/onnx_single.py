@@ -23,7 +23,8 @@ from nat.engines.onnx_graph import (
 )
 from nat.engines.onnx_products import Factor, Products, array, parameters, write_graph
 from nat.models.fertility import Fertility
-from nat.models.vanilla import DEFAULT_TAU, Copy, Vanilla
+from nat.models.vanilla import Vanilla
+from nat.nn.copied_inputs import DEFAULT_TAU, Copy
 from nat.nn.seq2seq import Seq2Seq
 
 INT64, FLOAT, DOUBLE = 7, 1, 11  # of ONNX

@@ -74,11 +74,12 @@ def batches(lengths: Sequence[int]) -> list[list[int]]:
 
 def run(session: Session, rows: Sequence[Sequence[int]], collapse: bool, **more: np.ndarray) -> list[list[int]]:
     """What a graph writes for rows of one length; graphs know no padding. collapse: it writes slots (B, A), whose
-    repetitions and blanks are no tokens; else tokens of one sentence at a time. more: other inputs of the graph."""
+    repetitions and blanks are no tokens; else tokens of one sentence at a time, in which blanks are none either. more:
+    other inputs of the graph."""
     parts = [rows] if collapse else [[row] for row in rows]
     paths = [session.run(["path"], {"tokens": np.array(part, dtype=np.int64), **more})[0] for part in parts]
     if not collapse:
-        return [path[0].tolist() for path in paths]
+        return [path[path != BLANK].tolist() for path in paths]
     keep = paths[0] != BLANK
     keep[:, 1:] &= paths[0][:, 1:] != paths[0][:, :-1]
     return [row[kept].tolist() for row, kept in zip(paths[0], keep, strict=True)]

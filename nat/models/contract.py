@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from nat.models.options import DecodingOptions
 from nat.nn.attention.base import Attention
 from nat.nn.embedding import Positions
 from nat.nn.limits import LengthLimits
+from nat.nn.token_losses import ForgivingLoss
+from nat.ops.editing import deletion, rearrange
 from nat.rows import Rows
 from nat.search.canvas import Canvas
 from nat.search.insertion import Texts
@@ -50,6 +52,18 @@ def cross_entropy_terms(entropy: CrossEntropy, *, name: str = "cross_entropy") -
         name: LossTerm(entropy.total, entropy.num_labels),
         "nll": LossTerm(entropy.nll, entropy.num_labels, weight=0.0),
     }
+
+
+def forgiving_terms(loss: ForgivingLoss, *, name: str) -> dict[str, LossTerm]:
+    """The loss of this name and the cross entropy, by their shares in what is trained on; how many tokens were left
+    out, where some are, and the plain negative log-likelihood, as statistics."""
+    terms, num_labels = cross_entropy_terms(loss.entropy), loss.entropy.num_labels
+    terms["cross_entropy"] = replace(terms["cross_entropy"], weight=loss.share)
+    num_used = num_labels
+    if loss.num_truncated is not None:
+        num_used = num_labels - loss.num_truncated
+        terms["truncated"] = LossTerm(loss.num_truncated, num_labels, weight=0.0)
+    return {name: LossTerm(loss.total, num_used, weight=1 - loss.share)} | terms
 
 
 @dataclass(frozen=True)
@@ -130,6 +144,13 @@ class Translation(Rows):
             truncated=none.bool() if truncated is None else truncated[rows].any(dim=1),
             history=() if history is None else tuple(history.select(column) for column in rows.T),
         )
+
+    def without(self, symbol: Symbol) -> Self:
+        """With this symbol, which means nothing, left out of the tokens; the scores are those of what was written."""
+        origin, valid = deletion((self.valid & (self.tokens != symbol)).flatten(0, 1), most=self.valid.size(2))
+        tokens = rearrange(self.tokens.flatten(0, 1), origin).masked_fill(~valid, int(Symbol.PAD))
+        shape = self.tokens.shape[:2]
+        return replace(self, tokens=tokens.unflatten(0, shape), valid=valid.unflatten(0, shape))
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ from torch import Tensor
 from nat.config import option
 from nat.data.batch import Batch, Phrases, Source
 from nat.data.vocabulary import Symbol, Vocabularies
-from nat.models.contract import LossTerm, Translation, TranslationModel, cross_entropy_terms
+from nat.models.contract import LossTerm, Translation, TranslationModel, cross_entropy_terms, forgiving_terms
 from nat.models.options import DecodingOptions, LengthBeamOptions
 from nat.nn.copying import Copying
 from nat.nn.length import LengthPredictor
 from nat.nn.limits import LengthLimits
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import Conditions, ParallelConfig, Seq2Seq
+from nat.nn.token_losses import EPS, TokenLoss, TokenLossConfig, forgiving_loss
 from nat.nn.transformer import Memory
 from nat.ops.placement import best_placement, window_sums
 from nat.ops.selection import lowest
@@ -44,9 +45,8 @@ class MaskPredict(TranslationModel):
     unlearnable = "longer than {limit}, or a length difference over length.max_offset"
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(ParallelConfig):
+    class Config(TokenLossConfig, ParallelConfig):
         length: LengthPredictor.Config = field(default_factory=lambda: LengthPredictor.Config(weight=1.0))
-        label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
         copying: Copying = field(default_factory=Copying)
 
     @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class MaskPredict(TranslationModel):
         self.net = Seq2Seq(
             config,
             vocabularies=vocabularies,
-            symbols=(Symbol.UNK,),
+            symbols=config.symbols,
             decoder=config.attentions(),
             copying=config.copying,
         )
@@ -88,13 +88,17 @@ class MaskPredict(TranslationModel):
     def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
         batch = batch.compact()
         memory, length_log_probs = self.length.encode(self.net, batch.source)
-        target, hidden = batch.target, self.hidden(batch, update)
-        states = self.states(target.tokens.masked_fill(hidden, MASK), target.valid, memory)
-        entropy = self.net.head(memory).cross_entropy(
-            states, target.tokens, hidden, label_smoothing=self.config.label_smoothing
-        )
         length = LossTerm(*self.length.loss(length_log_probs, batch), weight=self.config.length.weight)
-        return cross_entropy_terms(entropy) | {"length": length}
+        return self.token_terms(batch, memory, update=update) | {"length": length}
+
+    def token_terms(self, batch: Batch, memory: Memory, *, update: int) -> dict[str, LossTerm]:
+        target, hidden, config = batch.target, self.hidden(batch, update), self.config
+        states, head = self.states(target.tokens.masked_fill(hidden, MASK), target.valid, memory), self.net.head(memory)
+        if config.loss is not TokenLoss.CROSS_ENTROPY:
+            loss = forgiving_loss(config, head, states, target, hidden, update=update)
+            return forgiving_terms(loss, name=config.loss.value)
+        entropy = head.cross_entropy(states, target.tokens, hidden, label_smoothing=config.label_smoothing)
+        return cross_entropy_terms(entropy)
 
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, MaskPredict.Decoding)
@@ -110,7 +114,7 @@ class MaskPredict(TranslationModel):
             least_passes=passes_of(int(canvas.rows[TOTAL].min()), limit=decoding.max_passes),
             history=decoding.history,
         )
-        return Translation.best_of(
+        translation = Translation.best_of(
             refined.canvas,
             decoding,
             copies=beam.copies,
@@ -118,6 +122,7 @@ class MaskPredict(TranslationModel):
             calls=refined.calls + calls,
             history=refined.history(as_it_is),
         )
+        return translation.without(EPS) if EPS in self.config.symbols else translation
 
     def start(self, beam: LengthBeam, decoding: Decoding) -> tuple[Canvas, LengthBeam, Int[Tensor, " N"]]:
         """Nothing but masks; or a draft, and phrases where they cost least. Returns the canvas, the beam with the

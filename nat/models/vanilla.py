@@ -6,33 +6,26 @@ supervision (Huang et al. 2022, https://arxiv.org/abs/2110.07515) as options.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import Enum
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nat.config import option
 from nat.data.batch import Batch, Source
-from nat.data.vocabulary import Symbol, Vocabularies
+from nat.data.vocabulary import Vocabularies
 from nat.errors import ConfigError
-from nat.models.contract import LossTerm, Translation, TranslationModel, cross_entropy_terms
+from nat.models.contract import LossTerm, Translation, TranslationModel, cross_entropy_terms, forgiving_terms
 from nat.models.options import DecodingOptions, LengthBeamOptions
+from nat.nn.copied_inputs import CopiedInputConfig
 from nat.nn.copying import Copying
 from nat.nn.glancing import SinglePassConfig, glanced_cross_entropy
 from nat.nn.length import LengthPredictor
 from nat.nn.limits import LengthLimits
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import ParallelConfig, Seq2Seq
-from nat.ops.copying import soft_copy, uniform_copy
+from nat.nn.token_losses import EPS, TokenLoss, TokenLossConfig, forgiving_loss
+from nat.nn.transformer import Memory
 from nat.search.canvas import Canvas
 from nat.search.refine import History
-
-DEFAULT_TAU = 0.3
-
-
-class Copy(Enum):
-    UNIFORM = "uniform"
-    SOFT = "soft"
 
 
 class Vanilla(TranslationModel):
@@ -41,18 +34,21 @@ class Vanilla(TranslationModel):
     unlearnable = "longer than {limit}, or a length difference over length.max_offset"
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(SinglePassConfig, ParallelConfig):
+    class Config(SinglePassConfig, TokenLossConfig, CopiedInputConfig, ParallelConfig):
         length: LengthPredictor.Config = field(default_factory=LengthPredictor.Config)
-        copy: Copy = option(Copy.UNIFORM, "decoder input: source embeddings copied uniformly, or softly by distance")
-        copy_tau: float | None = option(
-            None, f"copy=soft: how far a position looks around, in source tokens; null: {DEFAULT_TAU}", above=0
-        )
-        label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
         copying: Copying = field(default_factory=Copying)
 
         def __post_init__(self) -> None:
-            if self.copy_tau is not None and self.copy is not Copy.SOFT:
-                raise ConfigError(f"copy_tau={self.copy_tau}: has no effect without copy=soft")
+            TokenLossConfig.__post_init__(self)
+            CopiedInputConfig.__post_init__(self)
+            if self.loss is TokenLoss.CROSS_ENTROPY:
+                return
+            for name, present in (
+                ("glancing", self.glancing.start > 0 or self.glancing.end > 0),
+                ("deep_supervision", self.deep_supervision.enabled),
+            ):
+                if present:
+                    raise ConfigError(f"loss={self.loss.value}: not with {name}, which knows the place of every token")
 
     @dataclass(frozen=True)
     class Decoding(LengthBeamOptions):
@@ -64,7 +60,7 @@ class Vanilla(TranslationModel):
         self.net = Seq2Seq(
             config,
             vocabularies=vocabularies,
-            symbols=(Symbol.UNK,),
+            symbols=config.symbols,
             decoder=config.attentions(),
             deep=config.deep_supervision.enabled,
             copying=config.copying,
@@ -75,35 +71,39 @@ class Vanilla(TranslationModel):
         self, source: Source, lengths: Int[Tensor, " B"], *, width: int | None = None
     ) -> tuple[Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
         """Decoder inputs without positions, for targets of these lengths, and where they are valid."""
-        if self.config.copy is Copy.UNIFORM:
-            index, valid = uniform_copy(source.lengths, lengths, width=width)
-            return self.net.embeddings.source(source.tokens.gather(1, index)), valid
-        embedded = self.net.embeddings.source(source.tokens)
-        weights, valid = soft_copy(
-            source.lengths, lengths, source_width=embedded.size(1), tau=self.config.copy_tau or DEFAULT_TAU, width=width
-        )
-        return weights.to(embedded.dtype) @ embedded, valid  # (B, T, S) @ (B, S, D)
+        return self.config.inputs(self.net, source, lengths, width=width)
 
     def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
         batch = batch.compact()
-        source, target = batch.source, batch.target
-        memory, length_log_probs = self.length.encode(self.net, source)
-        x, _ = self.copied(source, target.lengths, width=target.tokens.size(1))
+        memory, length_log_probs = self.length.encode(self.net, batch.source)
+        length = LossTerm(*self.length.loss(length_log_probs, batch), weight=self.config.length.weight)
+        return self.token_terms(batch, memory, update=update) | {"length": length}
+
+    def token_terms(self, batch: Batch, memory: Memory, *, update: int) -> dict[str, LossTerm]:
+        target, config = batch.target, self.config
+        x, valid = self.copied(batch.source, target.lengths, width=target.tokens.size(1))
+        if config.loss is not TokenLoss.CROSS_ENTROPY:
+            states = self.net.states(self.net.place(x), target.mask, memory)
+            loss = forgiving_loss(config, self.net.head(memory), states, target, valid, update=update)
+            return forgiving_terms(loss, name=config.loss.value)
         entropy = glanced_cross_entropy(
             self.net,
             x,
             target,
             memory,
             RowRandom.of_pairs(batch, seed=update),
-            self.config,
+            config,
             update=update if self.training else None,
-            label_smoothing=self.config.label_smoothing,
+            label_smoothing=config.label_smoothing,
         )
-        length = LossTerm(*self.length.loss(length_log_probs, batch), weight=self.config.length.weight)
-        return cross_entropy_terms(entropy) | {"length": length}
+        return cross_entropy_terms(entropy)
 
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """log p(T|x) + sum of log p(y_t|x, T)."""
+        if EPS in self.config.symbols:
+            raise ConfigError(
+                "a Vanilla model of loss=axe cannot score given targets: what it skips may stand anywhere"
+            )
         batch = batch.compact()
         memory, length_log_probs = self.length.encode(self.net, batch.source)
         lengths = batch.target.lengths
@@ -119,13 +119,14 @@ class Vanilla(TranslationModel):
         x, valid = self.copied(beam.source, beam.lengths)
         states = self.net.states(self.net.place(x), valid, beam.memory)
         tokens, scores = decoding.choose(self.net.head(beam.memory), states, decoding.random(source))
-        return Translation.best_of(
+        translation = Translation.best_of(
             replace(Canvas.start(tokens, valid), scores=scores),
             decoding,
             copies=beam.copies,
             extra_scores=beam.scores,
             history=History.of_one_pass(tokens, valid, scores) if decoding.history else None,
         )
+        return translation.without(EPS) if EPS in self.config.symbols else translation
 
     @property
     def length_limits(self) -> LengthLimits:

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from builders import make_run
 
@@ -46,6 +47,7 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {  # what can be exported: model 
     "ctc_fast": ("ctc", {"factored_blank": True, "decoder": {"cross_attention": False}}),
     "vanilla": ("vanilla", {}),
     "vanilla_token": ("vanilla", {"length": {"summary": "token"}, "copy": "soft", "size": {"norm": "post"}}),
+    "vanilla_axe": ("vanilla", {"loss": "axe"}),
     "vanilla_deep": ("vanilla", {"deep_supervision": {"enabled": True}}),
     "fertility": ("fertility", {}),
     "fertility_deep": ("fertility", {"deep_supervision": {"enabled": True}, "size": {"norm": "post"}}),
@@ -182,6 +184,14 @@ def test_a_graph_can_be_kept_from_writing_unk(
     expected = tokens(run, lines, allow_unknown=False)
     assert not any(int(Symbol.UNK) in row for row in expected)
     assert tokens(found, lines, allow_unknown=False) == expected
+
+
+def test_what_a_position_skips_is_no_token() -> None:
+    class Graph:
+        def run(self, names: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return [np.array([[9, int(Symbol.BLANK), 9, int(Symbol.UNK), int(Symbol.BLANK)]])]
+
+    assert translate.run(Graph(), [[7, 8]], False) == [[9, 9, int(Symbol.UNK)]]  # type: ignore[arg-type]
 
 
 def test_passes_do_what_the_run_does_with_them(
