@@ -294,6 +294,7 @@ def test_every_model_has_a_recipe_and_every_recipe_is_accepted(size: str) -> Non
         assert (glancing["start"] > 0) == ("glancing" in recipe or recipe == "ctc_fast")
         assert glancing["start"] == 0 or glancing["updates"] == 77, "the ratio falls over the whole run"
         assert plain["model"].get("deep_supervision", {}).get("enabled", False) == ("deep" in recipe)
+        assert "oaxe" not in recipe or plain["model"]["annealing"]["updates"] == 77
     assert found == set(MODELS)
 
 
@@ -302,6 +303,8 @@ FIELD = {  # target tokens an update, dropout, label smoothing, beta2, clip (the
     "vanilla": (65536, 0.1, 0.1, 0.98, 1.0),
     "vanilla_glancing": (65536, 0.1, 0.1, 0.999, 5.0),
     "vanilla_deep": (131072, 0.1, 0.1, 0.98, 2.0),
+    "vanilla_axe": (131072, 0.1, 0.1, 0.98, 1.0),
+    "vanilla_oaxe": (131072, 0.1, 0.1, 0.98, 1.0),
     "fertility": (65536, 0.1, 0.0, 0.98, 1.0),
     "refinement": (65536, 0.3, 0.1, 0.98, 1.0),
     "mask_predict": (131072, 0.2, 0.1, 0.98, 1.0),
