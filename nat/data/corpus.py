@@ -65,6 +65,9 @@ class DataConfig:
     source: str = option("en", "name of the source column or language")
     target: str = option("de", "name of the target column, or of several, de+fr: each row gives a pair for each")
     fertilities: str | None = option(None, "name of the column of fertilities, if the training pairs have one")
+    weights: str | None = option(
+        None, "name of the column of weights: an epoch has one pair of each source, drawn by them; see nat-distill"
+    )
     train: str | list[str] | None = option(None, "location of the training pairs")
     valid: str | list[str] | None = option(None, "location of the validation pairs")
     test: str | list[str] | None = option(None, "location of the test pairs")
@@ -91,16 +94,19 @@ class DataConfig:
             value = getattr(self, split)
             try:
                 kind = None if value is None else parse_location(value).format
-                if self.fertilities is not None and split == "train" and kind not in (None, *LISTS):
-                    raise ConfigError(
-                        f"holds no column of numbers for fertilities={self.fertilities}: give a .jsonl, .json or "
-                        ".parquet file, such as nat-distill writes"
-                    )
+                for key, column in (("fertilities", self.fertilities), ("weights", self.weights)):
+                    if column is not None and split == "train" and kind not in (None, *LISTS):
+                        raise ConfigError(
+                            f"holds no column of numbers for {key}={column}: give a .jsonl, .json or .parquet file, "
+                            "such as nat-distill writes"
+                        )
             except ConfigError as error:
                 errors.append(f"{split}={value}: {error}")
         errors += self._wrong_columns()
         if self.source_words is not None and self.fertilities is not None:
             errors.append(f"source_words={self.source_words}: fertilities={self.fertilities} count whole sources")
+        if self.streaming and self.weights is not None:
+            errors.append(f"weights={self.weights}: a stream does not draw by them; leave streaming=false")
         if errors:
             raise ConfigError("\n".join(errors))
 
@@ -136,9 +142,10 @@ def read_corpus(config: DataConfig, split: str) -> Dataset | TextStream:
 
     Columns: source and target text, and line, the 1-based line (Parquet, hub: row) number; under data.source_words
     also cut, whether the source had more words; under data.fertilities also fertilities, one number for each source
-    token: always of the training pairs, and of the others if their first row has that column; under
-    data.on_bad_line=skip also malformed, True for a line that could not be read and has two empty texts instead. A
-    Dataset is memory-mapped from the cache; training pairs under data.streaming are a TextStream.
+    token: always of the training pairs, and of the others if their first row has that column; under data.weights also
+    weight, of the training pairs; under data.on_bad_line=skip also malformed, True for a line that could not be read
+    and has two empty texts instead. A Dataset is memory-mapped from the cache; training pairs under data.streaming are
+    a TextStream.
     Raises ConfigError if the split has no location, DataError for whatever is wrong with its files.
     """
     _quiet()
@@ -153,6 +160,8 @@ def read_corpus(config: DataConfig, split: str) -> Dataset | TextStream:
         features["malformed"] = Value("bool")
     if name is not None:
         features["fertilities"] = List(Value("int32"))
+    if config.weights is not None and split == "train":
+        features["weight"] = Value("float32")
     is_streamed = config.streaming and split == "train"
 
     def readers() -> Sequence[TextReader]:
@@ -180,7 +189,10 @@ def readers_of(config: DataConfig, split: str, fertilities: str | None, *, is_st
         hub = HubReader(location.paths[0], SPLITS[split], *names, config.hub_config, config.streaming, cache, bad)
         return hub.shards() if is_streamed else [hub]
     columns = None if config.columns is None else tuple(config.columns)
-    return [Reader(shard, config.source, config.target, columns, fertilities, bad) for shard in location.shards()]
+    weights = config.weights if split == "train" else None
+    return [
+        Reader(shard, config.source, config.target, columns, fertilities, bad, weights) for shard in location.shards()
+    ]
 
 
 def _fertilities(config: DataConfig, split: str, location: Location) -> str | None:

@@ -142,8 +142,8 @@ def target_columns(target: str, columns: Collection[str]) -> list[str]:
 @dataclass(frozen=True)
 class Reader:
     """The rows of one split. source, target: names of the two columns, or of several target columns, each of which
-    gives a row; columns: see DataConfig; fertilities: name of their column, if they are wanted; on_bad_line: see
-    `malformed_row`."""
+    gives a row; columns: see DataConfig; fertilities, weights: names of their columns, if they are wanted;
+    on_bad_line: see `malformed_row`."""
 
     location: Location
     source: str
@@ -151,6 +151,7 @@ class Reader:
     columns: tuple[str, ...] | None = None
     fertilities: str | None = None
     on_bad_line: OnBadLine = OnBadLine.STOP
+    weights: str | None = None
 
     def rows(self) -> Iterator[Row]:
         """Rows {source, target, line} from the first. Raises DataError at whatever cannot be read."""
@@ -180,6 +181,8 @@ class Reader:
         options = [VERSION, self.location.format.value, self.source, self.target, repr(self.columns)]
         if self.fertilities is not None:
             options += ["fertilities", self.fertilities]
+        if self.weights is not None:
+            options += ["weights", self.weights]
         if self.on_bad_line is OnBadLine.SKIP:
             options.append("skip")
         return digest(*options, *contents)
@@ -241,10 +244,13 @@ class Reader:
 
     @property
     def _malformed(self) -> Row | None:
-        return malformed_row(self.on_bad_line, fertilities=self.fertilities is not None)
+        numbers: Row = {} if self.fertilities is None else {"fertilities": []}
+        return malformed_row(self.on_bad_line, numbers if self.weights is None else numbers | {"weight": 0.0})
 
     def _picked(self, item: Any, where: str, number: int) -> list[Row]:
-        return pick(item, self.source, self.target, where, number, fertilities=self.fertilities)
+        rows = pick(item, self.source, self.target, where, number, fertilities=self.fertilities)
+        weight = {} if self.weights is None else {"weight": _weight(item, self.weights, where)}
+        return [row | weight for row in rows]
 
     def _parquet_items(self, path: str, place: Place) -> Iterator[tuple[int, Any]]:
         try:
@@ -254,8 +260,7 @@ class Reader:
                 present = [name for name in columns if name in names]
                 if not present:
                     raise DataError(f"{path}: no column '{self.source}' (columns: {', '.join(names)})")
-                if self.fertilities is not None and self.fertilities in names:
-                    present.append(self.fertilities)
+                present += [name for name in (self.fertilities, self.weights) if name is not None and name in names]
                 groups, skipped = _groups_after(file.metadata, place.number)
                 batches = file.iter_batches(row_groups=groups, columns=present)
                 items = (item for batch in batches for item in batch.to_pylist())
@@ -289,11 +294,12 @@ def rows_of(
         yield from rows if malformed is None else (row | {"malformed": False} for row in rows)
 
 
-def malformed_row(on_bad_line: OnBadLine, *, fertilities: bool = False) -> Row | None:
-    """See `rows_of`: two empty texts that are marked as `malformed`; None under OnBadLine.STOP."""
+def malformed_row(on_bad_line: OnBadLine, numbers: Row | None = None) -> Row | None:
+    """See `rows_of`: two empty texts that are marked as `malformed`, with what stands for their numbers; None under
+    OnBadLine.STOP."""
     if on_bad_line is OnBadLine.STOP:
         return None
-    return {"source": "", "target": "", "malformed": True} | ({"fertilities": []} if fertilities else {})
+    return {"source": "", "target": "", "malformed": True} | (numbers or {})
 
 
 def has_column(location: Location, name: str) -> bool:
@@ -337,11 +343,22 @@ def pick(item: Any, source: str, target: str, where: str, number: int, *, fertil
     return [{"source": item[source], "target": item[name], "line": number} | numbers for name in targets]
 
 
-def _whole_numbers(item: Any, name: str, where: str) -> list[int]:
+def _value(item: Any, name: str, where: str) -> Any:
     if not isinstance(item, dict) or name not in item:
         names = ", ".join(map(str, item)) if isinstance(item, dict) else ""
         raise DataError(f"{where}: no '{name}' (there is: {names or 'nothing'})")
-    value = item[name]
+    return item[name]
+
+
+def _weight(item: Any, name: str, where: str) -> float:
+    value = _value(item, name, where)
+    if type(value) not in (int, float) or not 0 <= value < LARGEST:
+        raise DataError(f"{where}: '{name}' is {str(value)[:40]}, a number from 0 is needed")
+    return float(value)
+
+
+def _whole_numbers(item: Any, name: str, where: str) -> list[int]:
+    value = _value(item, name, where)
     if not isinstance(value, list) or not all(type(n) is int and 0 <= n < LARGEST for n in value):
         raise DataError(f"{where}: '{name}' is {str(value)[:40]}, a list of whole numbers from 0 is needed")
     return value

@@ -21,9 +21,11 @@ from nat.data.references import Reference
 from nat.data.streaming import StreamingCorpus
 from nat.data.streams import TextStream
 from nat.data.tokenizer import Tokenizers
+from nat.data.weights import Weights
 from nat.errors import DataError
 
 VERSION = "1"  # part of the cache key: raise it when the ids of a text change
+DRAWS = 1  # a stream of random numbers beside that of the batches
 LOOKED_AT = 1 << 16  # padded tokens of the pairs that a model judges together
 
 
@@ -33,7 +35,7 @@ class TokenizedCorpus:
 
     texts_table, table: texts and ids of all pairs. key: of both. rows: (N,) the kept rows of both. source_lengths,
     target_lengths: (N,) int32 tokens without special symbols. lines: (N,) int64 line numbers in the file, from 1.
-    cache: the folder in which it stands.
+    cache: the folder in which it stands. weights: by which those of an epoch are drawn; None: it has them all.
     """
 
     texts_table: Dataset
@@ -45,6 +47,7 @@ class TokenizedCorpus:
     lines: np.ndarray
     report: DropReport
     cache: Path
+    weights: Weights | None = None
 
     def __post_init__(self) -> None:
         if not len(self.rows):
@@ -102,6 +105,7 @@ class TokenizedCorpus:
             source_lengths=self.source_lengths[keep],
             target_lengths=self.target_lengths[keep],
             lines=self.lines[keep],
+            weights=None if self.weights is None else self.weights.take(keep),
             report=self.report.drop(reason, self.lines[~keep]),
         )
 
@@ -143,10 +147,25 @@ class TokenizedCorpus:
         canvas_length: CanvasLength | None = None,
     ) -> Iterator[Update]:
         """See `batching.Updates`. Skipped updates are not read."""
-        lengths = (self.source_lengths, self.target_lengths)
+        corpus = self._drawn(seed, epoch)
+        lengths = (corpus.source_lengths, corpus.target_lengths)
         plan = plan_updates(*lengths, tokens_per_update, seed=(seed, epoch), canvas_length=canvas_length)
         for indices in plan[skip:]:
-            yield Update(self.table, self.rows[indices])
+            yield Update(self.table, corpus.rows[indices])
+
+    def _drawn(self, seed: int, epoch: int) -> TokenizedCorpus:
+        """The pairs that this epoch has, see `Weights`."""
+        if self.weights is None:
+            return self
+        chosen = self.weights.draw(np.random.default_rng((seed, epoch, DRAWS)))
+        return replace(
+            self,
+            rows=self.rows[chosen],
+            source_lengths=self.source_lengths[chosen],
+            target_lengths=self.target_lengths[chosen],
+            lines=self.lines[chosen],
+            weights=None,
+        )
 
 
 Corpus = TokenizedCorpus | StreamingCorpus
@@ -188,7 +207,10 @@ def prepare(config: DataConfig, split: str, tokenizers: Tokenizers, *, filtered:
         report = report.drop(beyond_limit(config.limit), lines[rows[config.limit :]])
         rows = rows[: config.limit]
     kept_lengths = (lengths.source_tokens[rows], lengths.target_tokens[rows])
-    return TokenizedCorpus(texts, encoded.table, key, rows, *kept_lengths, lines[rows], report, cache)
+    weights = None
+    if "weight" in texts.column_names:
+        weights = Weights.of(_column(texts, "weight"), texts.data.column("source")).take(rows)
+    return TokenizedCorpus(texts, encoded.table, key, rows, *kept_lengths, lines[rows], report, cache, weights)
 
 
 def _column(table: Dataset, name: str) -> np.ndarray:

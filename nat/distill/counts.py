@@ -21,6 +21,7 @@ from nat.scoring.scores import BleuCounts
 from nat.scoring.tokenization import BleuTokenizer, Scripts
 
 UNKNOWN = "unknown"  # marks a shard's line whose target holds an <unk>
+RAW = "raw"  # marks one whose target is the corpus's own; in a shard, with its mean log-probability a token
 
 Line = dict[str, Any]
 
@@ -49,9 +50,10 @@ class FertilityCounts:
 class Counts:
     """Of the lines of a shard, or of several whose counts are added: all of one BLEU tokenizer.
 
-    num_bytes: of the shard's file. num_lines, num_best, num_empty, num_truncated: lines that are kept; of each source
-    the best; those without a word; those cut at the length limit. num_unknown: lines that are left out. scores: the sum
-    of the num_scored scores of the best, in ten-thousandths, to which they are rounded, so that it is exact.
+    num_bytes: of the shard's file; all else is of the teacher's translations. num_lines, num_best, num_empty,
+    num_truncated: lines that are kept; of each source the best; those without a word; those cut at the length limit.
+    num_unknown: lines that are left out. scores: the sum of the num_scored scores of the best, in ten-thousandths, to
+    which they are rounded, so that it is exact.
     scripts: of the original targets. bleu: against them, by `tokenizer`.
     """
 
@@ -82,6 +84,7 @@ class Counts:
 
 def count(job: Job, shard: int, lines: Sequence[Line], text: str, tokenizer: BleuTokenizer | None = None) -> Counts:
     """Of a shard's lines, which as a file are `text`. tokenizer: None: the one that its own targets need."""
+    lines = [line for line in lines if RAW not in line]
     kept = [line for line in lines if UNKNOWN not in line]
     best = [line for line in kept if line["rank"] == 0]
     outputs, references = compared(job, job.shards.items(shard), best)

@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from nat.config import option, to_plain
@@ -30,7 +31,16 @@ from nat.runs.lock import FolderLock
 from nat.training.run import keep_learnable
 
 CORPUS, MANIFEST = "train.jsonl", "manifest.json"
-COLUMNS = ("score", "line", "rank", "truncated", "unknown", "fertilities")  # beside those of the source and target
+COLUMNS = (
+    "score",
+    "line",
+    "rank",
+    "truncated",
+    "unknown",
+    "fertilities",
+    "weight",
+    "raw",
+)  # beside those of the source and target
 
 
 class Targets(Enum):
@@ -47,6 +57,18 @@ class DistillConfig(DecodingConfig):
     output: str = option(help="folder of the distilled corpus; the same command with the same folder resumes")
     split: str = option("train", "split whose sources are translated: train, valid or test")
     targets: Targets = option(Targets.TEACHER, "the teacher's translations, or those of the corpus, with its score")
+    scorer: str | None = option(
+        None, "run folder of a model that scores: of several candidates of a source the one it finds likeliest is taken"
+    )
+    weights: bool = option(
+        False, "all candidates of a source, with a column of weights: how probable each is among them"
+    )
+    raw_share: float = option(
+        0.0,
+        "share of the pairs that keep their own target: those that scorer (null: the teacher) finds likeliest, a token",
+        minimum=0,
+        maximum=1,
+    )
     fertilities: FertilitySource | None = option(
         None, "adds a column of fertilities from attention (the teacher's), aligner (a word aligner) or alignments"
     )
@@ -70,6 +92,8 @@ class DistillConfig(DecodingConfig):
             if self.targets is not Targets.CORPUS:
                 errors.append("fertilities=alignments: needs targets=corpus, since a file aligns given targets")
         if self.targets is Targets.CORPUS:
+            given = {"scorer": self.scorer, "weights": self.weights, "raw_share": self.raw_share}
+            errors += [f"{key}={value}: has no effect with targets=corpus" for key, value in given.items() if value]
             idle = [key for key in self.decoding if key not in OF_EVERY_METHOD]
             idle += [CUDA_GRAPHS] if self.decoding.get(CUDA_GRAPHS) else []
             errors += [f"decoding.{key}: has no effect with targets=corpus, which decodes nothing" for key in idle]
@@ -85,6 +109,7 @@ class Job:
 
     config: DistillConfig
     teacher: Translator
+    scorer: Translator | None
     data: DataConfig
     corpus: TokenizedCorpus
     decoding: DecodingOptions
@@ -108,7 +133,8 @@ def prepare_job(config: DistillConfig, lock: FolderLock | None) -> Job:
     options = ({"allow_unknown": False} if writes_text else {}) | config.decoding
     teacher, decoding, batches = decoding_options(run, options, config.engine)
     check_abilities(config, teacher)
-    data, corpus = prepare_corpus(config, teacher)
+    scorer = open_scorer(config, decoding, teacher)
+    data, corpus = prepare_corpus(config, teacher, scorer)
     alignments = None
     if config.alignments is not None:
         alignments = AlignmentFile.read(Path(config.alignments))
@@ -122,7 +148,9 @@ def prepare_job(config: DistillConfig, lock: FolderLock | None) -> Job:
         "decoding": to_plain(decoding),
         "shard_size": config.shard_size,
     } | identity_of_extras(config, teacher)
-    job = Job(config, teacher, data, corpus, decoding, batches, alignments, Path(config.output), identity)
+    if scorer is not None:
+        identity["scorer_weights_sha256"] = weights_digest(scorer.folder)
+    job = Job(config, teacher, scorer, data, corpus, decoding, batches, alignments, Path(config.output), identity)
     if lock is not None:
         lock.acquire()
         if claim(job.folder, identity, kind="a distillation", option=f"output={job.folder}"):
@@ -146,13 +174,38 @@ def check_abilities(config: DistillConfig, teacher: Translator) -> None:
         WordAligner()
 
 
-def prepare_corpus(config: DistillConfig, teacher: Translator) -> tuple[DataConfig, TokenizedCorpus]:
-    """The pairs of the split that the teacher can translate, or score with targets=corpus; the others are counted."""
+def open_scorer(config: DistillConfig, decoding: DecodingOptions, teacher: Translator) -> Translator | None:
+    """What ranks candidates and judges the corpus's own targets, where another than the teacher does. Raises
+    ConfigError where it cannot score, or nothing is asked of it or of the weights."""
+    several = decoding.num_candidates > 1
+    if config.weights and not several:
+        raise ConfigError("weights=true: has no effect with decoding.num_candidates=1")
+    if config.scorer is None:
+        scorer = teacher if config.raw_share > 0 else None
+    elif several or config.raw_share > 0:
+        scorer = load(config.scorer, device=config.device.value)
+    else:
+        raise ConfigError(f"scorer={config.scorer}: has no effect with decoding.num_candidates=1 and raw_share=0")
+    if scorer is not None:
+        option = "raw_share: the teacher" if config.scorer is None else f"scorer={config.scorer}"
+        try:
+            with torch.inference_mode():
+                scorer.model.score(collate([Pair([7], [7])]).to(scorer.device))
+        except ConfigError as error:
+            raise ConfigError(f"{option}: {error}") from None
+    return None if config.scorer is None else scorer
+
+
+def prepare_corpus(
+    config: DistillConfig, teacher: Translator, scorer: Translator | None = None
+) -> tuple[DataConfig, TokenizedCorpus]:
+    """The pairs of the split that the teacher can translate, or score with targets=corpus, and that the scorer can
+    read; the others are counted."""
     if config.data.get("fertilities") is not None:
         raise ConfigError(
             f"data.fertilities={config.data['fertilities']}: nat-distill makes fertilities, it reads none"
         )
-    data = data_options(teacher, {**config.data, "fertilities": None}).absolute()
+    data = data_options(teacher, {**config.data, "fertilities": None, "weights": None}).absolute()
     for key in ("source", "target"):
         if getattr(data, key) in COLUMNS:
             raise ConfigError(f"data.{key}={getattr(data, key)}: this name is that of a column which nat-distill adds")
@@ -166,6 +219,11 @@ def prepare_corpus(config: DistillConfig, teacher: Translator) -> tuple[DataConf
         if limit is not None:
             reason = f"whose source is longer than the teacher reads, {limit} tokens"
             corpus = corpus.select(corpus.source_lengths <= limit, reason)
+    limit = None if scorer is None else scorer.model.max_source_length
+    if scorer is not None and limit is not None:
+        sources, _ = corpus.texts(range(len(corpus)))
+        fits = [length <= limit for length in scorer.tokenizers.source.encode_many(sources).lengths]
+        corpus = corpus.select(np.array(fits), f"whose source is longer than the scorer reads, {limit} tokens")
     return data, corpus
 
 
@@ -178,6 +236,8 @@ def identity_of_extras(config: DistillConfig, teacher: Translator) -> dict[str, 
         extras[PRECISION] = teacher.computed_in
     if config.targets is Targets.CORPUS:
         extras["targets"] = config.targets.value
+    extras |= {"weights": True} if config.weights else {}
+    extras |= {"raw_share": config.raw_share} if config.raw_share else {}
     if config.fertilities is not None:
         extras["fertilities"] = {"source": config.fertilities.value}
     if config.fertilities is FertilitySource.ATTENTION:

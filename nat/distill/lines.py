@@ -15,6 +15,7 @@ from nat.decoding.batched import Decoded
 from nat.distill.counts import UNKNOWN, Line
 from nat.distill.fertilities import FertilitySource, WordAligner, attention_fertilities, link_fertilities
 from nat.distill.job import Job, Targets
+from nat.distill.variants import add_weights, own_targets, ranked, selected
 from nat.progress import Progress
 
 READ_AT_ONCE = 1000  # lines that are tokenised and aligned together
@@ -39,14 +40,20 @@ def shard_lines(job: Job, indices: np.ndarray, progress: Progress) -> list[Line]
 
 
 def translations(job: Job, indices: np.ndarray, progress: Progress) -> list[Line]:
-    """The teacher's translations of each source, the best first; a source that occurs again is decoded once."""
+    """The teacher's translations of each source, the best first; a source that occurs again is decoded once. Before
+    them, where some pairs are to keep their own target, that of the pair."""
     sources, _ = job.corpus.texts(indices)
     texts = list(dict.fromkeys(sources))
     answers = job.teacher.decode(texts, decoding=job.decoding, batches=job.batches, advance=progress.advance)
-    decoded = dict(zip(texts, answers, strict=True))
+    decoded = dict(zip(texts, ranked(job, texts, answers), strict=True))
     progress.advance(len(sources) - len(texts))
-    numbers = job.corpus.lines[indices].tolist()
-    return [line for i, source in enumerate(sources) for line in translated(job, source, numbers[i], decoded[source])]
+    lines: list[Line] = []
+    for source, number, own in zip(sources, job.corpus.lines[indices].tolist(), own_targets(job, indices), strict=True):
+        hypotheses = translated(job, source, number, decoded[source])
+        if job.config.weights:
+            add_weights(hypotheses)
+        lines += own + hypotheses
+    return lines
 
 
 def translated(job: Job, source: str, number: int, decoded: Decoded) -> list[Line]:
@@ -85,25 +92,25 @@ def add(lines: Sequence[Line], fertilities: Sequence[list[int]]) -> None:
         line["fertilities"] = numbers
 
 
-def kept_lines(job: Job, shards: Iterable[int] | None = None) -> Iterator[list[Line]]:
-    """The lines of shards (None: all) in corpus order, READ_AT_ONCE together, without those that hold an <unk>. Raises
-    DataError where one is damaged."""
+def kept_lines(job: Job, shards: Iterable[int] | None = None, *, raw: np.ndarray | None = None) -> Iterator[list[Line]]:
+    """The lines of shards (None: all) in corpus order, READ_AT_ONCE together, without those that hold an <unk>. raw:
+    see `raw_pairs`, with all shards. Raises DataError where one is damaged."""
     paths = (job.shards.path(shard) for shard in (range(len(job.shards)) if shards is None else shards))
-    lines = (line for path in paths for _, line in read_json_lines(path) if UNKNOWN not in line)
+    lines = selected((line for path in paths for _, line in read_json_lines(path) if UNKNOWN not in line), raw)
     while chunk := list(islice(lines, READ_AT_ONCE)):
         yield chunk
 
 
-def aligned_lines(job: Job) -> Iterator[list[Line]]:
+def aligned_lines(job: Job, *, raw: np.ndarray | None = None) -> Iterator[list[Line]]:
     """Like `kept_lines`, with fertilities of an aligner that has seen them all."""
     aligner = WordAligner()
     total = 2 * len(job.corpus) * job.decoding.num_candidates
     with Progress("align", total=total, unit="sentences") as progress:
-        for lines in kept_lines(job):
+        for lines in kept_lines(job, raw=raw):
             aligner.add(read_pairs(job, lines))
             progress.advance(len(lines))
         aligner.learn()
-        for lines in kept_lines(job):
+        for lines in kept_lines(job, raw=raw):
             pairs = read_pairs(job, lines)
             add(lines, link_fertilities(pairs, aligner.links(pairs)))
             yield lines

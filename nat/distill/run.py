@@ -13,7 +13,8 @@ which distils the joined corpora of several languages; the column is then called
 
 OUTPUT/train.jsonl     one object a line: the source and target columns, score (log-probability), line, rank, and
                        fertilities where they are asked for: one number for each source token of the teacher's
-                       tokenizer, whose sum is the number of the target's tokens; where decoding.allow_unknown=true lets
+                       tokenizer, whose sum is the number of the target's tokens; weight and raw where they are asked
+                       for, see `nat.distill.variants`; where decoding.allow_unknown=true lets
                        the teacher write an <unk>, which has no text, the translation is left out and counted
 OUTPUT/manifest.json   teacher, decoding options, corpus, counts, scores, versions
 """
@@ -36,10 +37,11 @@ import torch
 
 import nat
 from nat.config import to_plain
-from nat.distill.counts import Counts, FertilityCounts, as_text, count, counts_of_shards
+from nat.distill.counts import Counts, FertilityCounts, Line, as_text, count, counts_of_shards
 from nat.distill.fertilities import FertilitySource
 from nat.distill.job import CORPUS, MANIFEST, DistillConfig, Job, Targets, prepare_job
 from nat.distill.lines import aligned_lines, kept_lines, shard_lines
+from nat.distill.variants import raw_pairs
 from nat.errors import DataError
 from nat.files import read_object, write_atomically, write_json
 from nat.progress import Progress
@@ -120,11 +122,18 @@ class JoinedCorpus:
         self.job, self.counts = job, counts
         self.sha256 = hashlib.sha256()
         self.fertilities = FertilityCounts()
+        self.raw = raw_pairs(job)
+        self.num_lines = sum(shard.num_lines for shard in counts)
 
     def write(self, out: Path) -> None:
-        aligned = self.job.config.fertilities is FertilitySource.ALIGNER
+        if self.job.config.fertilities is FertilitySource.ALIGNER:
+            pieces = self._remade(aligned_lines(self.job, raw=self.raw))
+        elif self.raw is not None:
+            pieces = self._remade(kept_lines(self.job, raw=self.raw))
+        else:
+            pieces = self._pieces()
         with open(out, "wb") as file:
-            for piece in self._aligned_pieces() if aligned else self._pieces():
+            for piece in pieces:
                 file.write(piece)
                 self.sha256.update(piece)
 
@@ -138,9 +147,11 @@ class JoinedCorpus:
                     yield from self.job.shards.pieces(shard)
                 progress.advance(len(self.job.shards.items(shard)))
 
-    def _aligned_pieces(self) -> Iterator[bytes]:
-        for lines in aligned_lines(self.job):
+    def _remade(self, chunks: Iterator[list[Line]]) -> Iterator[bytes]:
+        self.num_lines = 0
+        for lines in chunks:
             self.fertilities += FertilityCounts.of(lines)
+            self.num_lines += len(lines)
             yield as_text(lines).encode()
 
 
@@ -150,13 +161,15 @@ def describe(job: Job, counts: Counts, corpus: JoinedCorpus, seconds: float, ran
         "teacher": str(job.teacher.folder),
         "teacher_run": run_summary(job.teacher.folder),
         "targets": job.config.targets.value,
+        "scorer": None if job.scorer is None else str(job.scorer.folder),
         "engine": job.teacher.engine,
         "precision": job.teacher.computed_in,
         **job.identity,
         "fertilities": describe_fertilities(job, corpus.fertilities),
         "data": to_plain(job.data),
         "pairs": job.corpus.report.to_plain(),
-        "num_lines": counts.num_lines,
+        "num_lines": corpus.num_lines,
+        "num_raw": 0 if corpus.raw is None else int(corpus.raw.sum()),
         "num_empty": counts.num_empty,
         "num_truncated": counts.num_truncated,
         "num_unknown": counts.num_unknown,
