@@ -41,10 +41,17 @@ def cross_entropy(
     rows = torch.arange(len(flat), device=flat.device)
     parts = softmax_parts(flat, rows, labels.flatten(), with_mean=label_smoothing > 0, forbidden=forbidden)
     nll = -parts.at.masked_fill(~counted, 0.0).sum()
-    total = nll
-    if label_smoothing > 0:
-        total = (1 - label_smoothing) * nll - label_smoothing * parts.mean.masked_fill(~counted, 0.0).sum()
-    return CrossEntropy(total, nll.detach(), counted.sum())
+    return CrossEntropy(smoothed(nll, parts.mean, counted, weight=label_smoothing), nll.detach(), counted.sum())
+
+
+def smoothed(
+    nll: Float[Tensor, ""], mean: Float[Tensor, "*B"], where: Bool[Tensor, "*B"], *, weight: float
+) -> Float[Tensor, ""]:
+    """With the share `weight` of the cross entropy of the uniform distribution at the positions `where`. mean: of the
+    log-probabilities of all possible classes at each position; nothing is read of it where the weight is 0."""
+    if weight == 0:
+        return nll
+    return (1 - weight) * nll - weight * mean.masked_fill(~where, 0.0).sum()
 
 
 def token_log_probs(

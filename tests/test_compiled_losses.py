@@ -33,6 +33,15 @@ TECHNIQUES: list[tuple[str, dict[str, Any]]] = [
             "label_smoothing": 0.1,
         },
     ),
+    (
+        "dag",
+        {
+            "glancing": {"start": 0.5, "end": 0.3},
+            "copying": {"enabled": True},
+            "decoder": {"cross_attention": False, "num_layers": 2},
+            "label_smoothing": 0.1,
+        },
+    ),
     ("fertility", {"glancing": {"start": 0.5, "end": 0.3}, "copying": {"enabled": True}}),
     ("imputer", {"factored_blank": True, "copying": {"enabled": True}, "alignment": "sample"}),
     ("imputer", {"training": "imitation", "masking": "block", "label_smoothing": 0.1}),

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nat.bench.waits import asking_line
 from nat.models import levenshtein
-from nat.ops import editing, selection, shapes
+from nat.ops import dag, editing, selection, shapes
 
 ASKING = {  # operators whose result, or its shape, the host reads
     torch.ops.aten.nonzero.default,
@@ -53,7 +53,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[collections.Counter[str]]
         return reading
 
     with monkeypatch.context() as patch, mode:
-        for module in (editing, selection, shapes, levenshtein):
+        for module in (dag, editing, selection, shapes, levenshtein):
             patch.setattr(module, "are_fixed", lambda tensor: True)
         for name in READING:
             patch.setattr(Tensor, name, noted(getattr(Tensor, name)))

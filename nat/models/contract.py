@@ -8,7 +8,7 @@ one another.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -84,6 +84,18 @@ class Translation(Rows):
     passes: Int[Tensor, " B"]
     truncated: Bool[Tensor, " B"]
     history: tuple[History, ...] = ()
+
+    @classmethod
+    def of_one_pass(
+        cls,
+        tokens: Int[Tensor, "B N T"],
+        valid: Bool[Tensor, "B N T"],
+        scores: Float[Tensor, "B N"],
+        history: Sequence[History] = (),
+    ) -> Translation:
+        """Of candidates that one decoder call wrote, none cut short."""
+        ones = torch.ones(len(tokens), dtype=torch.long, device=tokens.device)
+        return cls(tokens, valid, scores, ones, torch.zeros_like(ones, dtype=torch.bool), tuple(history))
 
     @classmethod
     def of_insertions(

@@ -7,8 +7,6 @@ https://arxiv.org/abs/2110.07515) as options.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,9 +18,9 @@ from torch import Tensor
 from nat.config import option
 from nat.data.batch import Batch, Source
 from nat.data.vocabulary import Symbol, Vocabularies
-from nat.errors import ConfigError
+from nat.losses import smoothed
 from nat.models.contract import LossTerm, StaticPass, Translation, TranslationModel
-from nat.models.options import BeamOptions, DecodingOptions
+from nat.models.options import DecodingOptions, PrefixBeamOptions
 from nat.nn.glancing import SinglePassConfig, gold_positions, reveal, shown
 from nat.nn.head import Head
 from nat.nn.limits import LengthLimits
@@ -32,12 +30,9 @@ from nat.nn.slots import SlotConfig, Slots, marginal_log_prob, target_scores
 from nat.nn.transformer import Memory
 from nat.ops import ctc
 from nat.rows import Rows
-from nat.search.language_model import Fusion, check_language_model, open_language_model
 from nat.search.refine import History
 
 BLANK, PAD = int(Symbol.BLANK), int(Symbol.PAD)
-# Weight and bonus: the best on 351 validation sentences of lohelp, with the order 3 model of nat-lm.
-LM_WEIGHT, LENGTH_BONUS, LM_TOKEN_BEAM = 0.3, 2.0, 20
 
 
 @dataclass(frozen=True)
@@ -58,17 +53,12 @@ class Paths(Rows):
         )
         shape = self.symbols.shape[:2]
         canvases = zip(self.symbols.unbind(1), self.log_probs.unbind(1), strict=True)
-        return one_pass(
+        return Translation.of_one_pass(
             tokens.unflatten(0, shape),
             valid.unflatten(0, shape),
             self.log_probs.masked_fill(~self.valid[:, None], 0.0).sum(dim=2),
             [History.of_one_pass(path, self.valid, log_probs) for path, log_probs in canvases] if history else [],
         )
-
-
-def one_pass(tokens: Tensor, valid: Tensor, scores: Tensor, history: Sequence[History]) -> Translation:
-    ones = torch.ones(len(tokens), dtype=torch.long, device=tokens.device)
-    return Translation(tokens, valid, scores, ones, torch.zeros_like(ones, dtype=torch.bool), tuple(history))
 
 
 class CTC(TranslationModel):
@@ -85,56 +75,15 @@ class CTC(TranslationModel):
         pass
 
     @dataclass(frozen=True)
-    class Decoding(BeamOptions):
+    class Decoding(PrefixBeamOptions):
         beam_size: int = option(
             1, "1 is the best path (one arg max a slot), more is prefix beam search", minimum=1, maximum=10_000
         )
-        token_beam: int | None = option(
-            None,
-            f"prefix beam search: only the best n tokens of a slot are tried; null tries all that can matter, and with "
-            f"a language model {LM_TOKEN_BEAM} (or beam_size + 1)",
-            minimum=1,
-            maximum=1_000_000,
-        )
-        language_model: str | None = option(
-            None, "prefix beam search: ARPA file of nat-lm; scores are then the fused ones"
-        )
-        lm_weight: float | None = option(
-            None, f"weight of its log-probability; null: {LM_WEIGHT} where there is one", minimum=0
-        )
-        length_bonus: float | None = option(None, f"added for each token; null: {LENGTH_BONUS} with a language model")
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.token_beam is not None and self.beam_size == 1:
-                raise ConfigError(f"token_beam={self.token_beam}: has no effect with beam_size=1 (best path)")
-            if self.language_model is not None and self.beam_size == 1:
-                raise ConfigError(
-                    f"language_model={self.language_model}: has no effect with beam_size=1 (best path), give beam_size"
-                )
-            for name in ("lm_weight", "length_bonus"):
-                value = getattr(self, name)
-                if value is not None and self.language_model is None:
-                    raise ConfigError(f"{name}={value}: has no effect without language_model=FILE")
-                if value is not None and not math.isfinite(value):
-                    raise ConfigError(f"{name}={value}: must be a finite number")
-
-        def check_files(self, *, vocabularies: Vocabularies, tokenizer: str) -> None:
-            if self.language_model is not None:
-                check_language_model(self.language_model, num_tokens=vocabularies.target_size, tokenizer=tokenizer)
-
-        def prior(self, *, num_tokens: int, device: torch.device) -> Fusion | None:
-            """What the beam search adds; None where that is nothing."""
-            weight = LM_WEIGHT if self.lm_weight is None else self.lm_weight
-            bonus = LENGTH_BONUS if self.length_bonus is None else self.length_bonus
-            if self.language_model is None or weight == bonus == 0:
-                return None
-            return Fusion(open_language_model(self.language_model, num_tokens=num_tokens, device=device), weight, bonus)
 
     def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
         super().__init__(vocabularies)
         self.config = config
-        self.net, self.split = config.build(vocabularies, deep=config.deep_supervision.enabled)
+        self.net, self.split = config.parts(vocabularies, deep=config.deep_supervision.enabled)
 
     def states(self, source: Source, *, banned: tuple[int, ...] = ()) -> tuple[Head, Float[Tensor, "B A D"], Slots]:
         """Of every slot, with the head that tells its symbol; banned: symbols that are not to be written."""
@@ -187,11 +136,7 @@ class CTC(TranslationModel):
         for states in layers:
             scored, mean = target_scores(head, states, slots, batch.target, with_mean=smoothing > 0)
             nll, alignable = ctc.marginal_loss(scored, states.dtype)  # (B)
-            total = nll.sum()
-            if smoothing > 0:
-                uniform = -mean.masked_fill(~(slots.valid & alignable[:, None]), 0.0).sum()
-                total = (1 - smoothing) * total + smoothing * uniform
-            totals.append(total)
+            totals.append(smoothed(nll.sum(), mean, slots.valid & alignable[:, None], weight=smoothing))
         tokens = (batch.target.lengths * alignable).sum()
         unalignable = (~alignable).sum()
         return {
@@ -239,7 +184,6 @@ class CTC(TranslationModel):
     def beam(self, log_probs: Float[Tensor, "B A V"], slots: Slots, decoding: Decoding) -> Translation:
         """Candidates of the prefix beam search: each is the sum of many paths, of which a history shows the best."""
         prior = decoding.prior(num_tokens=log_probs.size(2), device=log_probs.device)
-        default = None if prior is None else max(LM_TOKEN_BEAM, decoding.beam_size + 1)
         tokens, lengths, scores = ctc.prefix_beam_search(
             log_probs,
             slots.lengths,
@@ -247,7 +191,7 @@ class CTC(TranslationModel):
             pad=PAD,
             beam_size=decoding.beam_size,
             num_candidates=decoding.num_candidates,
-            token_beam=decoding.token_beam or default,
+            token_beam=decoding.num_tried(prior),
             prior=prior,
         )
         history = []
@@ -256,7 +200,7 @@ class CTC(TranslationModel):
             confidence = log_probs.gather(2, path[:, :, None]).squeeze(2)
             history.append(History.of_one_pass(path, slots.valid, confidence))
         valid = torch.arange(tokens.size(2), device=tokens.device) < lengths[:, :, None]
-        return one_pass(tokens, valid, scores, history)
+        return Translation.of_one_pass(tokens, valid, scores, history)
 
     def canvas_length(self, source_length: np.ndarray, target_length: np.ndarray) -> np.ndarray:
         return self.split.num_slots * source_length

@@ -19,6 +19,7 @@ from nat.config import option
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
+from nat.losses import smoothed
 from nat.models.contract import LossTerm, Translation, TranslationModel, cross_entropy_terms
 from nat.models.options import DecodingOptions, SampleOptions
 from nat.nn.head import Head
@@ -138,7 +139,7 @@ class Imputer(TranslationModel):
     def __init__(self, config: Config, *, vocabularies: Vocabularies) -> None:
         super().__init__(vocabularies)
         self.config = config
-        self.net, self.split = config.build(vocabularies)
+        self.net, self.split = config.parts(vocabularies)
 
     def states(
         self, slots: Slots, memory: Memory, tokens: Int[Tensor, "B A"], is_known: Bool[Tensor, "B A"]
@@ -209,10 +210,8 @@ class Imputer(TranslationModel):
         scored, mean = target_scores(head, states, slots, target, with_mean=smoothing > 0)
         nll, _ = ctc.marginal_loss(scored.certain(~masked).agreeing(alignment, ~masked), states.dtype)
         total, count = nll.sum(), masked.sum()
-        terms = {"nll": LossTerm(total.detach(), count, weight=0.0)}
-        if smoothing > 0:
-            total = (1 - smoothing) * total - smoothing * mean.masked_fill(~masked, 0.0).sum()
-        return {"imputation": LossTerm(total, count)} | terms
+        imputation = LossTerm(smoothed(total, mean, masked, weight=smoothing), count)
+        return {"imputation": imputation, "nll": LossTerm(total.detach(), count, weight=0.0)}
 
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """log p(y|x) with nothing known, the marginal over all alignments; -inf for a pair that has none."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -18,7 +20,11 @@ from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import Seq2Seq
 from nat.search.editing import num_orders
 from nat.search.insertion import Finalisation, InsertionRule
+from nat.search.language_model import Fusion, check_language_model, open_language_model
 from nat.search.length_beam import LengthBeam
+
+# Weight and bonus: CTC's best on 351 validation sentences of lohelp, with the order 3 model of nat-lm.
+LM_WEIGHT, LENGTH_BONUS, LM_TOKEN_BEAM = 0.3, 2.0, 20
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,56 @@ class BeamOptions(DecodingOptions):
                 f"num_candidates={self.num_candidates}: must be at most beam_size={self.beam_size}, unless "
                 "temperature is set"
             )
+
+
+@dataclass(frozen=True)
+class PrefixBeamOptions(BeamOptions):
+    """Of decoders whose beam holds prefixes of targets, and ranks them with an n-gram language model where there is
+    one."""
+
+    token_beam: int | None = option(
+        None,
+        f"beam search: tokens tried at a slot, or after a prefix, the best ones; null tries all that can matter, and "
+        f"with a language model {LM_TOKEN_BEAM} (or beam_size + 1)",
+        minimum=1,
+        maximum=1_000_000,
+    )
+    language_model: str | None = option(None, "beam search: ARPA file of nat-lm; scores are then the fused ones")
+    lm_weight: float | None = option(
+        None, f"weight of its log-probability; null: {LM_WEIGHT} where there is one", minimum=0
+    )
+    length_bonus: float | None = option(None, f"added for each token; null: {LENGTH_BONUS} with a language model")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("token_beam", "language_model"):
+            value = getattr(self, name)
+            if value is not None and self.beam_size == 1:
+                raise ConfigError(
+                    f"{name}={value}: has no effect with beam_size=1, which keeps one path; give beam_size"
+                )
+        for name in ("lm_weight", "length_bonus"):
+            value = getattr(self, name)
+            if value is not None and self.language_model is None:
+                raise ConfigError(f"{name}={value}: has no effect without language_model=FILE")
+            if value is not None and not math.isfinite(value):
+                raise ConfigError(f"{name}={value}: must be a finite number")
+
+    def check_files(self, *, vocabularies: Vocabularies, tokenizer: str) -> None:
+        if self.language_model is not None:
+            check_language_model(self.language_model, num_tokens=vocabularies.target_size, tokenizer=tokenizer)
+
+    def prior(self, *, num_tokens: int, device: torch.device) -> Fusion | None:
+        """What the beam search adds; None where that is nothing."""
+        weight = LM_WEIGHT if self.lm_weight is None else self.lm_weight
+        bonus = LENGTH_BONUS if self.length_bonus is None else self.length_bonus
+        if self.language_model is None or weight == bonus == 0:
+            return None
+        return Fusion(open_language_model(self.language_model, num_tokens=num_tokens, device=device), weight, bonus)
+
+    def num_tried(self, prior: Fusion | None) -> int | None:
+        """Tokens that the beam search tries; None: all that can matter."""
+        return self.token_beam or (None if prior is None else max(LM_TOKEN_BEAM, self.beam_size + 1))
 
 
 @dataclass(frozen=True)

@@ -32,28 +32,46 @@ class SlotDecoderConfig(DecoderConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlotConfig(ParallelConfig):
-    """Options of every method whose canvas is made of slots."""
+class SplitConfig(ParallelConfig):
+    """Options of every method whose canvas is made of split encoder states."""
 
     decoder: SlotDecoderConfig = field(default_factory=SlotDecoderConfig)
     upsampling: int = option(2, "slots s for each source token", minimum=1, maximum=100)
-    factored_blank: bool = option(False, "a gate decides the blank, the softmax is over words alone: quicker to decode")
     label_smoothing: float = option(0.0, "weight of the uniform distribution over slots", minimum=0, below=1)
     copying: Copying = field(default_factory=Copying)
 
-    def build(self, vocabularies: Vocabularies, *, deep: bool = False) -> tuple[Seq2Seq, SlotSplit]:
-        """The parts of such a method. deep: with deep supervision."""
+    def build(
+        self,
+        vocabularies: Vocabularies,
+        *,
+        symbols: tuple[Symbol, ...],
+        deep: bool = False,
+        factored_blank: bool = False,
+    ) -> tuple[Seq2Seq, SlotSplit]:
+        """The parts of such a method; symbols, deep, factored_blank: as `Seq2Seq` has them."""
         net = Seq2Seq(
             self,
             vocabularies=vocabularies,
-            symbols=(Symbol.UNK, Symbol.BLANK),
+            symbols=symbols,
             decoder=self.attentions(),
             cross_attention=self.decoder.cross_attention,
             deep=deep,
             copying=self.copying,
-            factored_blank=self.factored_blank,
+            factored_blank=factored_blank,
         )
         return net, SlotSplit(self.upsampling, dim=self.size.dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotConfig(SplitConfig):
+    """Options of every method whose slots may be blank."""
+
+    factored_blank: bool = option(False, "a gate decides the blank, the softmax is over words alone: quicker to decode")
+
+    def parts(self, vocabularies: Vocabularies, *, deep: bool = False) -> tuple[Seq2Seq, SlotSplit]:
+        """The parts of such a method. deep: with deep supervision."""
+        symbols = (Symbol.UNK, Symbol.BLANK)
+        return self.build(vocabularies, symbols=symbols, deep=deep, factored_blank=self.factored_blank)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nat.ops.lattice import FLOOR, Lattice, TargetScores, alignable, min_canvas, no_path, only_possible, result_dtype
+from nat.ops.selection import to_the_left
 
 __all__ = [
     "alignable",
@@ -189,20 +190,19 @@ def collapse(
 ) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
     """Merge repeats, then drop blanks (the map B, section 3.1) of canvases padded on either side.
 
-    Returns right-padded (tokens, valid), as wide as the canvas: how long the longest row is, the device need not be
-    asked for.
+    Returns right-padded (tokens, valid), as wide as the canvas.
     """
     changed = F.pad((tokens[:, 1:] != tokens[:, :-1]) | ~valid[:, :-1], (1, 0), value=True)
-    keep = valid & changed & (tokens != blank)
-    width = tokens.size(1)
-    place = (keep.cumsum(1) - 1).where(keep, width)  # what is dropped goes to an extra column
-    packed = tokens.new_full((len(tokens), width + 1), pad).scatter(1, place, tokens)[:, :width]
-    return packed, torch.arange(width, device=tokens.device) < keep.sum(1, keepdim=True)
+    return to_the_left(valid & changed & (tokens != blank), tokens, pad=pad)
 
 
 class Prior(Protocol):
     """What else speaks for a target than the canvas: a sum over its tokens and its end, such as a weighted language
-    model's. Prefixes are (B, K, A) ids, filled with -1 beyond lengths (B, K); values are double and below infinity."""
+    model's. Prefixes are (B, K, A) ids, filled with -1 beyond lengths (B, K); values are double and below infinity.
+    most: what a token and what follows it gain at most."""
+
+    @property
+    def most(self) -> float: ...
 
     def extension(
         self, prefixes: Int[Tensor, "B K A"], lengths: Int[Tensor, "B K"], tokens: Int[Tensor, "B K M"]

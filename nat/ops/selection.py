@@ -42,3 +42,14 @@ def unpacked(where: Bool[Tensor, "B L"], values: Tensor, otherwise: Tensor) -> T
     if len(values) == where.numel():
         return values.view_as(where).where(where, otherwise)
     return otherwise.masked_scatter(where, values)
+
+
+def to_the_left(
+    keep: Bool[Tensor, "B L"], tokens: Int[Tensor, "B L"], *, pad: int
+) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
+    """The tokens that are kept, in their order and right-padded, and where they are. As wide as before: how long the
+    longest row is, the device need not be asked for."""
+    width = tokens.size(1)
+    place = (keep.cumsum(1) - 1).where(keep, width)  # what is dropped goes to an extra column
+    kept = tokens.new_full((len(tokens), width + 1), pad).scatter(1, place, tokens)[:, :width]
+    return kept, torch.arange(width, device=tokens.device) < keep.sum(1, keepdim=True)

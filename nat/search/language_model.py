@@ -88,6 +88,10 @@ class Fusion:
     weight: float
     bonus: float
 
+    @property
+    def most(self) -> float:
+        return self.bonus  # a log-probability adds nothing
+
     def extension(
         self, prefixes: Int[Tensor, "B K L"], lengths: Int[Tensor, "B K"], tokens: Int[Tensor, "B K M"]
     ) -> Float[Tensor, "B K M"]:

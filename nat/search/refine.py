@@ -29,10 +29,17 @@ class History(Rows):
 
     @classmethod
     def of_one_pass(
-        cls, tokens: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"], confidence: Float[Tensor, "B L"]
+        cls,
+        tokens: Int[Tensor, "B L"],
+        valid: Bool[Tensor, "B L"],
+        confidence: Float[Tensor, "B L"],
+        *,
+        left: Bool[Tensor, "B L"] | None = None,
     ) -> Self:
-        """Of rows that were written all at once."""
+        """Of rows that were written all at once. left: what of it was not taken out again; None: all."""
         fate = torch.where(valid, int(Fate.WRITTEN), int(Fate.NONE))
+        if left is not None:
+            fate = fate.masked_fill(valid & ~left, int(Fate.DELETED))
         values = tokens.masked_fill(~valid, 0), confidence.masked_fill(~valid, 0.0), fate
         return cls(*(value[:, None] for value in values))
 

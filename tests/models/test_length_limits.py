@@ -44,6 +44,7 @@ IN_DECODER: dict[str, Fits] = {
     "refinement": lambda s, t: t <= LIMIT,
     "mask_predict": lambda s, t: t <= LIMIT,
     "ctc": lambda s, t: 2 * s <= LIMIT,
+    "dag": lambda s, t: 4 * s <= LIMIT,
     "imputer": lambda s, t: 2 * s <= LIMIT,
     "insertion": lambda s, t: t + 2 <= LIMIT,
     "levenshtein": lambda s, t: 2 * t + 2 <= LIMIT,  # a draft of the target's length, and all of the target

@@ -44,7 +44,14 @@ def masks_of(model: TranslationModel, batch: Batch, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("name", "canvas"),  # the second: whether the canvas is full, too
-    [("ctc", True), ("imputer", True), ("vanilla", False), ("mask_predict", False), ("autoregressive", False)],
+    [
+        ("ctc", True),
+        ("dag", True),
+        ("imputer", True),
+        ("vanilla", False),
+        ("mask_predict", False),
+        ("autoregressive", False),
+    ],
 )
 def test_attention_gets_no_mask_that_hides_nothing(name: str, canvas: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(name, dtype=torch.float64)

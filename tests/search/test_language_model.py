@@ -14,10 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracles import ctc_log_likelihood
 
-from nat.data.batch import Source
+from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol
 from nat.errors import ConfigError, DataError
 from nat.models.ctc import CTC
+from nat.models.dag import DAG
+from nat.models.options import LENGTH_BONUS, LM_WEIGHT
 from nat.search.arpa import HEADER, Ngram, read_arpa, write_arpa
 from nat.search.language_model import Fusion, NgramModel, check_language_model, open_language_model
 
@@ -133,6 +135,28 @@ def test_fused_decoding_finds_the_best_of_all_targets(weight: float, bonus: floa
         assert found.scores[0].tolist() == pytest.approx([fused[t] for t in best], abs=1e-5)
 
 
+@pytest.mark.parametrize("penalty", [None, 1.0])
+def test_targets_of_a_graph_are_fused_alike(penalty: float | None, path: str, table: Table) -> None:
+    """Two vertices; null is no length penalty, for that is what the bonus is for."""
+    model = make_model("dag", dtype=torch.float64, upsampling=2)
+    ids = [UNK, *range(NUM_SYMBOLS, VOCABULARIES.target_size)]
+    targets = [list(t) for length in range(3) for t in itertools.product(ids, repeat=length)]
+    options = DAG.Decoding(beam_size=400, num_candidates=5, token_beam=20, language_model=path, length_penalty=penalty)
+    source = Source.from_lists([[ids[2]]])
+    with torch.no_grad():
+        scores = model.score(Batch(source.repeat_rows(len(targets)), Target.from_lists(targets))).tolist()
+        found = model.decode(source, decoding=options)
+    fused = [
+        score + LM_WEIGHT * whole(table, tuple(t)) + LENGTH_BONUS * len(t)
+        for t, score in zip(targets, scores, strict=True)
+    ]
+    ranks = [score / max(1, len(t)) ** (penalty or 0.0) for t, score in zip(targets, fused, strict=True)]
+    best = sorted(range(len(targets)), key=lambda i: -ranks[i])[:5]
+    rows = zip(found.tokens[0].tolist(), found.valid[0].sum(1).tolist(), strict=True)
+    assert [row[:length] for row, length in rows] == [targets[i] for i in best]
+    assert found.scores[0].tolist() == pytest.approx([fused[i] for i in best], abs=1e-5)
+
+
 def test_weights_of_zero_change_no_bit_and_defaults_do(path: str) -> None:
     model, source = ctc(), make_batch([(5, 1), (2, 1), (7, 1)]).source
     options = {"beam_size": 6, "num_candidates": 4}
@@ -164,7 +188,7 @@ def test_null_tries_twenty_tokens(path: str, monkeypatch: pytest.MonkeyPatch) ->
         return torch.zeros_like(tokens, dtype=torch.double)
 
     monkeypatch.setattr(Fusion, "extension", spy)
-    monkeypatch.setattr("nat.models.ctc.LM_TOKEN_BEAM", 9)  # of 20 ids
+    monkeypatch.setattr("nat.models.options.LM_TOKEN_BEAM", 9)  # of 20 ids
     source = make_batch([(1, 1)]).source
     for options in ({"beam_size": 3}, {"beam_size": 12}, {"beam_size": 12, "token_beam": 4}):
         ctc().decode(source, decoding=CTC.Decoding(language_model=path, **options))
