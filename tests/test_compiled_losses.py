@@ -33,6 +33,7 @@ TECHNIQUES: list[tuple[str, dict[str, Any]]] = [
             "label_smoothing": 0.1,
         },
     ),
+    ("crf", {"transitions": {"kind": "dynamic"}, "beam": 8, "copying": {"enabled": True}, "copy": "soft"}),
     (
         "dag",
         {

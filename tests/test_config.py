@@ -305,6 +305,7 @@ FIELD = {  # target tokens an update, dropout, label smoothing, beta2, clip (the
     "vanilla_deep": (131072, 0.1, 0.1, 0.98, 2.0),
     "vanilla_axe": (131072, 0.1, 0.1, 0.98, 1.0),
     "vanilla_oaxe": (131072, 0.1, 0.1, 0.98, 1.0),
+    "crf": (65536, 0.3, 0.1, 0.98, 1.0),
     "fertility": (65536, 0.1, 0.0, 0.98, 1.0),
     "refinement": (65536, 0.3, 0.1, 0.98, 1.0),
     "mask_predict": (131072, 0.2, 0.1, 0.98, 1.0),

@@ -48,6 +48,8 @@ TECHNIQUES = {  # options of training or of the decoder's input that are off by 
     "share_decoders": "none",
     "length": {"summary": "token"},
     "factored_blank": True,
+    "transitions": {"kind": "dynamic", "rank": 4},
+    "beam": 6,
 }
 # Losses that do not insist on every token's place, of methods with this option.
 FORGIVING: tuple[dict[str, Any], ...] = (
