@@ -17,7 +17,7 @@ from nat.data.vocabulary import NUM_SYMBOLS
 from nat.decoding.batch_options import ALONE, BatchOptions
 from nat.drawing.style import check_plots
 from nat.engines.ctranslate2 import convert, import_package, token_name
-from nat.engines.onnx_graph import write_ctc
+from nat.engines.onnx_ctc import write_ctc
 from nat.engines.onnx_session import open_session
 from nat.errors import ConfigError
 from nat.evaluation.inputs import Split, read_split

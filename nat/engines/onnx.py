@@ -22,7 +22,8 @@ from nat.decoding.batched import Decoded
 from nat.decoding.options import data_options
 from nat.decoding.translator import Translator
 from nat.engines.base import ComputeType, EngineTranslator, WorkerTranslator
-from nat.engines.onnx_graph import IMPOSSIBLE, POSITIONS, UNKNOWN, write_ctc
+from nat.engines.onnx_ctc import write_ctc
+from nat.engines.onnx_graph import IMPOSSIBLE, POSITIONS, UNKNOWN
 from nat.engines.onnx_session import ENGINE, PACKAGE, open_session, require
 from nat.engines.onnx_single import write_fertility, write_vanilla
 from nat.engines.onnx_stacks import read_stacks, write_stacks

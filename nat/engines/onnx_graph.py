@@ -1,4 +1,4 @@
-"""The stacks of `nat.nn.transformer` as ONNX graphs, and a CTC model from tokens to tokens as one.
+"""The stacks of `nat.nn.transformer` as ONNX graphs, and what stands around them in a graph from tokens to tokens.
 
 Graphs know no padding: all rows of a call are of one length, so that what a sentence becomes cannot depend on the
 others, down to the last bit, and nothing is computed in vain.
@@ -6,16 +6,16 @@ others, down to the last bit, and nothing is computed in vain.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch import nn
 
 from nat.data.vocabulary import Symbol
-from nat.engines.onnx_products import MICROSOFT, Factor, Products, array, parameters, write_graph
-from nat.models.ctc import CTC
+from nat.engines.onnx_nodes import FLOAT, Graph
+from nat.engines.onnx_products import Factor, Products, array, parameters, write_graph
 from nat.nn.attention.full import FullAttention
 from nat.nn.attention.positional import OthersAttention, PositionalAttention
 from nat.nn.embedding import OutputLayer, Positions, TokenEmbedding
@@ -24,7 +24,6 @@ from nat.nn.transformer import Decoder, Encoder, Layer, Residual
 
 POSITIONS = 1024  # sinusoids that are written out
 BLOCK = 128  # columns of which the largest is found first: an arg max over all at once is several times slower
-BLANK = int(Symbol.BLANK)
 IMPOSSIBLE = -1e30  # a logit
 UNKNOWN = "unknown"  # what is added to the logit of <unk>: an input that need not be given
 Samples = Sequence[Mapping[str, np.ndarray]]  # inputs of a graph, to measure magnitudes on
@@ -36,8 +35,8 @@ Samples = Sequence[Mapping[str, np.ndarray]]  # inputs of a graph, to measure ma
 def normalised(products: Products, x: str, module: nn.Module) -> str:
     if not isinstance(module, nn.LayerNorm):  # the stack normalises behind each sub-layer
         return x
-    weight, bias = (products.graph.constant(array(values)) for values in (module.weight, module.bias))
-    return products.graph.node("LayerNormalization", x, weight, bias, epsilon=module.eps)
+    weight, bias = array(module.weight), array(module.bias)
+    return products.operators.normalised(products.graph, x, weight, bias, module.eps)
 
 
 def stacked(products: Products, x: str, stack: Encoder | Decoder, key: str, memory: Factor | None = None) -> str:
@@ -88,7 +87,8 @@ def looking_around(products: Products, x: Factor, attention: nn.Module, key: str
 
 def attended(products: Products, x: Factor, context: Factor, attention: FullAttention, key: str) -> str:
     """x: (B, L, D) for queries. context: (B, S, D) for keys and values."""
-    mixed = mixed_values(products, projected(products, x, context, attention), attention)
+    inputs = projected(products, x, context, attention)
+    mixed = products.operators.mixed(products.graph, *inputs, attention.num_heads)
     return products.linear(products.factor(mixed, key), *parameters(attention.project_out))
 
 
@@ -98,8 +98,8 @@ def others_attention(products: Products, x: Factor, attention: OthersAttention, 
     square = graph.node("ConstantOfShape", graph.node("Concat", length, length, axis=0))
     itself = graph.node("Mul", graph.node("EyeLike", square, k=0), graph.real(IMPOSSIBLE))  # (L, L)
     itself = graph.node("Unsqueeze", itself, graph.ints(0, 1))
-    mixed = mixed_values(products, [*inputs, "", "", itself], attention)
-    several = graph.node("Cast", graph.node("Greater", length, graph.ints(1)), to=1)  # FLOAT
+    mixed = products.operators.mixed(graph, *inputs, attention.num_heads, itself)
+    several = graph.node("Cast", graph.node("Greater", length, graph.ints(1)), to=FLOAT)
     mixed = graph.node("Mul", mixed, several)
     return products.linear(products.factor(mixed, key), *parameters(attention.project_out))
 
@@ -109,8 +109,8 @@ def placed_attention(products: Products, x: Factor, attention: PositionalAttenti
     graph, table, length = products.graph, array(attention.positions(POSITIONS)), columns_of(products, x.values)
     *places, values = split_parameters(attention)
     constants = [graph.constant((table @ weight.T + bias)[None]) for weight, bias in places]  # (1, POSITIONS, D)
-    inputs = [graph.node("Slice", part, graph.ints(0), length, graph.ints(1)) for part in constants]
-    mixed = mixed_values(products, [*inputs, products.linear(x, *values)], attention)
+    queries, keys = (graph.node("Slice", part, graph.ints(0), length, graph.ints(1)) for part in constants)
+    mixed = products.operators.mixed(graph, queries, keys, products.linear(x, *values), attention.num_heads)
     return products.linear(products.factor(mixed, key), *parameters(attention.project_out))
 
 
@@ -120,16 +120,10 @@ def split_parameters(attention: FullAttention) -> list[tuple[np.ndarray, np.ndar
     return list(zip(np.split(weight, 3), np.split(bias, 3), strict=True))
 
 
-def projected(products: Products, x: Factor, context: Factor, attention: FullAttention) -> list[str]:
+def projected(products: Products, x: Factor, context: Factor, attention: FullAttention) -> tuple[str, str, str]:
     """Queries of x, keys and values of the context."""
-    parts = zip((x, context, context), split_parameters(attention), strict=True)
-    return [products.linear(factor, *part) for factor, part in parts]
-
-
-def mixed_values(products: Products, inputs: Sequence[str], attention: FullAttention) -> str:
-    """(B, L, D). inputs: queries, keys, values, and what the operator takes beside them."""
-    heads = attention.num_heads
-    return products.graph.node("MultiHeadAttention", *inputs, domain=MICROSOFT, num_heads=heads)
+    queries, keys, values = split_parameters(attention)
+    return products.linear(x, *queries), products.linear(context, *keys), products.linear(context, *values)
 
 
 def columns_of(products: Products, x: str) -> str:
@@ -170,35 +164,7 @@ def write_output(output: OutputLayer, embedding: TokenEmbedding, path: Path, *, 
     write_graph(describe, path, samples=samples)
 
 
-# --- CTC ----------------------------------------------------------------------------------------------
-
-
-def write_ctc(model: CTC, path: Path, *, samples: Samples | None) -> None:
-    """tokens (B, S) -> path (B, A): the best symbol of each slot. samples: as for the encoder.
-
-    The model has full attention, no copy head and no deep supervision.
-    """
-
-    def describe(products: Products) -> None:
-        graph, net, split = products.graph, model.net, model.split
-        tokens = graph.input("tokens", "INT64", "B", "S")
-        length = columns_of(products, tokens)
-        x = embedded(products, tokens, net.embeddings.source)
-        x = stacked(products, placed(products, x, net.source_positions, length), net.encoder, "encoder")
-        memory = products.factor(x, "memory")
-        num_slots = graph.node("Mul", length, graph.ints(split.num_slots))
-        x = products.linear(memory, array(split.weight), array(split.bias))  # (B, S, s D)
-        canvas = graph.node(
-            "Concat", graph.ints(-1), num_slots, graph.ints(net.embeddings.target.embedding_dim), axis=0
-        )
-        x = placed(products, graph.node("Reshape", x, canvas), net.target_positions, num_slots)
-        x = stacked(products, x, net.decoder, "decoder", memory)
-        states = graph.node("Reshape", x, graph.ints(-1, net.embeddings.target.embedding_dim))  # (B A, D)
-        best = best_symbols(products, states, net) if net.blank_gate is None else gated_symbols(products, states, model)
-        shape = graph.node("Concat", graph.ints(-1), num_slots, axis=0)
-        graph.output(graph.node("Reshape", best, shape), "path", "INT64", "B", "A")
-
-    write_graph(describe, path, samples=samples)
+# --- from tokens, to symbols --------------------------------------------------------------------------
 
 
 def embedded(products: Products, tokens: str, embedding: nn.Module) -> str:
@@ -213,45 +179,34 @@ def placed(products: Products, x: str, positions: Positions, length: str) -> str
     return graph.node("Add", x, graph.node("Slice", graph.constant(table), graph.ints(0), length))
 
 
-def best_symbols(products: Products, states: str, net: Seq2Seq, *, key: str = "states") -> str:
-    """The best symbols (N) of states (N, D)."""
-    return _largest(products, states, net, key)[0]
+class Best(NamedTuple):
+    """symbols: (N), the best of each state. log_probs: of these (N); "" where the graph does not write them."""
+
+    symbols: str
+    log_probs: str
+
+    def output(self, graph: Graph, shaped: Callable[[str], str], *shape: str | int) -> None:
+        """As `path` and `log_probs` of the graph."""
+        graph.output(shaped(self.symbols), "path", "INT64", *shape)
+        if self.log_probs:
+            graph.output(shaped(self.log_probs), "log_probs", "FLOAT", *shape)
 
 
-def gated_symbols(products: Products, states: str, model: CTC) -> str:
-    """As `best_symbols`, with a factored blank: the same decisions as `nat.nn.factored_blank`, word for word.
-
-    Where the gate g is below zero, the blank still wins if sigmoid(g) >= (1 - sigmoid(g)) max softmax, that is
-    g >= -log sum exp(logits - largest); it cannot below -log V, so that few rows need the sum.
-    """
-    graph, gate = products.graph, model.net.blank_gate
-    assert gate is not None
-    weight, bias = parameters(gate)
-    odds = graph.node("ReduceSum", graph.node("Mul", states, graph.constant(weight)), graph.ints(1), keepdims=0)
-    odds = graph.node("Add", odds, graph.constant(bias))  # (N)
-    undecided = _places(products, graph.node("Less", odds, graph.real(0.0)))  # (M)
-    words, logits, largest = _largest(products, graph.node("Gather", states, undecided), model.net, "states")
-    odds_left = graph.node("Gather", odds, undecided)
-    close = _places(products, graph.node("Greater", odds_left, graph.real(-math.log(model.vocabularies.target_size))))
-    above = graph.node("Unsqueeze", graph.node("Gather", largest, close), graph.ints(1))
-    powers = graph.node("Exp", graph.node("Sub", graph.node("Gather", logits, close), above))  # (C, W)
-    total = graph.node("ReduceSum", powers, graph.ints(1), keepdims=0)
-    odds_close = graph.node("Add", graph.node("Gather", odds_left, close), graph.node("Log", total))
-    blank = graph.constant(np.int64(BLANK))
-    wins = graph.node("GreaterOrEqual", odds_close, graph.real(0.0))
-    decided = graph.node("Where", wins, blank, graph.node("Gather", words, close))
-    words = graph.node("ScatterElements", words, close, decided)
-    blanks = graph.node("Expand", blank, graph.node("Shape", odds))
-    return graph.node("ScatterElements", blanks, undecided, words)
+def best_symbols(products: Products, states: str, net: Seq2Seq) -> Best:
+    """The best symbols of states (N, D)."""
+    symbols, logits, largest = largest_logits(products, states, net, "states")
+    scored = products.operators.scored
+    return Best(symbols, products.graph.node("Neg", log_total(products, logits, largest)) if scored else "")
 
 
-def _places(products: Products, where: str) -> str:
-    """Indices (M) of what is True in (N)."""
+def log_total(products: Products, logits: str, largest: str) -> str:
+    """(N): log sum exp(logits - largest), of logits (N, W)."""
     graph = products.graph
-    return graph.node("Squeeze", graph.node("NonZero", where), graph.ints(0))
+    powers = graph.node("Exp", graph.node("Sub", logits, graph.node("Unsqueeze", largest, graph.ints(1))))
+    return graph.node("Log", graph.node("ReduceSum", powers, graph.ints(1), keepdims=0))
 
 
-def _largest(products: Products, states: str, net: Seq2Seq, key: str) -> tuple[str, str, str]:
+def largest_logits(products: Products, states: str, net: Seq2Seq, key: str) -> tuple[str, str, str]:
     """Of states (N, D): the best symbols (N), the logits (N, W) of all that can be written and of columns of no
     probability, which fill the last block, and the largest of each (N).
 

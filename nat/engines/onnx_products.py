@@ -1,9 +1,9 @@
-"""Nodes of an ONNX graph, and its matrix products in float32 or in int8.
+"""Matrix products of an ONNX graph in float32 or in int8.
 
 int8 here never depends on what else is in a batch: weights have a scale for each column, activations one for the whole
 model, measured once on sample sentences (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, "static" quantisation).
 Activations are uint8 around 128, or from 0 behind a ReLU, which the rounding then does for nothing; weights are int8:
-what CPUs multiply fastest. Attention, normalisation and softmax stay in float32.
+what CPUs multiply fastest. Attention, normalisation and softmax stay in floating point (`nat.engines.onnx_operators`).
 """
 
 from __future__ import annotations
@@ -11,87 +11,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
 
+from nat.engines.onnx_nodes import FLOAT, MICROSOFT, Graph
+from nat.engines.onnx_operators import FUSED, Operators
 from nat.files import write_atomically
 
-if TYPE_CHECKING:
-    from onnx import ModelProto
-
-MICROSOFT = "com.microsoft"  # operators of ONNX Runtime
-OPSET, IR_VERSION = 20, 10
 LEVELS = 127  # on either side of zero
-
-
-class Graph:
-    """A graph that is written node by node; tensors are known by their names."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-        self.inputs: list[Any] = []
-        self.outputs: list[Any] = []
-
-    def input(self, name: str, kind: str, *shape: str | int) -> str:
-        self.inputs.append(_described(name, kind, shape))
-        return name
-
-    def option(self, name: str, default: float) -> str:
-        """An input, a scalar of float32, that need not be given."""
-        from onnx import numpy_helper
-
-        if name not in [known.name for known in self.inputs]:
-            self.constants.append(numpy_helper.from_array(np.array(default, dtype=np.float32), name))
-            self.input(name, "FLOAT")
-        return name
-
-    def output(self, tensor: str, name: str, kind: str, *shape: str | int) -> None:
-        self.node("Identity", tensor, names=[name])
-        self.outputs.append(_described(name, kind, shape))
-
-    def constant(self, values: Any) -> str:
-        from onnx import numpy_helper
-
-        name = f"constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.asarray(values, order="C"), name))
-        return name
-
-    def known(self, values: np.ndarray | str) -> str:
-        """A constant, or what is a tensor of the graph already."""
-        return values if isinstance(values, str) else self.constant(values)
-
-    def ints(self, *values: int) -> str:
-        """A constant (N) of int64, such as a shape or axes."""
-        return self.constant(np.array(values, dtype=np.int64))
-
-    def real(self, value: float) -> str:
-        """A scalar constant of float32."""
-        return self.constant(np.float32(value))
-
-    def node(self, operator: str, *inputs: str, names: list[str] | None = None, **attributes: Any) -> str:
-        """One node, and the name of its first output. names: of its outputs; None: it has one."""
-        from onnx import helper
-
-        names = names or [f"{operator}_{len(self.nodes)}"]
-        domain = attributes.pop("domain", "")
-        self.nodes.append(helper.make_node(operator, list(inputs), names, domain=domain, **attributes))
-        return names[0]
-
-    def model(self) -> ModelProto:
-        from onnx import helper
-
-        graph = helper.make_graph(self.nodes, "nat", self.inputs, self.outputs, self.constants)
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="nat")
-
-
-def _described(name: str, kind: str, shape: Sequence[str | int]) -> Any:
-    from onnx import TensorProto, helper
-
-    return helper.make_tensor_value_info(name, getattr(TensorProto, kind), list(shape))
 
 
 class Factor(NamedTuple):
@@ -105,8 +34,8 @@ class Factor(NamedTuple):
 class Products(ABC):
     """How a graph multiplies. Each left side has a key, the same at every writing of a graph."""
 
-    def __init__(self) -> None:
-        self.graph = Graph()
+    def __init__(self, operators: Operators) -> None:
+        self.graph, self.operators = Graph(), operators
 
     @abstractmethod
     def factor(self, x: str, key: str, *, relu: bool = False) -> Factor:
@@ -146,8 +75,8 @@ class MeasuredProducts(FloatProducts):
 class Int8Products(Products):
     """largest: the magnitude that each left side may have; what is beyond it is cut."""
 
-    def __init__(self, largest: Mapping[str, float]) -> None:
-        super().__init__()
+    def __init__(self, operators: Operators, largest: Mapping[str, float]) -> None:
+        super().__init__(operators)
         self.largest = largest
 
     def factor(self, x: str, key: str, *, relu: bool = False) -> Factor:
@@ -165,7 +94,7 @@ class Int8Products(Products):
     def rows_of(self, table: np.ndarray, index: str) -> str:
         """float16 holds more than what int8 products keep."""
         half = self.graph.node("Gather", self.graph.constant(table.astype(np.float16)), index)
-        return self.graph.node("Cast", half, to=1)  # FLOAT
+        return self.graph.node("Cast", half, to=FLOAT)
 
 
 def quantised_rows(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -176,13 +105,17 @@ def quantised_rows(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_graph(
-    describe: Callable[[Products], None], path: Path, *, samples: Sequence[Mapping[str, np.ndarray]] | None
+    describe: Callable[[Products], None],
+    path: Path,
+    *,
+    samples: Sequence[Mapping[str, np.ndarray]] | None,
+    operators: Operators = FUSED,
 ) -> None:
     """Write the graph that `describe` makes of products: float32, or int8 if there are samples of its inputs, on which
     the magnitudes are measured."""
-    products: Products = FloatProducts()
+    products: Products = FloatProducts(operators)
     if samples is not None:
-        products = Int8Products(measured(describe, samples))
+        products = Int8Products(operators, measured(describe, samples))
     describe(products)
     content = products.graph.model().SerializeToString()
     write_atomically(path, lambda part: part.write_bytes(content))
@@ -192,7 +125,7 @@ def measured(describe: Callable[[Products], None], samples: Sequence[Mapping[str
     """The largest magnitude of each left side in all samples."""
     from nat.engines.translate import open_session
 
-    products = MeasuredProducts()
+    products = MeasuredProducts(FUSED)
     describe(products)
     session = open_session(products.graph.model().SerializeToString())
     keys = [output.name for output in products.graph.outputs if not output.type.tensor_type.shape.dim]

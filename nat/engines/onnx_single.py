@@ -16,22 +16,24 @@ from nat.engines.onnx_graph import (
     best_symbols,
     columns_of,
     embedded,
+    largest_logits,
     layered,
     normalised,
     placed,
     stacked,
 )
+from nat.engines.onnx_nodes import DOUBLE, FLOAT, INT64
+from nat.engines.onnx_operators import FUSED, Operators
 from nat.engines.onnx_products import Factor, Products, array, parameters, write_graph
 from nat.models.fertility import Fertility
 from nat.models.vanilla import Vanilla
 from nat.nn.copied_inputs import DEFAULT_TAU, Copy
 from nat.nn.seq2seq import Seq2Seq
 
-INT64, FLOAT, DOUBLE = 7, 1, 11  # of ONNX
 
-
-def write_vanilla(model: Vanilla, path: Path, *, samples: Samples | None) -> None:
-    """tokens (1, S) -> path (1, L), of the most probable length. samples: as for `write_encoder`."""
+def write_vanilla(model: Vanilla, path: Path, *, samples: Samples | None, operators: Operators = FUSED) -> None:
+    """tokens (1, S) -> path (1, L), of the most probable length, and log_probs (1, L). samples: as for
+    `write_encoder`."""
 
     def describe(products: Products) -> None:
         graph, net = products.graph, model.net
@@ -42,7 +44,8 @@ def write_vanilla(model: Vanilla, path: Path, *, samples: Samples | None) -> Non
             x = graph.node("Concat", graph.constant(array(token)[None, None]), x, axis=1)
         x = stacked(products, x, net.encoder, "encoder")
         if token is None:
-            summary = graph.node("ReduceMean", x, graph.ints(1), keepdims=0)  # (1, D)
+            mean = graph.node("ReduceMean", graph.node("Cast", x, to=DOUBLE), graph.ints(1), keepdims=0)
+            summary = graph.node("Cast", mean, to=FLOAT)  # (1, D)
         else:
             summary = graph.node("Gather", x, graph.constant(np.int64(0)), axis=1)
             x = graph.node("Slice", x, graph.ints(1), graph.ints(POSITIONS), graph.ints(1))
@@ -51,7 +54,7 @@ def write_vanilla(model: Vanilla, path: Path, *, samples: Samples | None) -> Non
         copied = copies(products, source, columns_of(products, tokens), length, model)
         finish(products, copied, length, memory, net)
 
-    write_graph(describe, path, samples=samples)
+    write_graph(describe, path, samples=samples, operators=operators)
 
 
 def best_length(products: Products, summary: str, source_length: str, model: Vanilla) -> str:
@@ -87,7 +90,7 @@ def copies(products: Products, source: str, source_length: str, length: str, mod
     distances = graph.node("Abs", graph.node("Sub", places, centres))
     tau = graph.constant(np.float64(-(model.config.copy_tau or DEFAULT_TAU)))
     weights = graph.node("Softmax", graph.node("Div", distances, tau), axis=-1)
-    return graph.node("MatMul", graph.node("Cast", weights, to=FLOAT), source)
+    return graph.node("Cast", graph.node("MatMul", weights, graph.node("Cast", source, to=DOUBLE)), to=FLOAT)
 
 
 def counted(products: Products, length: str) -> str:
@@ -97,8 +100,9 @@ def counted(products: Products, length: str) -> str:
     return graph.node("Add", graph.node("Range", zero, graph.node("Squeeze", length), one), graph.ints(1))
 
 
-def write_fertility(model: Fertility, path: Path, *, samples: Samples | None) -> None:
-    """tokens (1, S) -> path (1, L), on the canvas of the most probable fertilities. samples: as for `write_encoder`."""
+def write_fertility(model: Fertility, path: Path, *, samples: Samples | None, operators: Operators = FUSED) -> None:
+    """tokens (1, S) -> path (1, L), on the canvas of the most probable fertilities, and log_probs (1, L). samples: as
+    for `write_encoder`."""
 
     def describe(products: Products) -> None:
         graph, net = products.graph, model.net
@@ -114,7 +118,7 @@ def write_fertility(model: Fertility, path: Path, *, samples: Samples | None) ->
         index = graph.node("ReduceSum", graph.node("Cast", ended, to=INT64), graph.ints(1), keepdims=0)
         finish(products, graph.node("Gather", source, index, axis=1), length, memory, net)
 
-    write_graph(describe, path, samples=samples)
+    write_graph(describe, path, samples=samples, operators=operators)
 
 
 def fertilities(products: Products, memory: Factor, model: Fertility) -> str:
@@ -139,12 +143,12 @@ def longest_canvas(products: Products, source_length: str, model: Fertility) -> 
 
 
 def finish(products: Products, copied: str, length: str, memory: Factor, net: Seq2Seq) -> None:
-    """copied: (1, L, D) -> path (1, L), the best token of each position."""
+    """copied: (1, L, D) -> path (1, L), the best token of each position, and log_probs (1, L)."""
     graph = products.graph
     x = placed(products, copied, net.target_positions, length)
     states = decoded(products, x, memory, net) if net.feedback else stacked(products, x, net.decoder, "decoder", memory)
     best = best_symbols(products, graph.node("Squeeze", states, graph.ints(0)), net)
-    graph.output(graph.node("Unsqueeze", best, graph.ints(0)), "path", "INT64", 1, "L")
+    best.output(graph, lambda tensor: graph.node("Unsqueeze", tensor, graph.ints(0)), 1, "L")
 
 
 def decoded(products: Products, x: str, memory: Factor, net: Seq2Seq) -> str:
@@ -155,7 +159,8 @@ def decoded(products: Products, x: str, memory: Factor, net: Seq2Seq) -> str:
         states = normalised(products, x, net.decoder.norm)
         if number < len(net.feedback):
             flat = graph.node("Squeeze", states, graph.ints(0))
-            tokens = graph.node("Unsqueeze", best_symbols(products, flat, net, key=f"states.{number}"), graph.ints(0))
+            best, _, _ = largest_logits(products, flat, net, f"states.{number}")
+            tokens = graph.node("Unsqueeze", best, graph.ints(0))
             pair = graph.node("Concat", x, embedded(products, tokens, net.embeddings.target), axis=-1)
             feedback = net.feedback[number]
             assert isinstance(feedback, nn.Linear)

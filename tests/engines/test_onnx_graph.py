@@ -15,7 +15,8 @@ from builders import make_model
 
 from nat.data.batch import Source
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
-from nat.engines.onnx_graph import write_ctc, write_decoder, write_encoder, write_output
+from nat.engines.onnx_ctc import write_ctc
+from nat.engines.onnx_graph import write_decoder, write_encoder, write_output
 from nat.engines.onnx_products import FloatProducts, quantised_rows
 from nat.models.ctc import CTC
 from nat.nn.transformer import Memory
