@@ -30,6 +30,7 @@ class Kind(Enum):
     TOKENIZERS = "tokenizers"
     LEARNABLE = "learnable"  # which pairs a model can learn from
     ENGINES = "engines"  # teachers of transformers, converted for CTranslate2
+    WEB = "web"  # ONNX Runtime Web, for exports that are pages
     HUB = "hub"  # data sets of the Hugging Face hub
     ALL = "all"
 
@@ -40,7 +41,7 @@ class CacheConfig:
 
     cache: str | None = option(None, "cache folder; null: $NAT_CACHE or ~/.cache/nat")
     clear: list[Kind] = option(
-        [], "what is removed: text, tokens, tokenizers, learnable, engines, hub, or all; []: nothing"
+        [], "what is removed: text, tokens, tokenizers, learnable, engines, web, hub, or all; []: nothing"
     )
     unused_days: float = option(0.0, "with clear: only what was not used for so many days", minimum=0)
 

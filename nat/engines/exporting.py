@@ -13,15 +13,15 @@ from nat.config import save_yaml
 from nat.data.lines import file_digest
 from nat.decoding.translator import Translator
 from nat.engines.base import ComputeType
-from nat.engines.choice import TOOLS, Engine
+from nat.engines.choice import Engine, Tool
 from nat.engines.onnx import MODEL, collapses
 from nat.runs.folder import run_summary
 from nat.runs.weights import WEIGHTS
 
 
-def write_export(translator: Translator, folder: Path, engine: Engine, kind: ComputeType) -> dict[str, Any]:
-    """All files but the manifest, and what that says of them. The run is one that the engine's `check` takes."""
-    tool = TOOLS[engine]
+def write_export(translator: Translator, folder: Path, engine: Engine, tool: Tool, kind: ComputeType) -> dict[str, Any]:
+    """All files but the manifest, and what that says of them. engine: that computes the folder. tool: writes it, and
+    its `check` takes the run."""
     save_yaml(translator.config, folder / "config.yaml")
     translator.tokenizers.save(folder / "tokenizer")
     tool.write(translator, folder, kind)

@@ -8,6 +8,7 @@ EXPORT/manifest.json    this description; `FORMAT` is its version
        decoder.onnx     weights.safetensors what lies around them
        output.onnx
        ctranslate2/     the teacher, as CTranslate2 reads it
+       index.html       a page that translates in a browser, with model.json, page/ and runtime/, see `nat.web.folder`
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ KEY = "nat_export"  # of the format's number, the first in the file: by it an ex
 KINDS = {"engine": str, "precision": str, "run": dict, "files": dict}
 NAMES = (  # of all files and folders in an export
     MANIFEST, "config.yaml", "tokenizer", "model.onnx", "translate.py", "encoder.onnx", "decoder.onnx", "output.onnx",
-    "weights.safetensors", "ctranslate2",
+    "weights.safetensors", "ctranslate2", "index.html", "model.json", "page", "runtime",
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from nat.decoding.translator import Translator
 from nat.engines.base import ComputeType, EngineTranslator, WorkerTranslator
 from nat.engines.onnx_ctc import write_ctc
 from nat.engines.onnx_graph import IMPOSSIBLE, POSITIONS, UNKNOWN
+from nat.engines.onnx_operators import FUSED, Operators
 from nat.engines.onnx_session import ENGINE, PACKAGE, open_session, require
 from nat.engines.onnx_single import write_fertility, write_vanilla
 from nat.engines.onnx_stacks import read_stacks, write_stacks
@@ -132,17 +133,24 @@ def named(kinds: Any) -> str:
 def write(translator: Translator, folder: Path, kind: ComputeType) -> None:
     """The graphs of a run that `check` takes, and what is needed beside them. For int8, magnitudes are measured on
     sentences of the run's validation text. Raises ConfigError or DataError where that cannot be read."""
-    model = translator.model
-    rows = sample_rows(translator) if kind is ComputeType.INT8 else None
-    if isinstance(model, SEVERAL_PASSES):
-        write_stacks(translator, folder, rows)
-        return
+    if isinstance(translator.model, SEVERAL_PASSES):
+        write_stacks(translator, folder, sample_rows(translator, kind))
+    else:
+        write_single(translator, folder, kind)
+
+
+def write_single(translator: Translator, folder: Path, kind: ComputeType, operators: Operators = FUSED) -> None:
+    """The graph of a single pass."""
+    model, rows = translator.model, sample_rows(translator, kind)
     samples = None if rows is None else [{"tokens": np.array([row])} for row in rows]
-    SINGLE_PASS[type(model)](model, folder / MODEL, samples=samples)
+    SINGLE_PASS[type(model)](model, folder / MODEL, samples=samples, operators=operators)
 
 
-def sample_rows(translator: Translator) -> list[list[int]]:
-    """Ids of at most NUM_SAMPLES sources of the validation text, evenly spread, that the graph can take."""
+def sample_rows(translator: Translator, kind: ComputeType) -> list[list[int]] | None:
+    """Ids of at most NUM_SAMPLES sources of the validation text, evenly spread, that the graph can take; None where no
+    magnitudes are needed."""
+    if kind is not ComputeType.INT8:
+        return None
     corpus = prepare(data_options(translator, {}), "valid", translator.tokenizers, filtered=False)
     assert isinstance(corpus, TokenizedCorpus)
     places = np.unique(np.linspace(0, len(corpus) - 1, min(NUM_SAMPLES, len(corpus))).round().astype(int))

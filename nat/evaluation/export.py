@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nat.config import option, to_plain
+from nat.engines import portable
 from nat.engines.base import ComputeType
-from nat.engines.choice import TOOLS, Engine
+from nat.engines.choice import TOOLS, Engine, Tool
 from nat.engines.exporting import write_export
 from nat.engines.manifest import KEY, MANIFEST, NAMES, write_manifest
 from nat.errors import ConfigError
@@ -25,13 +26,23 @@ from nat.files import write_atomically
 from nat.progress import Progress
 from nat.runs.outputs import Output, json_object
 from nat.scoring.scores import score_corpus
+from nat.web.folder import Page
+from nat.web.runtime import PACKAGE
 
 
 class Format(Enum):
-    """An engine, by its name there."""
+    """An engine, by its name there; or a page that translates in a browser, whose graph ONNX Runtime opens here."""
 
     ONNX = Engine.ONNX.value
     CTRANSLATE2 = Engine.CTRANSLATE2.value
+    WEB = "web"
+
+
+@dataclass(frozen=True)
+class WebOptions:
+    runtime: str | None = option(
+        None, f"{PACKAGE} as npm has it, the file or its folder; null: fetched once from npm, and kept"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +50,9 @@ class ExportConfig(SystemConfig):
     """Everything that `configs/export.yaml` holds."""
 
     output: str = option(help="folder of the export")
-    format: Format = option(Format.ONNX, "onnx: methods of one pass or several; ctranslate2: the teacher")
+    format: Format = option(
+        Format.ONNX, "onnx: methods of one pass or several; ctranslate2: the teacher; web: a page, methods of one pass"
+    )
     precision: ComputeType = option(ComputeType.INT8, "of matrix products: fp32 or int8")
     max_sentences: int | None = option(
         None,
@@ -47,13 +60,21 @@ class ExportConfig(SystemConfig):
         minimum=0,
     )
 
+    web: WebOptions = option(WebOptions())
+
     def __post_init__(self) -> None:
         if self.max_sentences == 0 and self.data:
             raise ConfigError(f"data.{next(iter(self.data))}: has no effect with max_sentences=0")
+        if self.format is not Format.WEB and self.web.runtime is not None:
+            raise ConfigError(f"web.runtime={self.web.runtime}: has no effect with format={self.format.value}")
 
     @property
     def engine(self) -> Engine:
-        return Engine(self.format.value)
+        return Engine.ONNX if self.format is Format.WEB else Engine(self.format.value)
+
+    @property
+    def tool(self) -> Tool:
+        return portable if self.format is Format.WEB else TOOLS[self.engine]
 
     @property
     def outputs(self) -> dict[str, Output]:
@@ -80,14 +101,17 @@ def export(config: ExportConfig) -> dict[str, Any]:
     """
     config.prepare()
     run = open_system(config.system, Runs(config.device))
-    check(run, config.engine)
+    check(run, config)
+    page = Page(run.translator, config.web.runtime) if config.format is Format.WEB else None
     text = read_text(config, run)
     found: dict[str, Any] = {}
 
     def write(folder: Path) -> None:
         folder.mkdir()
         with Progress("export", total=1, unit="model") as progress:
-            described = write_export(run.translator, folder, config.engine, config.precision)
+            described = write_export(run.translator, folder, config.engine, config.tool, config.precision)
+            if page is not None:
+                page.write(folder, described)
             progress.advance()
         write_manifest(folder, described | {"validation": None})
         if text is not None:
@@ -99,14 +123,15 @@ def export(config: ExportConfig) -> dict[str, Any]:
     return found
 
 
-def check(run: System, engine: Engine) -> None:
+def check(run: System, config: ExportConfig) -> None:
     """Raises ConfigError, by the option of this command, where the engine cannot have the run."""
     if run.translator.engine != Engine.TORCH.value:
         raise ConfigError(f"run_dir={run.translator.folder}: is an export itself, name the run it is of")
     try:
-        TOOLS[engine].check(run.translator)
+        config.tool.check(run.translator)
     except ConfigError as error:
-        raise ConfigError(str(error).replace("engine=", "format=", 1)) from None
+        by_engine, by_format = f"engine={config.engine.value}", f"format={config.format.value}"
+        raise ConfigError(str(error).replace(by_engine, by_format, 1)) from None
 
 
 def read_text(config: ExportConfig, run: System) -> Text | None:

@@ -20,6 +20,7 @@ FILES = (  # of a run or an export, as they are looked for in a repository
     "config.yaml", "run.json", "metrics.jsonl", "model.safetensors", "tokenizer/*.model", "tokenizer/tokenizer.json",
     "manifest.json", "model.onnx", "translate.py", "encoder.onnx", "decoder.onnx", "output.onnx", "weights.safetensors",
     "ctranslate2/*.json", "ctranslate2/*.bin", "ctranslate2/*.txt",
+    "index.html", "model.json", "page/*", "runtime/*", "tokenizer/source.json", "tokenizer/target.json",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The HTTP server: LibreTranslate's API in front of a batcher for each pair of languages."""
+"""The HTTP server: LibreTranslate's API in front of a batcher for each pair of languages, and a page that speaks it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -22,10 +22,10 @@ from nat.serving.batching import Batcher, Full
 from nat.serving.config import ServeConfig
 from nat.serving.languages import language_name
 from nat.serving.models import LineTranslator
+from nat.serving.page import Answer, page_answers
 from nat.serving.requests import Asked, Refused, asked, parameters, read_body
 
 log = logging.getLogger("nat.serving")
-Answer = Callable[[Request], Awaitable[Response]]
 REQUEST_ID = "x-request-id"
 LONGEST_ID = 100  # characters of an id that a client gives
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # bounds of the histogram of sizes
@@ -69,6 +69,7 @@ class Server:
             "/health": (self.health, ["GET"]),
             "/frontend/settings": (self.settings, ["GET"]),
             "/metrics": (self.show_metrics, ["GET"]),
+            **{path: (answer, ["GET"]) for path, answer in page_answers().items()},
         }
         routes = [Route(path, self.counted(path, answer), methods=kinds) for path, (answer, kinds) in answers.items()]
         return Starlette(routes=routes, lifespan=self.working, exception_handlers={HTTPException: unknown_path})

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 import uvicorn
+from browser import chromium
+from translating import type_lines
 
 from nat.errors import ConfigError, DataError
 from nat.serving.app import Server
@@ -93,6 +97,35 @@ def test_texts_and_lists_of_them_are_translated_line_by_line(running: Running) -
     assert running.json(q=["one", "two\n\nthree"]) == (200, {"translatedText": ["ONE", "TWO\n\nTHREE"]})
     assert running.json(q=[]) == (200, {"translatedText": []})
     assert running.json(q="", source="auto") == (200, {"translatedText": ""})
+
+
+def test_the_page_and_its_files_are_served_to_be_shown_and_nothing_else(running: Running) -> None:
+    status, page, headers = running.ask("/", method="GET")
+    assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert (
+        "default-src 'self'" in headers["content-security-policy"]
+        and "unsafe" not in headers["content-security-policy"]
+    )
+    assert headers["x-content-type-options"] == "nosniff"
+    for name in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert running.ask(f"/{name}", method="GET")[0] == 200, name
+    backend, kind = running.ask("/page/backend.js", method="GET")[1:]
+    assert 'fetch("translate"' in backend and kind["content-type"] == "text/javascript; charset=utf-8"
+    for path in ("/page/local.js", "/page/", "/page/../app.py", "/page/%2e%2e/pieces.py"):
+        assert running.ask(path, method="GET")[0] == 404, path
+    assert running.ask("/", method="POST")[0] == 405
+
+
+def test_the_page_translates_by_the_server_it_comes_from(running: Running, tmp_path: Path) -> None:
+    with chromium(tmp_path) as page:
+        page.open(f"http://127.0.0.1:{running.port}/")
+        assert type_lines(page, ["one", "", "a" * 201, "two <b>"]) == [
+            "ONE", "", "201 tokens, but this model takes at most 200", "TWO <B>",
+        ]  # fmt: skip
+        assert page.run("document.title") == "English to German"
+        assert page.run("document.getElementById('inside').hidden")
+        assert {urlsplit(address).netloc for address in page.requests} == {f"127.0.0.1:{running.port}"}
+        assert [error for error in page.errors if "400" not in error] == []  # what was refused is told to the console
 
 
 def test_forms_are_taken_as_clients_of_libretranslate_send_them(running: Running) -> None:

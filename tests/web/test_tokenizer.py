@@ -21,7 +21,7 @@ from nat.data.lines import read_lines
 from nat.data.tokenizer import Normalization, PieceTokenizer
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol
 from nat.errors import ConfigError
-from nat.web.folder import PAGE
+from nat.web.files import PAGE
 from nat.web.pieces import piece_data, shortest
 
 DRIVER = """
