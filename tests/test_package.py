@@ -69,6 +69,7 @@ def test_wheel_holds_configs_and_text(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"nat/configs/train.yaml", "nat/configs/model/ctc.yaml", "nat/embedded/lohelp/train.tsv.gz"} <= names
     assert {"nat/embedded/lohelp-pages/train.jsonl.gz", "nat/embedded/lohelp-pages/LICENCE.txt"} <= names
+    assert {"nat/web/page/index.html", "nat/web/page/page.js", "nat/web/runtime-licence.txt"} <= names
     entry_points = next(name for name in names if name.endswith("entry_points.txt"))
     scripts = zipfile.ZipFile(wheel).read(entry_points).decode()
     assert all(f"{command} = nat.cli" in scripts for command in ("nat-train", "nat-distill", "nat-decode"))

@@ -35,7 +35,8 @@ def random_model(name: str, options: dict[str, Any]) -> Any:
         for parameter in model.parameters():
             parameter += 0.2 * torch.randn(parameter.shape, generator=chance)
         model.net.embeddings.target.weight.mul_(3)
-        if name == "ctc" and model.net.blank_gate is not None:  # of both minds, and often close
+        if name == "ctc" and model.net.blank_gate is not None:  # of both minds: often close, at times quite sure
+            model.net.blank_gate.weight.mul_(8)
             odds = model.net.blank_gate(model.states(Source.from_lists([sources()[-1]]))[1])
             model.net.blank_gate.bias -= odds.mean() + 0.5
     return model
