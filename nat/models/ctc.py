@@ -26,7 +26,7 @@ from nat.nn.head import Head
 from nat.nn.limits import LengthLimits
 from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import Guide
-from nat.nn.slots import SlotConfig, Slots, marginal_log_prob, target_scores
+from nat.nn.slots import SlotConfig, Slots, glanced_scores, marginal_log_prob, target_scores
 from nat.nn.transformer import Memory
 from nat.ops import ctc
 from nat.rows import Rows
@@ -113,8 +113,7 @@ class CTC(TranslationModel):
         section 3.3; Qian et al. 2021, section 3.2)."""
         with torch.no_grad():
             states = self.net.states(self.net.place(slots.states), slots.mask, memory)
-            scored, _ = target_scores(head, states, slots, batch.target)
-            predicted = head.argmax(states)
+        scored, predicted = glanced_scores(head, states, slots, batch.target)
         reference = ctc.best_path(scored)
         where = shown(predicted, reference, slots.valid & scored.alignable()[:, None], random, ratio=ratio)
         return reveal(slots.states, self.net.embed(reference), where)

@@ -194,8 +194,7 @@ class DAG(TranslationModel):
         """Decoder inputs with part of the best path revealed (section 3.3)."""
         with torch.no_grad():
             graph = self.graph(slots, slots.states, memory)
-            emissions, _ = graph.columns(batch.target)
-            predicted = graph.head.argmax(graph.states)
+        emissions, predicted = graph.head.glanced(graph.states, batch.target.tokens)
         held = best_path(emissions, graph.transitions, batch.target.lengths)
         on_path = held >= 0
         reference = F.pad(batch.target.tokens, (0, 1), value=PAD).gather(1, held.clamp(min=0))

@@ -80,3 +80,9 @@ class FactoredHead(Head):
         columns = torch.where((tokens == BLANK)[:, None], blank[:, :, None], columns + word[:, :, None])
         count = self.embedding.num_embeddings - len(self.words.forbidden)
         return columns, (count * (mean + word) + blank) / (count + 1)
+
+    def glanced(
+        self, states: Float[Tensor, "B L D"], tokens: Int[Tensor, "B K"]
+    ) -> tuple[Float[Tensor, "B L K"], Int[Tensor, "B L"]]:
+        with torch.no_grad():  # two products: the second one is of words where the gate leaves it open, alone
+            return self.columns(states, tokens)[0], self.argmax(states)

@@ -92,7 +92,19 @@ class Head:
     ) -> tuple[Float[Tensor, "B L K"], Float[Tensor, "B L"]]:
         """The log-probabilities of the same K tokens at every position of a row; and the mean over all tokens that are
         possible, where asked for."""
-        scores = self.scores(states)
+        return self._columns(self.scores(states), tokens, with_mean=with_mean)
+
+    def glanced(
+        self, states: Float[Tensor, "B L D"], tokens: Int[Tensor, "B K"]
+    ) -> tuple[Float[Tensor, "B L K"], Int[Tensor, "B L"]]:
+        """`columns` and `argmax`, from one product; without a gradient."""
+        with torch.no_grad():
+            scores = self.scores(states)
+            return self._columns(scores, tokens)[0], scores.argmax(dim=-1)
+
+    def _columns(
+        self, scores: Float[Tensor, "B L V"], tokens: Int[Tensor, "B K"], *, with_mean: bool = False
+    ) -> tuple[Float[Tensor, "B L K"], Float[Tensor, "B L"]]:
         shape = (*scores.shape[:2], tokens.size(1))
         parts = softmax_parts(
             scores.flatten(0, 1),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nat.config import option
@@ -119,6 +119,15 @@ def target_scores(
     ids = target_ids(target.tokens, target.lengths, blank=int(Symbol.BLANK))
     columns, mean = head.columns(states, ids, with_mean=with_mean)
     return TargetScores.of(columns, ids, slots.lengths, target.lengths), mean
+
+
+def glanced_scores(
+    head: Head, states: Float[Tensor, "B A D"], slots: Slots, target: Tokens
+) -> tuple[TargetScores, Int[Tensor, "B A"]]:
+    """As `target_scores`, and the best symbol of every slot; without a gradient."""
+    ids = target_ids(target.tokens, target.lengths, blank=int(Symbol.BLANK))
+    columns, best = head.glanced(states, ids)
+    return TargetScores.of(columns, ids, slots.lengths, target.lengths), best
 
 
 def marginal_log_prob(head: Head, states: Float[Tensor, "B A D"], slots: Slots, target: Tokens) -> Float[Tensor, " B"]:

@@ -41,6 +41,18 @@ def test_parts_are_those_of_the_whole(copying: bool) -> None:
 
 
 @pytest.mark.parametrize("copying", [False, True])
+def test_a_glance_is_columns_and_arg_max_of_one_product(copying: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, states = head_and_states(copying)
+    tokens = BATCH.target.tokens.clamp(min=8)
+    expected = head.columns(states, tokens)[0], head.argmax(states)
+    projected = projected_positions(head.output, monkeypatch)
+    found = head.glanced(states, tokens)
+    assert projected == [states.size(0) * states.size(1)]
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert not found[0].requires_grad
+
+
+@pytest.mark.parametrize("copying", [False, True])
 def test_only_the_positions_that_count_are_projected_and_learn(copying: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     head, states = head_and_states(copying)
     states = states.detach().requires_grad_()
