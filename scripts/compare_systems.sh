@@ -25,7 +25,7 @@ train() { # RECIPE TEXT START [OVERRIDES]: a run in $runs/RECIPE-TEXT
     trainer.tokens_per_update=512 trainer.max_updates=1500 validation.every=500 validation.max_sentences=200 "$@"
 }
 for text in distilled raw; do
-  for recipe in vanilla vanilla_glancing vanilla_deep fertility refinement mask_predict ctc ctc_glancing ctc_deep; do
+  for recipe in vanilla vanilla_glancing vanilla_deep fertility refinement mask_predict ctc ctc_glancing ctc_deep dag; do
     train $recipe $text "$teacher" "$@"
   done
   train imputer $text "$runs/ctc-$text" "$@"
@@ -60,6 +60,10 @@ for text in raw distilled; do
   row ctc "temperature=1.0&num_candidates=10&choose=mbr_chrf&" "CTC 10 samples MBR"
   row ctc_glancing "" "CTC glancing"
   row ctc_deep "" "CTC deep"
+  row dag "search=greedy&" "DAG greedy"
+  row dag "" "DAG lookahead"
+  row dag "search=viterbi&" "DAG joint Viterbi"
+  row dag "beam_size=5&" "DAG beam 5"
   for n in 1 2 4 8; do row imputer "max_passes=$n&" "Imputer $n"; done
 done
 row fertility "$npd=100&" "fertility NPD 100"
@@ -69,7 +73,7 @@ row fertility_tuned "" "fertility fine-tuned argmax"
 row fertility_tuned "$npd=10&" "fertility fine-tuned NPD 10"
 claims=""
 claim() { claims+="${claims:+,}'$1 > $2'"; }
-for system in vanilla "vanilla glancing" "vanilla deep" "fertility argmax" CTC "CTC glancing" "CTC deep"; do
+for system in vanilla "vanilla glancing" "vanilla deep" "fertility argmax" CTC "CTC glancing" "CTC deep" "DAG lookahead"; do
   claim "$system distilled" "$system raw"
 done
 for text in distilled raw; do
@@ -77,6 +81,7 @@ for text in distilled raw; do
   claim "Imputer 4 $text" "CTC $text"
   claim "fertility NPD 10 $text" "fertility argmax $text"
   claim "CTC glancing $text" "CTC $text"
+  claim "DAG lookahead $text" "CTC $text"
   claim "vanilla glancing $text" "vanilla $text"
   claim "refinement 5 $text" "refinement 1 $text"
 done

@@ -50,6 +50,7 @@ row ctc "" CTC
 row ctc "beam_size=10&num_candidates=10&" "CTC beam 10"
 row ctc_glancing "" "CTC glancing"
 row ctc_deep "" "CTC deep"
+row dag "" "DAG lookahead"
 row ctc_long "" "CTC 3000 updates"
 row ctc_glancing_long "" "CTC glancing 3000 updates"
 for n in 1 4 8; do row imputer "max_passes=$n&" "Imputer $n"; done

@@ -48,6 +48,8 @@ TINY = {
     "cloze": "max_sentences=4",
     "bench": (
         "repeats=1 alignments.batch_size=2 alignments.vocabulary_size=20 edits.batch_size=2 edits.vocabulary_size=20 "
+        "dag.batch_size=2 dag.source_length=3 dag.target_length=3 dag.upsampling=[2] dag.target_lengths=[3] "
+        "dag.vocabulary_size=300 dag.dim=16 dag.num_layers=1 dag.num_heads=2 dag.ffn_dim=16 "
         "attention.kinds=[linear] attention.lengths=[64,128] attention.fit_from=64 attention.dim=16 "
         "attention.num_heads=2 training.updates=1 training.dim=16 training.num_layers=1 training.num_heads=2 "
         "training.ffn_dim=16 training.seconds=0.1 training.vocabulary_size=300 training.tokens_per_update=50 "

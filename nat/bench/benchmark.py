@@ -14,6 +14,7 @@ from nat.bench.alignments import AlignmentSizes, alignments
 from nat.bench.attention import AttentionSizes, Curve, measure
 from nat.bench.attention_results import Panels, describe_kinds, read_figures, rows_of
 from nat.bench.card import CardSizes, describe_card, measure_card
+from nat.bench.dag import DagSizes, describe_dag, measure_dag
 from nat.bench.decoding import DecodingSizes, describe_decoding, measure_decoding
 from nat.bench.edits import EditSizes, edits
 from nat.bench.engine_contenders import EngineSizes
@@ -41,6 +42,7 @@ class BenchmarkConfig(CommandConfig):
     num_threads: int = option(1, "CPU threads of torch", minimum=1, maximum=MOST_THREADS)
     alignments: AlignmentSizes = field(default_factory=AlignmentSizes)
     edits: EditSizes = field(default_factory=EditSizes)
+    dag: DagSizes = field(default_factory=DagSizes)
     attention: AttentionSizes = field(default_factory=AttentionSizes)
     training: TrainingSizes = field(default_factory=TrainingSizes)
     decoding: DecodingSizes = field(default_factory=DecodingSizes)
@@ -152,6 +154,11 @@ def with_provenance(
 BENCHMARKS: dict[str, Benchmark] = {
     "alignments": taking_turns("alignments", alignments),
     "edits": taking_turns("edits", edits),
+    "dag": benchmark(
+        "dag",
+        lambda sizes, config, device, _: measure_dag(sizes, repeats=config.repeats, device=device),
+        describe_dag,
+    ),
     "attention": attention,
     "training": benchmark(
         "training",

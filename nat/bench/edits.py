@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +18,19 @@ from nat.nn.rng import RowRandom
 from nat.nn.roll_in import damaged, dropped
 from nat.ops.edit_distance import best_edits
 from nat.training.objective import objective
+
+
+class PairSizes(Protocol):
+    """What made pairs are made of."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def source_length(self) -> int: ...
+    @property
+    def target_length(self) -> int: ...
+    @property
+    def vocabulary_size(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,7 @@ def levenshtein(sizes: EditSizes) -> Levenshtein:
     return built
 
 
-def random_pairs(sizes: EditSizes) -> Batch:
+def random_pairs(sizes: PairSizes) -> Batch:
     """Ordinary tokens, no padding."""
     generator = torch.Generator().manual_seed(2)
 

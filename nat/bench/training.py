@@ -33,8 +33,8 @@ from nat.runs.precision import Precision
 from nat.table import markdown_table, rounded
 
 SYSTEMS = [
-    "autoregressive", "vanilla", "ctc", "ctc with glancing", "mask_predict", "refinement", "imputer", "insertion",
-    "levenshtein", "kermit", "fertility",
+    "autoregressive", "vanilla", "ctc", "ctc with glancing", "mask_predict", "refinement", "imputer", "dag",
+    "insertion", "levenshtein", "kermit", "fertility",
 ]  # fmt: skip
 HERE, BASELINE = "here", "baseline"
 

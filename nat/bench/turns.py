@@ -35,17 +35,23 @@ class Measured:
     limit: float | None
 
 
-def compare(contenders: Sequence[Contender], *, repeats: int, device: torch.device) -> list[Measured]:
-    """Medians over `repeats` rounds, in each of which every contender works once."""
+def compare(
+    contenders: Sequence[Contender],
+    *,
+    repeats: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Measured]:
+    """Medians over `repeats` rounds, in each of which every contender works once. clock: tells the seconds."""
     times: list[list[float]] = [[] for _ in contenders]
     for number in range(WARM_UP + repeats):
         for row, contender in zip(times, contenders, strict=True):
             synchronize(device)
-            began = time.perf_counter()
+            began = clock()
             contender.work()
             synchronize(device)
             if number >= WARM_UP:
-                row.append(1000.0 * (time.perf_counter() - began))
+                row.append(1000.0 * (clock() - began))
     medians = [statistics.median(row) for row in times]
     return [
         Measured(contender.name, median, median / medians[0], contender.limit)
@@ -54,13 +60,15 @@ def compare(contenders: Sequence[Contender], *, repeats: int, device: torch.devi
 
 
 def describe_turns(figures: Mapping[str, Any]) -> str:
-    """The figures as a table, with what one needs to judge them."""
+    """The figures as a table, with what one needs to judge them; with peak memory where it was measured."""
+    with_memory = all("peak_megabytes" in row for row in figures["results"])
     rows = [
         [row["name"], rounded(row["milliseconds"], 1), rounded(row["ratio"], 3)]
         + ["" if row["limit"] is None else f"{row['limit']:g}"]
+        + ([rounded(row["peak_megabytes"], 1)] if with_memory else [])
         for row in figures["results"]
     ]
-    table = markdown_table(["", "ms", "ratio", "at most"], rows)
+    table = markdown_table(["", "ms", "ratio", "at most", *(["peak MB"] if with_memory else [])], rows)
     sizes = ", ".join(f"{name}={value}" for name, value in figures["sizes"].items())
     where = f"{figures['device']}, {figures['num_threads']} CPU threads, torch {figures['torch']}"
     return f"{table}\n\nmedians of {figures['repeats']}, taking turns; float32; {sizes}; {where}\n"

@@ -13,6 +13,7 @@ usage: nat-bench BENCHMARK OVERRIDES
 
   nat-bench alignments
   nat-bench alignments alignments.vocabulary_size=32000 repeats=5 output=alignments.json
+  nat-bench dag dag.upsampling=[4] repeats=5 output=dag.json
   nat-bench attention repeats=5 output=attention.json
   nat-bench attention attention.kinds=[local,linear] attention.lengths=[1024,4096] attention.options.local.window=32
   nat-bench attention attention.figures=attention.json attention.picture=kinds.svg attention.accuracy=decoded/KIND.json
@@ -26,6 +27,7 @@ usage: nat-bench BENCHMARK OVERRIDES
 
 alignments  the Imputer's constrained marginal and the best alignment, beside torch's CTC loss
 edits       the Levenshtein Transformer's expert, beside a training step of experiment=small/levenshtein
+dag         a training step of DAG beside CTC's, with peak memory, and its dynamic programs against targets and vertices
 attention   every kind of self-attention against the length of its input: time, peak memory, fitted exponents; and the
             picture of speed, score and memory, from scores that nat-decode wrote
 training    target tokens a second that each system learns, padding, memory; with training.baseline=FOLDER beside

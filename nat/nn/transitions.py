@@ -40,9 +40,9 @@ class Transitions(nn.Module):
         """Log-probabilities in float32 at least, laid out as nat/ops/dag.py has them. valid: right-padded."""
         begin, end = (state.to(states.dtype).expand(len(states), 1, -1) for state in (self.begin, self.end))
         origins = torch.cat((begin, states), dim=1)
-        scores = self.heads(self.query(origins)) @ self.heads(self.key(torch.cat((states, end), dim=1))).mT
+        queries = self.heads(self.query(origins)) / math.sqrt(states.size(2) / self.num_heads)
+        scores = at_least_float32(queries @ self.heads(self.key(torch.cat((states, end), dim=1))).mT)
         possible = later(scores.size(2), device=states.device) & F.pad(valid, (0, 1), value=True)[:, None]
-        scores = at_least_float32(scores / math.sqrt(states.size(2) / self.num_heads))
         by_head = scores.masked_fill(~possible[:, None], IMPOSSIBLE).log_softmax(dim=3)
         shares = at_least_float32(self.gate(origins)).log_softmax(dim=2).mT[:, :, :, None]  # (B, H, A + 1, 1)
         return (by_head + shares).logsumexp(dim=1).masked_fill(~possible, -torch.inf)

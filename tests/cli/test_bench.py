@@ -61,6 +61,32 @@ def test_edits(capsys: pytest.CaptureFixture[str]) -> None:
     assert "target_length=4, vocabulary_size=9" in lines[5]
 
 
+def test_dag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "dag.json"
+    small = ("batch_size=2", "source_length=3", "target_length=4", "vocabulary_size=300", "dim=8", "num_heads=2")
+    more = ("ffn_dim=8", "num_layers=1", "upsampling=[2,4]", "target_lengths=[3,9]")
+    assert run("dag", *(f"dag.{size}" for size in (*small, *more)), "repeats=1", f"output={output}") == 0
+    rows = json.loads(output.read_text(encoding="utf-8"))["results"]
+    assert [row["name"] for row in rows[:6]] == [
+        f"{name}, {number} a token, training step{more}"
+        for more in ("", " with glancing")
+        for name, number in (("ctc", 2), ("dag", 2), ("dag", 4))
+    ]
+    assert [row["name"] for row in rows[-2:]] == [
+        f"{name}, T=9, 12 vertices" for name in ("marginal_loss, forward and backward", "best_path")
+    ]
+    assert [row["limit"] for row in rows] == [None, None, 2.0, *[None] * 11]
+    assert all(row["milliseconds"] > 0 and row["peak_megabytes"] > 0 for row in rows)
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[0] == "| | ms | ratio | at most | peak MB |"
+    assert lines[2].startswith("| ctc, 2 a token, training step |") and "| 1.000 |" in lines[2]
+    assert lines[-2] == "milliseconds of CPU time"
+    assert run("dag", "dag.upsampling=[]", "dag.target_lengths=[3,0]") == 2
+    errors = capsys.readouterr().err
+    assert "dag.upsampling=[]: at least one number is needed" in errors
+    assert "target_lengths=[3, 0]: at least one number is needed, and all must be at least 1" in errors
+
+
 SHORT = [f"attention.{size}" for size in ("kinds=[full]", "lengths=[16,32]", "fit_from=16", "dim=8", "num_heads=2")]
 
 
