@@ -23,6 +23,7 @@ from nat.decoding.options import data_options
 from nat.decoding.translator import Translator
 from nat.engines.base import ComputeType, EngineTranslator, WorkerTranslator
 from nat.engines.onnx_ctc import write_ctc
+from nat.engines.onnx_dag import BETA, beta_of, write_dag
 from nat.engines.onnx_graph import IMPOSSIBLE, POSITIONS, UNKNOWN
 from nat.engines.onnx_operators import FUSED, Operators
 from nat.engines.onnx_session import ENGINE, PACKAGE, open_session, require
@@ -31,6 +32,7 @@ from nat.engines.onnx_stacks import read_stacks, write_stacks
 from nat.errors import ConfigError
 from nat.models.contract import TranslationModel
 from nat.models.ctc import CTC
+from nat.models.dag import DAG
 from nat.models.fertility import Fertility
 from nat.models.imputer import Imputer
 from nat.models.mask_predict import MaskPredict
@@ -44,7 +46,12 @@ from nat.nn.attention.positional import OthersAttention, PositionalAttention
 PACKAGES = ("onnx", PACKAGE)  # that a folder is made and computed with
 MODEL = "model.onnx"
 NUM_SAMPLES = 100  # sentences that magnitudes are measured on
-SINGLE_PASS: dict[type[TranslationModel], Any] = {CTC: write_ctc, Vanilla: write_vanilla, Fertility: write_fertility}
+SINGLE_PASS: dict[type[TranslationModel], Any] = {
+    CTC: write_ctc,
+    Vanilla: write_vanilla,
+    Fertility: write_fertility,
+    DAG: write_dag,
+}
 SEVERAL_PASSES = (MaskPredict, Refinement, Imputer)
 ATTENTIONS = (FullAttention, OthersAttention, PositionalAttention)
 
@@ -61,20 +68,25 @@ class GraphTranslator(WorkerTranslator):
 
     def decoding(self, options: dict[str, Any]) -> DecodingOptions:
         """As `Translator.decoding`. Raises ConfigError for what the graph does not do, which has one answer."""
-        decoding = super().decoding(options)
+        decoding, free = super().decoding(options), {"allow_unknown"}
+        if beta_of(decoding) is not None:
+            free |= {"search", BETA}
         for f in fields(decoding):
             value = getattr(decoding, f.name)
-            if value != f.default and f.name != "allow_unknown":
+            if value != f.default and f.name not in free:
                 raise ConfigError(
-                    f"decoding.{f.name}={value}: {self.folder} is computed by one {ENGINE} graph, made with "
-                    f"{f.name}={f.default}; engine=torch can"
+                    f"decoding.{f.name}={getattr(value, 'value', value)}: {self.folder} is computed by one {ENGINE} "
+                    f"graph, made with {f.name}={f.default}; engine=torch can"
                 )
         return decoding
 
     def computed(self, batches: list[list[list[int]]], decoding: DecodingOptions) -> Iterator[list[Decoded]]:
         """As `WorkerTranslator.computed`. What one worker does needs no other thread."""
-        banned = {} if decoding.allow_unknown else {UNKNOWN: np.array(IMPOSSIBLE, dtype=np.float32)}
-        work = partial(self._translate, banned)
+        given = {} if decoding.allow_unknown else {UNKNOWN: IMPOSSIBLE}
+        if (beta := beta_of(decoding)) is not None:
+            given[BETA] = beta
+        more = {name: np.array(value, dtype=np.float32) for name, value in given.items()}
+        work = partial(self._translate, more)
         num_workers = min(self._num_workers, len(batches))
         if num_workers <= 1:
             yield from map(work, batches)
@@ -170,7 +182,7 @@ def longest_source(model: TranslationModel) -> int | None:
     """The most tokens of a sentence: a graph's sinusoids have a limit, those of a canvas too."""
     if isinstance(model, SEVERAL_PASSES):
         return model.max_source_length
-    slots = model.split.num_slots if isinstance(model, CTC) else 1
+    slots = model.split.num_slots if isinstance(model, CTC | DAG) else 1
     return tightest((model.max_source_length, POSITIONS // slots))
 
 

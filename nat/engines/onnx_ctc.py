@@ -12,15 +12,12 @@ from nat.engines.onnx_graph import (
     Best,
     Samples,
     best_symbols,
-    columns_of,
-    embedded,
+    decoded_slots,
     largest_logits,
     log_total,
-    placed,
-    stacked,
 )
 from nat.engines.onnx_operators import FUSED, Operators
-from nat.engines.onnx_products import Products, array, parameters, write_graph
+from nat.engines.onnx_products import Products, parameters, write_graph
 from nat.models.ctc import CTC
 
 BLANK = int(Symbol.BLANK)
@@ -35,17 +32,7 @@ def write_ctc(model: CTC, path: Path, *, samples: Samples | None, operators: Ope
     def describe(products: Products) -> None:
         graph, net, split = products.graph, model.net, model.split
         tokens = graph.input("tokens", "INT64", "B", "S")
-        length = columns_of(products, tokens)
-        x = embedded(products, tokens, net.embeddings.source)
-        x = stacked(products, placed(products, x, net.source_positions, length), net.encoder, "encoder")
-        memory = products.factor(x, "memory")
-        num_slots = graph.node("Mul", length, graph.ints(split.num_slots))
-        x = products.linear(memory, array(split.weight), array(split.bias))  # (B, S, s D)
-        canvas = graph.node(
-            "Concat", graph.ints(-1), num_slots, graph.ints(net.embeddings.target.embedding_dim), axis=0
-        )
-        x = placed(products, graph.node("Reshape", x, canvas), net.target_positions, num_slots)
-        x = stacked(products, x, net.decoder, "decoder", memory)
+        x, num_slots = decoded_slots(products, tokens, net, split)
         states = graph.node("Reshape", x, graph.ints(-1, net.embeddings.target.embedding_dim))  # (B A, D)
         best = best_symbols(products, states, net) if net.blank_gate is None else gated_symbols(products, states, model)
         shape = graph.node("Concat", graph.ints(-1), num_slots, axis=0)

@@ -20,6 +20,7 @@ from nat.nn.attention.full import FullAttention
 from nat.nn.attention.positional import OthersAttention, PositionalAttention
 from nat.nn.embedding import OutputLayer, Positions, TokenEmbedding
 from nat.nn.seq2seq import Seq2Seq
+from nat.nn.slots import SlotSplit
 from nat.nn.transformer import Decoder, Encoder, Layer, Residual
 
 POSITIONS = 1024  # sinusoids that are written out
@@ -177,6 +178,18 @@ def placed(products: Products, x: str, positions: Positions, length: str) -> str
     """x: (B, L, D) with positions added. length: (1) L."""
     graph, table = products.graph, array(positions(positions.max_length or POSITIONS))
     return graph.node("Add", x, graph.node("Slice", graph.constant(table), graph.ints(0), length))
+
+
+def decoded_slots(products: Products, tokens: str, net: Seq2Seq, split: SlotSplit) -> tuple[str, str]:
+    """tokens: (B, S) -> the decoder's states of all slots (B, A, D), and (1) A."""
+    graph, length = products.graph, columns_of(products, tokens)
+    x = placed(products, embedded(products, tokens, net.embeddings.source), net.source_positions, length)
+    memory = products.factor(stacked(products, x, net.encoder, "encoder"), "memory")
+    num_slots = graph.node("Mul", length, graph.ints(split.num_slots))
+    x = products.linear(memory, array(split.weight), array(split.bias))  # (B, S, s D)
+    canvas = graph.node("Concat", graph.ints(-1), num_slots, graph.ints(net.embeddings.target.embedding_dim), axis=0)
+    x = placed(products, graph.node("Reshape", x, canvas), net.target_positions, num_slots)
+    return stacked(products, x, net.decoder, "decoder", memory), num_slots
 
 
 class Best(NamedTuple):

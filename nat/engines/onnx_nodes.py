@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 MICROSOFT = "com.microsoft"  # operators of ONNX Runtime
 OPSET, IR_VERSION = 20, 10
-FLOAT, INT64, DOUBLE = 1, 7, 11  # of TensorProto.DataType
+FLOAT, INT64, BOOL, DOUBLE = 1, 7, 9, 11  # of TensorProto.DataType
 
 
 class Graph:

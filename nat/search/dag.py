@@ -23,14 +23,12 @@ def follow(successors: Int[Tensor, "B A1"]) -> Bool[Tensor, "B A1"]:
 
     In log2 A rounds, each of which takes twice as many steps as the one before; the host waits for nothing.
     """
-    num_rows, num_nodes = successors.shape
+    num_nodes = successors.size(1)
     jumps = F.pad(successors + 1, (0, 1), value=num_nodes)  # the end, node A + 1, leads to itself
     visited = torch.zeros_like(jumps, dtype=torch.bool)
     visited[:, 0] = True
     for _ in range(num_nodes.bit_length()):
-        arrived = visited.new_zeros(num_rows, num_nodes + 2)  # and a column for where no path is
-        arrived.scatter_(1, jumps.where(visited, num_nodes + 1), True)
-        visited = visited | arrived[:, :-1]
+        visited = visited.scatter(1, jumps.where(visited, num_nodes), True)  # the end is visited in any case
         jumps = jumps.gather(1, jumps)
     return visited[:, :-1]
 

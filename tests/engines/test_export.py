@@ -45,6 +45,8 @@ ODD = ["", " ", "\t\u3000", "☃", "<mask> <pad> </s>", "a", "A " * 40, "é" * 4
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {  # what can be exported: model and options
     "ctc": ("ctc", {}),
     "ctc_fast": ("ctc", {"factored_blank": True, "decoder": {"cross_attention": False}}),
+    "dag": ("dag", {}),
+    "dag_late": ("dag", {"decoder": {"cross_attention": False}, "upsampling": 8}),
     "vanilla": ("vanilla", {}),
     "vanilla_token": ("vanilla", {"length": {"summary": "token"}, "copy": "soft", "size": {"norm": "post"}}),
     "vanilla_axe": ("vanilla", {"loss": "axe"}),
@@ -120,7 +122,7 @@ def some(quick: Sequence[str]) -> list[Any]:
     return [form if form in quick else pytest.param(form, marks=pytest.mark.slow) for form in FORMS]
 
 
-@pytest.mark.parametrize("form", some(["ctc_fast", "vanilla_deep", "fertility", "mask_predict", "imputer"]))
+@pytest.mark.parametrize("form", some(["ctc_fast", "dag", "vanilla_deep", "fertility", "mask_predict", "imputer"]))
 def test_the_export_writes_the_tokens_of_the_run(
     form: str, make: Callable[..., Path], export: Callable[..., Path], lines: list[str]
 ) -> None:
@@ -133,7 +135,7 @@ def test_the_export_writes_the_tokens_of_the_run(
     assert (found.engine, found.computed_in) == ("onnx", "fp32")
 
 
-@pytest.mark.parametrize("form", some(["ctc", "vanilla"]))
+@pytest.mark.parametrize("form", some(["ctc", "dag", "vanilla"]))
 def test_a_line_in_int8_does_not_depend_on_its_batch(form: str, export: Callable[..., Path], lines: list[str]) -> None:
     name, options = FORMS[form]
     found = nat.load(export(name, "precision=int8", **options))
@@ -174,7 +176,7 @@ def test_the_teacher_in_ctranslate2(make: Callable[..., Path], export: Callable[
         assert written == tokens(expected, lines, **options) == tokens(found, lines, size=1, **options)
 
 
-@pytest.mark.parametrize("form", ["ctc_fast", "fertility"])
+@pytest.mark.parametrize("form", ["ctc_fast", "dag", "fertility"])
 def test_a_graph_can_be_kept_from_writing_unk(
     form: str, make: Callable[..., Path], export: Callable[..., Path], lines: list[str]
 ) -> None:
@@ -184,6 +186,24 @@ def test_a_graph_can_be_kept_from_writing_unk(
     expected = tokens(run, lines, allow_unknown=False)
     assert not any(int(Symbol.UNK) in row for row in expected)
     assert tokens(found, lines, allow_unknown=False) == expected
+
+
+def test_the_graph_of_a_dag_searches_greedily_or_ahead(
+    make: Callable[..., Path], export: Callable[..., Path], lines: list[str]
+) -> None:
+    run, found = nat.load(make("dag")), nat.load(export("dag", "precision=fp32"))
+    written = [tokens(run, lines)]
+    for options in ({"search": "greedy"}, {"lookahead_beta": 4.0}, {"search": "lookahead", "lookahead_beta": 0.2}):
+        written.append(tokens(run, lines, **options))
+        assert tokens(found, lines, **options) == written[-1]
+    assert len({json.dumps(texts) for texts in written}) == 4
+    for options, message in (
+        ({"search": "viterbi"}, r"decoding\.search=viterbi: .* is computed by one onnx graph"),
+        ({"beam_size": 2}, r"decoding\.beam_size=2: .* is computed by one onnx graph"),
+        ({"temperature": 1.0}, r"decoding\.temperature=1\.0: .* is computed by one onnx graph"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            found.decoding(options)
 
 
 def test_what_a_position_skips_is_no_token() -> None:
@@ -360,7 +380,7 @@ REFUSED: list[tuple[str, dict[str, Any], list[str], str]] = [
         "levenshtein",
         {},
         [],
-        r"format=onnx: .* holds a \w+ model; CTC, Vanilla and Fertility become one graph",
+        r"format=onnx: .* holds a \w+ model; CTC, Vanilla, Fertility and DAG become one graph",
     ),
     ("insertion", {}, [], r"format=onnx: .* holds a \w*Insertion\w* model"),
     ("kermit", {}, [], r"format=onnx: .* holds a Kermit model"),

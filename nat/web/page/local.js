@@ -69,7 +69,7 @@ class LocalModel {
     const { collapse, symbols } = this.about;
     let token = -1;
     return path.map((id, place) => {
-      const isBlank = collapse && id === symbols.blank;
+      const isBlank = id === symbols.blank;
       const isRepeat = collapse && !isBlank && place > 0 && path[place - 1] === id;
       if (!isBlank && !isRepeat) token++;
       const kind = isBlank ? "blank" : isRepeat ? "repeat" : "token";
