@@ -73,9 +73,8 @@ def batches(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def run(session: Session, rows: Sequence[Sequence[int]], collapse: bool, **more: np.ndarray) -> list[list[int]]:
-    """What a graph writes for rows of one length; graphs know no padding. collapse: it writes slots (B, A), whose
-    repetitions and blanks are no tokens; else tokens of one sentence at a time, in which blanks are none either. more:
-    other inputs of the graph."""
+    """What a graph writes for rows of one length, for it knows no padding. collapse: slots (B, A), whose repetitions are
+    no tokens; else one sentence at a time. Blanks are no tokens in either. more: other inputs of the graph."""
     parts = [rows] if collapse else [[row] for row in rows]
     paths = [session.run(["path"], {"tokens": np.array(part, dtype=np.int64), **more})[0] for part in parts]
     if not collapse:
