@@ -73,7 +73,7 @@ def batches(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def run(session: Session, rows: Sequence[Sequence[int]], collapse: bool, **more: np.ndarray) -> list[list[int]]:
-    """What a graph writes for rows of one length, for it knows no padding. collapse: slots (B, A), whose repetitions are
+    """What a graph writes for rows of one length, as it knows no padding. collapse: slots (B, A), whose repetitions are
     no tokens; else one sentence at a time. Blanks are no tokens in either. more: other inputs of the graph."""
     parts = [rows] if collapse else [[row] for row in rows]
     paths = [session.run(["path"], {"tokens": np.array(part, dtype=np.int64), **more})[0] for part in parts]
