@@ -26,7 +26,7 @@ from nat.nn.attention.base import Attention
 from nat.nn.embedding import Positions
 from nat.nn.limits import LengthLimits
 from nat.nn.token_losses import ForgivingLoss
-from nat.ops.editing import deletion, rearrange
+from nat.ops.selection import to_the_left
 from nat.rows import Rows
 from nat.search.canvas import Canvas
 from nat.search.insertion import Texts
@@ -159,8 +159,8 @@ class Translation(Rows):
 
     def without(self, symbol: Symbol) -> Self:
         """With this symbol, which means nothing, left out of the tokens; the scores are those of what was written."""
-        origin, valid = deletion((self.valid & (self.tokens != symbol)).flatten(0, 1), most=self.valid.size(2))
-        tokens = rearrange(self.tokens.flatten(0, 1), origin).masked_fill(~valid, int(Symbol.PAD))
+        keep = (self.valid & (self.tokens != symbol)).flatten(0, 1)
+        tokens, valid = to_the_left(keep, self.tokens.flatten(0, 1), pad=int(Symbol.PAD))
         shape = self.tokens.shape[:2]
         return replace(self, tokens=tokens.unflatten(0, shape), valid=valid.unflatten(0, shape))
 

@@ -19,7 +19,7 @@ from nat.config import option
 from nat.data.batch import Target
 from nat.data.vocabulary import Symbol
 from nat.errors import ConfigError
-from nat.losses import CrossEntropy
+from nat.losses import CrossEntropy, smoothed
 from nat.nn.assignment import best_order
 from nat.nn.head import Head
 from nat.ops.axe import aligned_loss
@@ -39,7 +39,7 @@ class TokenLoss(Enum):
 @dataclass(frozen=True)
 class Annealing(Schedule):
     """The share of the cross entropy in the order-agnostic loss, which alone learns nothing from a model that finds all
-    tokens improbable (Du et al. 2021, section 3.3)."""
+    tokens improbable (Du et al. 2021)."""
 
     start: float = option(1.0, "oaxe: share of the cross entropy at update 0", minimum=0, maximum=1)
     end: float = option(0.0, "oaxe: share of the cross entropy from `updates` on", minimum=0, maximum=1)
@@ -100,22 +100,19 @@ def forgiving_loss(
 
     Label smoothing is that of the predictions that count, whatever token each is to hold.
     """
-    ids = target_ids(target.tokens, target.lengths, blank=int(EPS))
-    columns, mean = head.columns(states, ids, with_mean=config.label_smoothing > 0)  # (B, L, T + 1), (B, L)
+    ids, weight = target_ids(target.tokens, target.lengths, blank=int(EPS)), config.label_smoothing
+    columns, mean = head.columns(states, ids, with_mean=weight > 0)  # (B, L, T + 1), (B, L)
     own = columns.diagonal(offset=1, dim1=1, dim2=2)
-
-    def smoothed(nll: Float[Tensor, ""], where: Bool[Tensor, "B L"]) -> Float[Tensor, ""]:
-        uniform = -mean.masked_fill(~where, 0.0).sum() if config.label_smoothing > 0 else 0.0
-        return (1 - config.label_smoothing) * nll + config.label_smoothing * uniform
-
     nll, count = -own.masked_fill(~hidden, 0.0).sum(), hidden.sum()
-    entropy = CrossEntropy(smoothed(nll, hidden), nll.detach(), count)
+    entropy = CrossEntropy(smoothed(nll, mean, hidden, weight=weight), nll.detach(), count)
     if config.loss is TokenLoss.AXE:
         scored = TargetScores.of(columns, ids, target.lengths, target.lengths)
         cost = aligned_loss(scored, hidden, skip_target=config.skip_target).sum().to(columns.dtype)
-        return ForgivingLoss(smoothed(cost, hidden), entropy)
+        return ForgivingLoss(smoothed(cost, mean, hidden, weight=weight), entropy)
     order = best_order(columns[:, :, 1:], hidden)
     chosen = columns.gather(2, order[:, :, None] + 1).squeeze(2)
     used = hidden & (chosen > (math.log(config.truncation) if config.truncation > 0 else -torch.inf))
     cost = -chosen.masked_fill(~used, 0.0).sum()
-    return ForgivingLoss(smoothed(cost, used), entropy, count - used.sum(), share=config.annealing(update))
+    return ForgivingLoss(
+        smoothed(cost, mean, used, weight=weight), entropy, count - used.sum(), share=config.annealing(update)
+    )

@@ -1,5 +1,5 @@
 """What speaks for two tokens being neighbours, as products of low rank: Sun et al. 2019, "Fast Structured Decoding for
-Sequence Models", sections 3.3 and 3.4, https://arxiv.org/abs/1910.11555.
+Sequence Models", https://arxiv.org/abs/1910.11555.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Aligned cross entropy: the cheapest monotonic alignment of a target with the predictions of a canvas.
 
 Ghazvininejad, Karpukhin, Zettlemoyer & Levy 2020, "Aligned Cross Entropy for Non-Autoregressive Machine Translation",
-https://arxiv.org/abs/2004.01655, section 3.1. A prediction that stands for no token of the target is to be eps, a
+https://arxiv.org/abs/2004.01655. A prediction that stands for no token of the target is to be eps, a
 symbol that means nothing and is dropped in decoding. All rows advance together, along the diagonals of the table.
 """
 
@@ -21,7 +21,7 @@ def aligned_loss(scored: TargetScores, hidden: Bool[Tensor, "B M"], *, skip_targ
     """The cost of the cheapest alignment of each row, in nats, in double precision; its gradient is that of the costs
     along this alignment.
 
-    With A_00 = 0 and p_j the prediction at position j of the canvas, A_ij is the least of (equations 2 to 4)
+    With A_00 = 0 and p_j the prediction at position j of the canvas, A_ij is the least of
     A_(i-1)(j-1) - log p_j(y_i), which aligns both, A_i(j-1) - log p_j(eps), which skips the prediction, and
     A_(i-1)j - delta log p_j(y_i), which skips the token; a token that is skipped before any prediction is scored by the
     first one. scored: its blank is eps. skip_target: delta.

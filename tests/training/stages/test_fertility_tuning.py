@@ -267,7 +267,7 @@ def test_tuning_raises_the_reward(make: Make) -> None:
 
 def test_every_stage_is_accepted_and_asks_for_its_teacher() -> None:
     names = sorted(path.stem for path in (config_directory() / "stage").glob("*.yaml"))
-    assert names == ["fertility_tuning"]
+    assert names == ["fertility_tuning", "ngram_tuning"]
     plain = compose("train", ["run_dir=x", "model=fertility", "stage=fertility_tuning"])
     with pytest.raises(ConfigError, match=r"^stage\.teacher: a value is needed"):
         parse(RunConfig, plain)
