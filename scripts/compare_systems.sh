@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Every system, with one budget, raw and distilled, in two tables: about five hours on one CPU
+# Every system, with one budget, raw and distilled, in two tables: about six hours on one CPU
 # core with AVX-512 bf16, minutes on a GPU. Needs the teacher of scripts/reproduce_small.sh (made here if it is missing).
 #   bash scripts/compare_systems.sh [FOLDER] [OVERRIDES of nat-train, for example seed=2]
 # The same command again resumes where it was stopped. Budget: 1500 updates of 512 target tokens for each system, on the
 # pairs of at most 12 words a side; all start from the teacher's weights, the Imputer from those of its CTC parent, with
-# as many updates again; the fine-tuning of the fertility model takes 500 more.
+# as many updates again; the fine-tuning of the fertility model takes 500 more, that of CTC on bigrams 200 of 4096 tokens.
 set -euo pipefail
 output=${1:-runs/small}
 shift || true
@@ -25,10 +25,12 @@ train() { # RECIPE TEXT START [OVERRIDES]: a run in $runs/RECIPE-TEXT
     trainer.tokens_per_update=512 trainer.max_updates=1500 validation.every=500 validation.max_sentences=200 "$@"
 }
 for text in distilled raw; do
-  for recipe in vanilla vanilla_glancing vanilla_deep fertility refinement mask_predict ctc ctc_glancing ctc_deep dag; do
+  for recipe in vanilla vanilla_glancing vanilla_deep vanilla_axe vanilla_oaxe crf fertility refinement mask_predict ctc ctc_glancing ctc_deep dag; do
     train $recipe $text "$teacher" "$@"
   done
   train imputer $text "$runs/ctc-$text" "$@"
+  train ctc $text "$runs/ctc-$text" stage=ngram_tuning trainer.max_updates=200 trainer.tokens_per_update=4096 validation.every=100 \
+    schedule.peak=3.0e-4 schedule.warmup=20 run_dir="$runs/ctc_tuned-$text" "$@"
   for recipe in insertion insertion_uniform levenshtein kermit; do
     train $recipe $text "$teacher" "$@"
   done
@@ -50,6 +52,9 @@ for text in raw distilled; do
   row vanilla "length_beam=5&num_candidates=5&choose=teacher&teacher=$teacher&" "vanilla length beam 5 teacher"
   row vanilla_glancing "" "vanilla glancing"
   row vanilla_deep "" "vanilla deep"
+  row vanilla_axe "" "vanilla AXE"
+  row vanilla_oaxe "" "vanilla OAXE"
+  row crf "" CRF
   row fertility "" "fertility argmax"
   row fertility "fertilities=average&" "fertility average"
   row fertility "$npd=10&" "fertility NPD 10"
@@ -60,6 +65,7 @@ for text in raw distilled; do
   row ctc "temperature=1.0&num_candidates=10&choose=mbr_chrf&" "CTC 10 samples MBR"
   row ctc_glancing "" "CTC glancing"
   row ctc_deep "" "CTC deep"
+  row ctc_tuned "" "CTC n-gram tuned"
   row dag "search=greedy&" "DAG greedy"
   row dag "" "DAG lookahead"
   row dag "search=viterbi&" "DAG joint Viterbi"
@@ -83,6 +89,10 @@ for text in distilled raw; do
   claim "CTC glancing $text" "CTC $text"
   claim "DAG lookahead $text" "CTC $text"
   claim "vanilla glancing $text" "vanilla $text"
+  claim "vanilla AXE $text" "vanilla $text"
+  claim "vanilla OAXE $text" "vanilla $text"
+  claim "CRF $text" "vanilla $text"
+  claim "CTC n-gram tuned $text" "CTC $text"
   claim "refinement 5 $text" "refinement 1 $text"
 done
 claim "CTC glancing 3000 updates distilled" "CTC 3000 updates distilled"
