@@ -8,19 +8,20 @@ from nat.cli.main import Command, run_command
 
 HELP = """nat-export: write a run as a folder that an inference engine computes, in float32 or in 8-bit integers.
 
-usage: nat-export run_dir=PATH output=FOLDER [format=onnx|ctranslate2] [precision=int8|fp32] OVERRIDES
+usage: nat-export run_dir=PATH output=FOLDER [format=onnx|ctranslate2|web] [precision=int8|fp32] OVERRIDES
 
   nat-export run_dir=runs/ctc output=exports/ctc                              one graph; translate.py needs no nat
   nat-export run_dir=runs/mask_predict output=exports/mp precision=fp32       graphs around the loop of passes
   nat-export run_dir=runs/teacher output=exports/teacher format=ctranslate2
+  nat-export run_dir=runs/ctc output=exports/page format=web                  a page for any web server
 
   python exports/ctc/translate.py < mine.en                   needs onnxruntime, sentencepiece and numpy alone
   nat-decode run_dir=exports/ctc source=mine.en               or wherever a run is read that translates
 
 onnx takes CTC, vanilla, fertility and DAG (one graph), Mask-Predict, iterative refinement and the Imputer (encoder,
-decoder and output layer); ctranslate2 the autoregressive teacher. The export translates the validation text beside the
-run: manifest.json says how many translations are the same, and the BLEU of both. Needs nat-translation[onnx] or
-nat-translation[ctranslate2].
+decoder and output layer); ctranslate2 the autoregressive teacher; web what becomes one graph. The export translates
+the validation text beside the run: manifest.json says how many translations are the same, and the BLEU of both. Needs
+nat-translation[onnx] or nat-translation[ctranslate2].
 """
 
 

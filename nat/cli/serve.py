@@ -12,7 +12,7 @@ usage: nat-serve models=[SOURCE-TARGET=FOLDER,...] OVERRIDES
 
   nat-serve models=[en-de=embedded:en-de]
   nat-serve models=[en-de=exports/student] host=0.0.0.0 port=5000
-  curl localhost:5000/translate -d q='Save your spreadsheet.' -d source=en -d target=de
+  curl localhost:5000/translate -d q='Save your spreadsheet.' -d source=en -d target=de; or open http://localhost:5000
 
 A folder is a run, an export, or embedded:NAME; an export of one ONNX graph is served without torch. Lines that arrive
 together are translated together, and no answer depends on that. A request may also say passes (decoder calls, for

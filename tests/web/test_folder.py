@@ -127,7 +127,7 @@ def test_the_folder_translates_here_as_the_run_does(
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [
-        ("mask_predict", [], "format=web: {run} holds a MaskPredict model; only CTC, Vanilla and Fertility become one"),
+        ("mask_predict", [], "format=web: {run} holds a MaskPredict model; only CTC, Vanilla"),
         ("autoregressive", [], "format=web: {run} holds a Autoregressive model; only"),
         ("ctc", ["format=onnx", "web.runtime=x"], "web.runtime=x: has no effect with format=onnx"),
         ("ctc", ["web.runtime=none.tgz"], "web.runtime=none.tgz: cannot be read (No such file or directory)"),

@@ -38,11 +38,11 @@ class LocalModel {
     const millions = (about.num_parameters / 1e6).toFixed(1);
     const megabytes = (about.graph_bytes / 1e6).toFixed(1);
     this.description =
-      `${about.name}: ${about.model}, ${millions} million parameters, ${about.precision}, ${megabytes}\u00a0MB. ` +
-      "It runs in this browser, and nothing that you type leaves it.";
-    this.canvas = about.collapse
-      ? "All slots of the line with the cursor, filled in one pass. Repetitions and blanks (·) are left out of the translation."
-      : "All tokens of the line with the cursor, written in one pass.";
+      `${about.name}: ${about.model}, ${millions} million parameters, ${about.precision}, ` +
+      `${megabytes}\u00a0MB. It runs in this browser, and nothing that you type leaves it.`;
+    this.canvas =
+      "What was written in one pass, for the line with the cursor or with the token that is pointed at. " +
+      "Blanks (·) and repetitions (struck through) are left out of the translation.";
   }
 
   /** [{ text, tokens, slots, milliseconds }] of lines, or [{ error }]. */
@@ -55,10 +55,10 @@ class LocalModel {
   async translateLine(line) {
     const began = performance.now();
     const ids = this.source.encode(line);
-    const most = this.about.max_source_tokens;
-    if (ids.length > most) return { error: `${ids.length} tokens, but this model takes at most ${most} in a sentence.` };
-    if (ids.length === 0) return { text: "", tokens: [], slots: [], milliseconds: 0 };
-    const tokens = new runtime.Tensor("int64", BigInt64Array.from(ids, BigInt), [1, ids.length]);
+    const [count, most] = [ids.length, this.about.max_source_tokens];
+    if (count > most) return { error: `${count} tokens, but this model takes at most ${most} in a sentence.` };
+    if (count === 0) return { text: "", tokens: [], slots: [], milliseconds: 0 };
+    const tokens = new runtime.Tensor("int64", BigInt64Array.from(ids, BigInt), [1, count]);
     const { path, log_probs: logProbs } = await this.session.run({ tokens });
     const slots = this.slots(Array.from(path.data, Number), Array.from(logProbs.data, Math.exp));
     return { ...this.written(slots), slots, milliseconds: performance.now() - began };

@@ -101,26 +101,27 @@ function draw(lines) {
   const mean = spent.reduce((sum, each) => sum + each, 0) / spent.length;
   const count = `${spent.length} ${spent.length === 1 ? "sentence" : "sentences"}`;
   time.textContent = spent.length ? `${count}, ${mean.toFixed(1)} ms each` : "";
-  drawCanvas();
+  drawCanvas(atCursor());
 }
 
-/** Of the line with the cursor. */
-function drawCanvas() {
-  const line = linesOf()[text.value.slice(0, text.selectionStart).split("\n").length - 1];
-  const result = results.get(line);
+/** What stands in the line with the cursor. */
+function atCursor() {
+  return results.get(linesOf()[text.value.slice(0, text.selectionStart).split("\n").length - 1]);
+}
+
+function drawCanvas(result) {
   if (slots.result === result) return;
   slots.result = result;
   slots.replaceChildren(...slotsOf(result));
 }
 
-/** A token that is pointed at: its words, and its slots where they are on the canvas. */
+/** A token that is pointed at: its words, and its slots on the canvas. */
 function point(marked) {
   const result = marked.closest(".line").result;
   const { number } = marked.dataset;
   token.textContent = wordsOf(result, Number(number));
-  for (const slot of slots.children) {
-    slot.classList.toggle("pointed", slots.result === result && slot.dataset.number === number);
-  }
+  drawCanvas(result);
+  for (const slot of slots.children) slot.classList.toggle("pointed", slot.dataset.number === number);
 }
 
 function walk(event) {
@@ -140,7 +141,7 @@ text.addEventListener("input", () => {
   waiting = setTimeout(update, PAUSE);
 });
 document.addEventListener("selectionchange", () => {
-  if (model !== null && document.activeElement === text) drawCanvas();
+  if (model !== null && document.activeElement === text) drawCanvas(atCursor());
 });
 pair.addEventListener("change", choose);
 translation.addEventListener("keydown", walk);
