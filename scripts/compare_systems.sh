@@ -4,7 +4,7 @@
 #   bash scripts/compare_systems.sh [FOLDER] [OVERRIDES of nat-train, for example seed=2]
 # The same command again resumes where it was stopped. Budget: 1500 updates of 512 target tokens for each system, on the
 # pairs of at most 12 words a side; all start from the teacher's weights, the Imputer from those of its CTC parent, with
-# as many updates again; the fine-tuning of the fertility model takes 500 more, that of CTC on bigrams 200 of 4096 tokens.
+# as many updates again; the fine-tuning of the fertility model takes 500 more, that of CTC and DAG on bigrams 200 of 4096.
 set -euo pipefail
 output=${1:-runs/small}
 shift || true
@@ -29,8 +29,10 @@ for text in distilled raw; do
     train $recipe $text "$teacher" "$@"
   done
   train imputer $text "$runs/ctc-$text" "$@"
-  train ctc $text "$runs/ctc-$text" stage=ngram_tuning trainer.max_updates=200 trainer.tokens_per_update=4096 validation.every=100 \
-    schedule.peak=3.0e-4 schedule.warmup=20 run_dir="$runs/ctc_tuned-$text" "$@"
+  for recipe in ctc dag; do
+    train $recipe $text "$runs/$recipe-$text" stage=ngram_tuning trainer.max_updates=200 trainer.tokens_per_update=4096 \
+      schedule.peak=3.0e-4 schedule.warmup=20 validation.every=100 run_dir="$runs/${recipe}_tuned-$text" "$@"
+  done
   for recipe in insertion insertion_uniform levenshtein kermit; do
     train $recipe $text "$teacher" "$@"
   done
@@ -68,6 +70,7 @@ for text in raw distilled; do
   row ctc_tuned "" "CTC n-gram tuned"
   row dag "search=greedy&" "DAG greedy"
   row dag "" "DAG lookahead"
+  row dag_tuned "" "DAG n-gram tuned"
   row dag "search=viterbi&" "DAG joint Viterbi"
   row dag "beam_size=5&" "DAG beam 5"
   for n in 1 2 4 8; do row imputer "max_passes=$n&" "Imputer $n"; done
@@ -93,6 +96,7 @@ for text in distilled raw; do
   claim "vanilla OAXE $text" "vanilla $text"
   claim "CRF $text" "vanilla $text"
   claim "CTC n-gram tuned $text" "CTC $text"
+  claim "DAG n-gram tuned $text" "DAG lookahead $text"
   claim "refinement 5 $text" "refinement 1 $text"
 done
 claim "CTC glancing 3000 updates distilled" "CTC 3000 updates distilled"

@@ -1,8 +1,10 @@
-"""Expected n-grams of a distribution over translations, and how many of a reference's they match.
+"""Expected bigrams of a distribution over translations, and how many of a reference's they match.
 
 Shao & Feng 2022, "Non-Monotonic Latent Alignments for CTC-Based Non-Autoregressive Machine Translation",
 https://arxiv.org/abs/2210.03953: the slots of a CTC canvas are independent, so that bigrams of what their
-symbols collapse to can be counted without a sum over paths.
+symbols collapse to can be counted without a sum over paths. Shao, Ma, Zhang & Feng 2023, "Fuzzy Alignments in Directed
+Acyclic Graph for Non-Autoregressive Machine Translation", https://arxiv.org/abs/2303.06662: so can those of the paths
+through a graph of vertices, see nat/ops/dag.py.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nat.ops.dag import first_vertices, inner_steps
 from nat.ops.lattice import TargetScores
 
 LEAST = 1e-6  # bigrams that are divided by, of a canvas that is nearly all blank
@@ -61,6 +64,41 @@ def expected_length(
 def bigram_f1(scored: TargetScores, length: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
     """2 sum over distinct bigrams g of the target of min(c_g, count of g) / (T + E - 2), with E the expected length of
     the canvas: the harmonic mean of precision and recall. 0 for targets of fewer than two tokens."""
-    is_first, count = distinct_bigrams(scored.targets, scored.target_lengths)
-    matched = torch.minimum(expected_bigrams(scored), count.to(length.dtype)).masked_fill(~is_first, 0.0).sum(dim=1)
+    matched = matches(expected_bigrams(scored), scored.targets, scored.target_lengths)
     return 2 * matched / (scored.target_lengths + length - 2).clamp(min=LEAST)
+
+
+def matches(
+    expected: Float[Tensor, "B T1"], targets: Int[Tensor, "B T"], lengths: Int[Tensor, " B"]
+) -> Float[Tensor, " B"]:
+    """How many bigrams of the targets are matched: sum over distinct ones of min(expected count, count)."""
+    is_first, count = distinct_bigrams(targets, lengths)
+    return torch.minimum(expected, count.to(expected.dtype)).masked_fill(~is_first, 0.0).sum(dim=1)
+
+
+def passing(transitions: Float[Tensor, "B A1 A1"]) -> Float[Tensor, "B A"]:
+    """The probability that a path visits each vertex, in double precision: a_v = E_begin,v + sum_u<v a_u E_uv, a
+    triangular system."""
+    steps, first = inner_steps(transitions).double().exp(), first_vertices(transitions).double().exp()
+    system = torch.eye(steps.size(1), dtype=steps.dtype, device=steps.device) - steps.mT
+    return torch.linalg.solve_triangular(system, first[:, :, None], upper=False, unitriangular=True).squeeze(2)
+
+
+def bigram_precision(
+    emissions: Float[Tensor, "B A T"],
+    transitions: Float[Tensor, "B A1 A1"],
+    targets: Int[Tensor, "B T"],
+    lengths: Int[Tensor, " B"],
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """(BP sum over distinct bigrams g of the target of min(c_g, count of g) / sum of all c, expected length E), with
+    the brevity penalty BP = min(1, exp(1 - T / E)).
+
+    emissions: log-probability that a vertex holds each token of the target. c_g is the expected count of a bigram: of
+    (w, v) the sum over vertices i < j of a_i p_i(w) E_ij p_j(v), where a_i tells how probably a path visits i.
+    """
+    visited, steps, chances = passing(transitions), inner_steps(transitions).double().exp(), emissions.double().exp()
+    following = steps.mT @ (visited[:, :, None] * chances[:, :, :-1])  # (B, A, T - 1)
+    expected = (following * chances[:, :, 1:]).sum(dim=1)
+    total, length = (visited[:, :, None] * steps).sum(dim=(1, 2)), visited.sum(dim=1)
+    brevity = (1 - lengths / length.clamp(min=LEAST)).clamp(max=0.0).exp()
+    return brevity * matches(expected, targets, lengths) / total.clamp(min=LEAST), length

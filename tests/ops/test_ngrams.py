@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nat.ops.lattice import TargetScores
-from nat.ops.ngrams import bigram_f1, distinct_bigrams, expected_bigrams, expected_length
+from nat.ops.ngrams import bigram_f1, bigram_precision, distinct_bigrams, expected_bigrams, expected_length
 
 BLANK = 0
 
@@ -131,3 +131,70 @@ def test_a_long_canvas_loses_no_digits_in_half_precision() -> None:
     target = [[1, 2, 3, 1]]
     exact = expected_bigrams(scored(log_probs.double(), target, [1000]))
     assert torch.allclose(expected_bigrams(scored(log_probs, target, [1000])), exact, rtol=1e-6)
+
+
+# --- of a graph -------------------------------------------------------------------------------------
+
+
+def random_graph(lengths: list[int], *, size: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Logits of (emissions (B, A, V), transitions (B, A + 1, A + 1)), laid out as nat/ops/dag.py has them."""
+    generator = torch.Generator().manual_seed(seed)
+    width, rows = max(lengths), len(lengths)
+    scores = torch.randn(rows, width + 1, width + 1, generator=generator, dtype=torch.float64)
+    nodes = torch.arange(width + 1)
+    real = (nodes < torch.tensor(lengths)[:, None]) | (nodes == width)  # vertices and the end
+    possible = (nodes[:, None] <= nodes) & real[:, None]
+    emissions = torch.randn(rows, width, size, generator=generator, dtype=torch.float64)
+    return emissions.requires_grad_(), scores.masked_fill(~possible, -torch.inf).requires_grad_()
+
+
+def graph_by_hand(emissions: Tensor, transitions: Tensor, length: int, target: list[int]) -> dict[str, Tensor]:
+    """Expected bigrams, all of them, and expected length, over all paths and tokens of a row of `length` vertices."""
+    found = {name: emissions.new_zeros(()) for name in ("total", "length")}
+    counts = emissions.new_zeros(len(target) - 1)
+    end = transitions.size(1) - 1
+    for number in range(length + 1):
+        for path in itertools.combinations(range(length), number):
+            rows, columns = [0, *(v + 1 for v in path)], [*path, end]
+            chance = torch.stack([transitions[u, v] for u, v in zip(rows, columns, strict=True)]).sum().exp()
+            found["length"] = found["length"] + chance * number
+            found["total"] = found["total"] + chance * max(0, number - 1)
+            for u, v in itertools.pairwise(path):
+                pair = [(emissions[u, a] + emissions[v, b]).exp() for a, b in itertools.pairwise(target)]
+                counts = counts + chance * torch.stack(pair)
+    return found | {"counts": counts}
+
+
+@pytest.mark.parametrize("target", [[0, 1, 2], [1, 1], [0, 1, 0, 1]])
+def test_precision_of_a_graph_is_that_of_all_its_paths(target: list[int]) -> None:
+    lengths = [4, 1, 7]  # the last is expected to write more than two tokens
+    logits = random_graph(lengths)
+    emissions, transitions = (scores.log_softmax(dim=2) for scores in logits)
+    columns = emissions[:, :, target]
+    targets, sizes = torch.tensor([target] * 3), torch.tensor([len(target)] * 3)
+    found, length = bigram_precision(columns, transitions, targets, sizes)
+    pairs = list(itertools.pairwise(target))
+    wanted = []
+    for row, size in enumerate(lengths):
+        own = graph_by_hand(emissions[row], transitions[row], size, target)
+        assert length[row].item() == pytest.approx(own["length"].item())
+        of_pair = dict(zip(pairs, own["counts"], strict=True))
+        matched = torch.stack([count.clamp(max=pairs.count(pair)) for pair, count in of_pair.items()]).sum()
+        brevity = (1 - len(target) / own["length"]).clamp(max=0).exp()
+        wanted.append(brevity * matched / own["total"].clamp(min=1e-6))
+        assert found[row].item() == pytest.approx(wanted[-1].item())
+    mine, theirs = (
+        torch.autograd.grad(value, logits, retain_graph=True) for value in (found.sum(), torch.stack(wanted).sum())
+    )
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_long_and_right_chain_shares_everything() -> None:
+    """A graph that is a chain of the target's tokens."""
+    target = torch.tensor([[2, 0, 0, 1]])
+    emissions = torch.full((1, 4, 3), -torch.inf).scatter(2, target[:, :, None], 0.0)
+    transitions = torch.full((1, 5, 5), -torch.inf)
+    transitions[0].fill_diagonal_(0.0)
+    found, length = bigram_precision(emissions[:, :, target[0]], transitions, target, torch.tensor([4]))
+    assert (found.item(), length.item()) == (pytest.approx(1.0), pytest.approx(4.0))

@@ -22,7 +22,7 @@ class Stage(ABC):
     """
 
     Config: ClassVar[type]
-    fits: ClassVar[type[TranslationModel]]  # the method that it trains
+    fits: ClassVar[tuple[type[TranslationModel], ...]]  # the methods that it trains
 
     @abstractmethod
     def __init__(
@@ -33,7 +33,8 @@ class Stage(ABC):
     def check(cls, config: Any, *, model: Component[TranslationModel]) -> None:
         """Raises ConfigError, before any work, where the stage cannot train this model."""
         if not issubclass(model.target, cls.fits):
-            raise ConfigError(f"stage: {cls.__name__} trains a {cls.fits.__name__} model, not {model.target.__name__}")
+            names = " or ".join(method.__name__ for method in cls.fits)
+            raise ConfigError(f"stage: {cls.__name__} trains a {names} model, not {model.target.__name__}")
 
     @property
     def readers(self) -> tuple[TranslationModel, ...]:

@@ -40,7 +40,7 @@ class FertilityTuning(Stage):
     and fertilities would learn to be short.
     """
 
-    fits = Fertility
+    fits = (Fertility,)
 
     @dataclass(frozen=True)
     class Config:

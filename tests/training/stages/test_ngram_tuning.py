@@ -16,13 +16,14 @@ from nat.data.points import IndexTokenizer, PointTokenizer
 from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import Symbol
 from nat.ops.lattice import TargetScores
-from nat.ops.ngrams import bigram_f1, expected_length
+from nat.ops.ngrams import bigram_f1, bigram_precision, expected_length
 from nat.training.objective import objective
 from nat.training.stages.ngram_tuning import NgramTuning
 
 BATCH = make_batch([(5, 4), (1, 1), (7, 5), (3, 3), (4, 2)])
 TOKENIZERS = Tokenizers(PointTokenizer(), IndexTokenizer(9), False)  # any will do
 FORMS: list[dict[str, Any]] = [{}, {"factored_blank": True, "decoder": {"cross_attention": False}}]
+EACH_FORM = pytest.mark.parametrize("form", [*FORMS, {"name": "dag"}])
 
 
 Make = Callable[..., NgramTuning]
@@ -30,8 +31,8 @@ Make = Callable[..., NgramTuning]
 
 @pytest.fixture
 def make() -> Make:
-    def build(**options: Any) -> NgramTuning:
-        model = make_model("ctc", dtype=torch.float64, **options).train()
+    def build(name: str = "ctc", **options: Any) -> NgramTuning:
+        model = make_model(name, dtype=torch.float64, **options).train()
         return NgramTuning(NgramTuning.Config(), model=model, tokenizers=TOKENIZERS, device=torch.device("cpu"))
 
     return build
@@ -55,7 +56,19 @@ def test_the_loss_is_minus_the_f1_of_what_the_model_says(make: Make, form: dict[
     assert not terms["nll"].total.requires_grad
 
 
-@pytest.mark.parametrize("form", FORMS)
+def test_the_loss_of_a_graph_is_minus_its_precision(make: Make) -> None:
+    stage = make("dag")
+    graph, target = stage.model.read(BATCH.source), BATCH.target  # type: ignore[operator]
+    columns, _ = graph.columns(target)
+    shared, length = bigram_precision(columns, graph.transitions, target.tokens, target.lengths)
+    terms, own = stage.loss(BATCH, update=1), stage.model.loss(BATCH, update=1)["nll"]
+    assert terms["bigrams"].total.item() == pytest.approx(-shared.sum().item())
+    assert terms["length_ratio"].total.item() == pytest.approx(length.sum().item())
+    assert terms["nll"].total.item() == pytest.approx(own.total.item())
+    assert terms["nll"].count == own.count
+
+
+@EACH_FORM
 def test_terms_are_sums_over_rows_and_every_parameter_learns(make: Make, form: dict[str, Any]) -> None:
     stage = make(**form)
     together, alone = stage.loss(BATCH, update=3), [stage.loss(row, update=3) for row in rows_of(BATCH)]
@@ -68,8 +81,9 @@ def test_terms_are_sums_over_rows_and_every_parameter_learns(make: Make, form: d
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_tuning_raises_the_f1_of_a_model_that_has_learnt(make: Make) -> None:
-    stage = make()
+@pytest.mark.parametrize("name", ["ctc", "dag"])
+def test_tuning_raises_what_a_model_that_has_learnt_shares(make: Make, name: str) -> None:
+    stage = make(name)
     optimizer = torch.optim.Adam(stage.model.parameters(), lr=3e-3)
 
     def learn(loss: Callable[..., Any], updates: int) -> None:
@@ -100,4 +114,4 @@ def test_a_run_goes_on_from_a_trained_one(
     capfd.readouterr()
     for model, said in (("imputer", "Imputer"), ("vanilla", "Vanilla")):
         assert nat_train(*small, f"model={model}", "stage=ngram_tuning", f"run_dir={tmp_path / model}") == 2
-        assert f"stage: NgramTuning trains a CTC model, not {said}" in capfd.readouterr().err
+        assert f"stage: NgramTuning trains a CTC or DAG model, not {said}" in capfd.readouterr().err
