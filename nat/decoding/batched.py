@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +17,16 @@ from nat.models.contract import Translation, TranslationModel
 from nat.models.options import DecodingOptions
 from nat.runs.precision import Precision, decoding_in
 from nat.search.canvas import Fate
-from nat.search.refine import History
+from nat.search.refine import History, Links
 
 OutOfMemory = torch.OutOfMemoryError
+WEAK = math.log(0.02)  # steps of a graph that are less likely are not kept
 
 
 @dataclass(frozen=True)
 class Decoded:
     """One sentence's translations, the best first: token ids and log-probabilities. history: for each of them, where
-    the method kept it, the passes: tokens, confidence and fate of every position."""
+    the method kept it, the passes: tokens, confidence and fate of every position; links of a graph, see `links_of`."""
 
     tokens: list[list[int]]
     scores: list[float]
@@ -76,9 +78,23 @@ def passes_of(history: History) -> list[dict[str, list[Any]]]:
         real = fate != int(Fate.NONE)
         names = [Fate(value).name.lower() for value in fate[real].tolist()]
         passes.append({"tokens": tokens[real].tolist(), "confidence": confidence[real].tolist(), "fate": names})
+        if history.links is not None:
+            passes[-1]["links"] = links_of(history.links, len(names))
     while passes and not passes[-1]["tokens"]:
         passes.pop()
     return passes
+
+
+def links_of(links: Links, length: int) -> list[tuple[int, int, float]]:
+    """Of one row: origin, goal and log-probability of the steps that are not weak. 0 is the begin, its positions are
+    1..length, and the end comes after them."""
+    goals, log_probs = links.goals[0], links.log_probs[0]
+    return [
+        (origin, min(goal, length) + 1, score)
+        for origin, row in enumerate(zip(goals.tolist(), log_probs.tolist(), strict=True))
+        for goal, score in zip(*row, strict=True)
+        if origin <= length and score > WEAK
+    ]
 
 
 @torch.inference_mode()

@@ -15,12 +15,15 @@
         "passes": [
           {"tokens": ["▁Speichern", "▁Sie", "▁Datei", "▁Datei", "."],
            "confidence": [-0.1, -0.2, -1.8, -0.3, 0.0],     log-probability of each token when it was written
-           "fate": ["written", "written", "masked", "written", "written"]}, ...]}]}
+           "fate": ["written", "written", "masked", "written", "written"],
+           "links": [[0, 1, -0.1], ...]}, ...]}]}        of a graph alone: see below
 
 Tokens are pieces; special symbols are <mask>, <blank>, <unk>. A fate says what the pass did to the position: kept,
 written, masked (it is to be predicted again), inserted, deleted (it stood here and is gone now). The passes are those
 over the method's own canvas: that of CTC and the Imputer is an alignment, which is collapsed into the tokens of the
-candidate. A search that writes one token a pass is one pass here, of all its tokens.
+candidate; that of DAG is a graph, of whose vertices the path left out those that are deleted, and links are its strong
+steps: from, to (0 is the begin, then the vertices, then the end), log-probability. A search that writes one token a
+pass is one pass here, of all its tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +46,12 @@ DIGITS = 4  # of log-probabilities
 @dataclass(frozen=True)
 class Pass:
     """A canvas after a pass, with what it took out. tokens: pieces. confidence: log-probability of each when it was
-    written. fate: what the pass did to each."""
+    written. fate: what the pass did to each. links: strong steps of a graph, (from, to, log-probability)."""
 
     tokens: list[str]
     confidence: list[float]
     fate: list[Fate]
+    links: list[tuple[int, int, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not len(self.tokens) == len(self.confidence) == len(self.fate):
@@ -56,7 +60,8 @@ class Pass:
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Pass:
         """Fates by their names."""
-        return cls(plain["tokens"], plain["confidence"], [Fate[name.upper()] for name in plain["fate"]])
+        links = [(int(origin), int(goal), float(score)) for origin, goal, score in plain.get("links", [])]
+        return cls(plain["tokens"], plain["confidence"], [Fate[name.upper()] for name in plain["fate"]], links)
 
     @property
     def left(self) -> list[str]:
@@ -101,6 +106,9 @@ class SentenceHistory:
             for each in candidate["passes"]:
                 each["fate"] = [fate.name.lower() for fate in each["fate"]]
                 each["confidence"] = [finite(value) for value in each["confidence"]]
+                each["links"] = [(origin, goal, finite(score)) for origin, goal, score in each["links"]]
+                if not each["links"]:
+                    del each["links"]
             for name in ("score", "mean_score", "teacher_score", "utility"):
                 candidate[name] = finite(candidate[name])
         if self.line is None:

@@ -34,10 +34,11 @@ from nat.ops.dag import best_path, marginal_loss
 from nat.ops.selection import to_the_left
 from nat.rows import Rows
 from nat.search.dag import beam_search, follow, joint_viterbi
-from nat.search.refine import History
+from nat.search.refine import History, Links
 
 PAD = int(Symbol.PAD)
 USUAL_BETA, USUAL_PENALTY = 1.0, 1.0
+STRONGEST = 3  # steps from each vertex that a history keeps
 
 
 class Search(Enum):
@@ -67,13 +68,15 @@ class Graph:
 @dataclass(frozen=True)
 class Paths(Rows):
     """N paths through the vertices of each row. tokens, log_probs: (B, N, A) of every vertex, visited or not. visited:
-    (B, N, A). scores: (B, N) log-probability of the steps and of the tokens written. valid: (B, A)."""
+    (B, N, A). scores: (B, N) log-probability of the steps and of the tokens written. valid: (B, A). links: for who
+    looks at the graph."""
 
     tokens: Int[Tensor, "B N A"]
     log_probs: Float[Tensor, "B N A"]
     visited: Bool[Tensor, "B N A"]
     scores: Float[Tensor, "B N"]
     valid: Bool[Tensor, "B A"]
+    links: Links
 
     @classmethod
     def along(
@@ -84,7 +87,7 @@ class Paths(Rows):
         steps = graph.transitions.gather(2, successors.transpose(1, 2)).transpose(1, 2)
         visited = nodes[:, :, 1:]
         scores = steps.masked_fill(~nodes, 0.0).sum(dim=2) + log_probs.masked_fill(~visited, 0.0).sum(dim=2)
-        return cls(tokens, log_probs, visited, scores, graph.valid)
+        return cls(tokens, log_probs, visited, scores, graph.valid, Links.of(graph.transitions, STRONGEST))
 
     def translation(self, *, history: bool) -> Translation:
         tokens, valid = to_the_left(self.visited.flatten(0, 1), self.tokens.flatten(0, 1), pad=PAD)
@@ -94,7 +97,10 @@ class Paths(Rows):
             tokens.unflatten(0, shape),
             valid.unflatten(0, shape),
             self.scores,
-            [History.of_one_pass(ids, self.valid, probs, left=left) for ids, probs, left in candidates]
+            [
+                History.of_one_pass(ids, self.valid, probs, left=left, links=self.links)
+                for ids, probs, left in candidates
+            ]
             if history
             else (),
         )
@@ -284,7 +290,8 @@ class DAG(TranslationModel):
             held = best_path(emissions, graph.transitions, lengths[:, n])
             written = tokens[:, n].gather(1, held.clamp(min=0)).where(held >= 0, log_probs.argmax(dim=2))
             confidence = log_probs.gather(2, written[:, :, None]).squeeze(2)
-            history.append(History.of_one_pass(written, graph.valid, confidence, left=held >= 0))
+            links = Links.of(graph.transitions, STRONGEST)
+            history.append(History.of_one_pass(written, graph.valid, confidence, left=held >= 0, links=links))
         valid = torch.arange(tokens.size(2), device=tokens.device) < lengths[:, :, None]
         return Translation.of_one_pass(tokens, valid, scores, history)
 

@@ -158,8 +158,9 @@ def viewed_candidate(item: CandidateHistory, with_passes: bool) -> dict[str, Any
 
 
 def viewed_pass(each: Pass) -> dict[str, Any]:
-    """t: tokens. p: probability of each when it was written. f: the first letters of the fates."""
-    return {
+    """t: tokens. p: probability of each when it was written. f: the first letters of the fates. l: steps of a graph."""
+    links = [(origin, goal, finite(math.exp(score))) for origin, goal, score in each.links]
+    return ({"l": links} if links else {}) | {
         "t": each.tokens,
         "p": [finite(math.exp(value)) for value in each.confidence],
         "f": "".join(fate.name[0].lower() for fate in each.fate),

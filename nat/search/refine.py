@@ -19,13 +19,30 @@ from nat.search.canvas import Canvas, Fate
 
 
 @dataclass(frozen=True)
+class Links(Rows):
+    """The K strongest steps of a graph, from the begin (row 0) and from each position of a canvas: goals are positions
+    from 0, or L, the end; log_probs of the steps."""
+
+    goals: Int[Tensor, "B L1 K"]
+    log_probs: Float[Tensor, "B L1 K"]
+
+    @classmethod
+    def of(cls, transitions: Float[Tensor, "B L1 L1"], number: int) -> Self:
+        """transitions: see nat/ops/dag.py."""
+        strongest = transitions.topk(min(number, transitions.size(2)), dim=2)
+        return cls(strongest.indices, strongest.values)
+
+
+@dataclass(frozen=True)
 class History(Rows):
     """Every pass of every row. tokens, confidence, fate: (B, P, L), P the passes of the longest row; a row that
-    finished earlier has fate NONE after its end. confidence: log-probability of each token."""
+    finished earlier has fate NONE after its end. confidence: log-probability of each token. links: of a canvas that is
+    a graph."""
 
     tokens: Int[Tensor, "B P L"]
     confidence: Float[Tensor, "B P L"]
     fate: Int[Tensor, "B P L"]
+    links: Links | None = None
 
     @classmethod
     def of_one_pass(
@@ -35,13 +52,14 @@ class History(Rows):
         confidence: Float[Tensor, "B L"],
         *,
         left: Bool[Tensor, "B L"] | None = None,
+        links: Links | None = None,
     ) -> Self:
         """Of rows that were written all at once. left: what of it was not taken out again; None: all."""
         fate = torch.where(valid, int(Fate.WRITTEN), int(Fate.NONE))
         if left is not None:
             fate = fate.masked_fill(valid & ~left, int(Fate.DELETED))
-        values = tokens.masked_fill(~valid, 0), confidence.masked_fill(~valid, 0.0), fate
-        return cls(*(value[:, None] for value in values))
+        tokens, confidence = tokens.masked_fill(~valid, 0), confidence.masked_fill(~valid, 0.0)
+        return cls(tokens[:, None], confidence[:, None], fate[:, None], links)
 
     @classmethod
     def of_passes(cls, passes: Sequence[tuple[Tensor, Canvas]], *, num_rows: int) -> Self:

@@ -15,7 +15,12 @@ from nat.search.canvas import Fate
 
 PASSES = [
     Pass(["▁die", "▁die"], [-0.25, -1.5], [Fate.WRITTEN, Fate.MASKED]),
-    Pass(["▁die", "▁die", "<blank>"], [-0.25, -1.5, -0.5], [Fate.KEPT, Fate.DELETED, Fate.INSERTED]),
+    Pass(
+        ["▁die", "▁die", "<blank>"],
+        [-0.25, -1.5, -0.5],
+        [Fate.KEPT, Fate.DELETED, Fate.INSERTED],
+        [(0, 2, -0.5), (2, 4, -1.25)],
+    ),
 ]
 SENTENCE = SentenceHistory(
     index=3,
@@ -40,6 +45,8 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert PASSES[1].left == ["▁die", "<blank>"]
     plain = json.loads(path.read_text(encoding="utf-8").split("\n")[0])
     assert plain["candidates"][1]["passes"][1]["fate"] == ["kept", "deleted", "inserted"]
+    assert "links" not in plain["candidates"][1]["passes"][0]
+    assert plain["candidates"][1]["passes"][1]["links"] == [[0, 2, -0.5], [2, 4, -1.25]]
     assert plain["line"] == 8
 
 

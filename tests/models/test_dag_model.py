@@ -13,6 +13,7 @@ from builders import make_batch, make_model
 
 from nat.data.batch import Batch, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Vocabularies
+from nat.decoding.batched import unpack
 from nat.errors import ConfigError
 from nat.models.dag import DAG, Search
 from nat.ops import dag as ops
@@ -242,6 +243,15 @@ def test_the_history_shows_all_vertices_and_which_the_path_left_out(options: dic
         assert (
             history.tokens[row, 0][fates == Fate.WRITTEN].tolist() == found.tokens[row, 0][found.valid[row, 0]].tolist()
         )
+        _, transitions = graph_of(model, source.to_lists()[row])
+        expected = {
+            (u, v + 1): score.item()
+            for u, scores in enumerate(transitions)
+            for v, score in enumerate(scores)
+            if score > math.log(0.02) and (scores > score).sum() < 3
+        }
+        ((one,),) = (item.history for item in unpack(found)[row : row + 1])
+        assert {(u, v): score for u, v, score in one[0]["links"]} == pytest.approx(expected)
     assert (history.fate == Fate.DELETED).any()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import math
 import re
@@ -27,6 +28,7 @@ METHODS = {
     "mask_predict": "max_passes=4&length_beam=2&num_candidates=2&name=<b>Mask</b> $x$",
     "imputer": "max_passes=3&name=Imputer",
     "levenshtein": "max_passes=4&max_length_offset=2&name=Levenshtein",
+    "dag": "name=DAG",
 }
 PUBLISHED = Path(__file__).parents[2] / "docs" / "results" / "page.html"
 NAMES = [options.rpartition("name=")[2] for options in METHODS.values()]
@@ -121,7 +123,7 @@ def test_what_the_page_shows_is_in_the_files_beside_it(folder: Path) -> None:
 def test_the_viewer_has_the_histories(folder: Path) -> None:
     data = data_of((folder / "index.html").read_text(encoding="utf-8"))
     assert [system["name"] for system in data] == NAMES
-    for system, file in zip(data, ["teacher", "CTC", "_b_Mask_b_x_", "Imputer", "Levenshtein"], strict=True):
+    for system, file in zip(data, ["teacher", "CTC", "_b_Mask_b_x_", "Imputer", "Levenshtein", "DAG"], strict=True):
         histories = read_history(folder / "histories" / f"{file}.jsonl")
         lines = (folder / "outputs" / f"{file}.txt").read_text(encoding="utf-8").split("\n")
         assert [item["index"] for item in system["sentences"]] == [0, 1, 3]
@@ -253,6 +255,29 @@ def test_every_system_and_sentence_can_be_seen(browser: Page, folder: Path) -> N
     choose(browser, "#system", 2)
     browser.click("#candidates tbody tr:nth-child(2) button")
     assert browser.run("document.querySelector('#candidates tr.shown td').textContent").startswith("2")
+    assert browser.errors == []
+
+
+def test_the_graph_of_a_dag_is_drawn_with_the_path_taken(browser: Page, folder: Path) -> None:
+    system = data_of((folder / "index.html").read_text(encoding="utf-8"))[NAMES.index("DAG")]
+    browser.errors.clear()
+    browser.open(f"file://{folder}/index.html")
+    choose(browser, "#system", NAMES.index("DAG"))
+    for i, sentence in enumerate(system["sentences"]):
+        choose(browser, "#sentence", i)
+        (one,) = sentence["candidates"][sentence["chosen"]]["passes"]
+        path = [0, *(k for k, fate in enumerate(one["f"], start=1) if fate == "w"), len(one["f"]) + 1]
+        steps = {(origin, goal) for origin, goal, _ in one["l"]} | set(itertools.pairwise(path))
+        for part, count in (
+            (".step", len(steps)),
+            (".step.taken", len(path) - 1),
+            (".vertex", len(one["f"]) + 2),
+            (".vertex.visited", len(path)),
+            ("text", len(path) - 2),
+        ):
+            assert browser.run(f"document.querySelectorAll('#passes .graph {part}').length") == count, part
+    choose(browser, "#system", 1)
+    assert browser.run("document.querySelectorAll('.graph').length") == 0
     assert browser.errors == []
 
 

@@ -60,14 +60,55 @@
       .map(([count, name]) => `${count} ${name}`)
       .join(", ");
 
-  function rowNode(title, what, tokens) {
+  function rowNode(title, what, tokens, graph) {
     const row = make("li");
     const head = make("div", null, "what");
     head.append(make("b", title), make("span", what));
     const canvas = make("div", null, "canvas");
     canvas.append(...tokens);
-    row.append(head, canvas);
+    row.append(head, ...(graph ? [graph] : []), canvas);
     return row;
+  }
+
+  function drawn(name, attributes, text) {
+    const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, String(value));
+    if (text) node.textContent = text;
+    return node;
+  }
+
+  // Vertices in a row between begin and end, strong steps as arcs, the path that was taken, and what it wrote.
+  function graphNode(pass) {
+    const end = pass.t.length + 1;
+    const path = [0, ...[...pass.f].flatMap((fate, i) => (fate === "w" ? [i + 1] : [])), end];
+    const taken = path.slice(1).map((node, i) => `${path[i]} ${node}`);
+    const steps = new Map([...pass.l.map(([from, to, p]) => [`${from} ${to}`, p])]);
+    taken.forEach((step) => steps.set(step, steps.has(step) ? steps.get(step) : null));
+    const x = (node) => 20 + 24 * node;
+    const line = 90;
+    const svg = drawn("svg", { width: x(end) + 60, height: 175, role: "img", "aria-label": "the graph of vertices and the path taken" });
+    for (const [step, p] of steps) {
+      const [from, to] = step.split(" ").map(Number);
+      const height = 2 * Math.min(80, 8 * (to - from));
+      const curve = `M${x(from)} ${line} Q${(x(from) + x(to)) / 2} ${line - height} ${x(to)} ${line}`;
+      const arc = drawn("path", { d: curve, class: taken.includes(step) ? "step taken" : "step", "stroke-width": 1 + 2 * (p || 0) });
+      arc.append(drawn("title", {}, `step of probability ${p === null ? "under 0.02" : number(p, 3)}`));
+      svg.append(arc);
+    }
+    for (let node = 0; node <= end; node++) {
+      const inner = node > 0 && node < end;
+      const visited = path.includes(node);
+      const dot = drawn("circle", { cx: x(node), cy: line, r: visited ? 5 : 3, class: visited ? "vertex visited" : "vertex" });
+      const about = inner ? describe(pass.t[node - 1], pass.p[node - 1], pass.f[node - 1]) : node ? "end" : "begin";
+      dot.append(drawn("title", {}, about));
+      svg.append(dot);
+      if (inner && visited)
+        svg.append(drawn("text", { transform: `translate(${x(node) - 3} ${line + 16}) rotate(45)` }, display(pass.t[node - 1])));
+    }
+    const box = make("div", null, "graph");
+    box.tabIndex = 0;
+    box.append(svg);
+    return box;
   }
 
   function showPasses() {
@@ -79,6 +120,7 @@
         passes.length > 1 ? `pass ${number + 1}` : sentence().num_passes > 1 ? "what the search ended with" : "one pass",
         counts(pass),
         pass.t.map((token, i) => tokenNode(token, pass.p[i], pass.f[i], columns[i])),
+        pass.l ? graphNode(pass) : null,
       ),
     );
     if (candidate.collapsed)
