@@ -82,12 +82,13 @@
     const end = pass.t.length + 1;
     const path = [0, ...[...pass.f].flatMap((fate, i) => (fate === "w" ? [i + 1] : [])), end];
     const taken = path.slice(1).map((node, i) => `${path[i]} ${node}`);
-    const steps = new Map([...pass.l.map(([from, to, p]) => [`${from} ${to}`, p])]);
-    taken.forEach((step) => steps.set(step, steps.has(step) ? steps.get(step) : null));
+    const strong = new Map(pass.l.map(([from, to, p]) => [`${from} ${to}`, p]));
+    const others = [...strong.keys()].filter((step) => !taken.includes(step));
     const x = (node) => 20 + 24 * node;
     const line = 90;
     const svg = drawn("svg", { width: x(end) + 60, height: 175, role: "img", "aria-label": "the graph of vertices and the path taken" });
-    for (const [step, p] of steps) {
+    for (const step of [...others, ...taken]) {
+      const p = strong.has(step) ? strong.get(step) : null;
       const [from, to] = step.split(" ").map(Number);
       const height = 2 * Math.min(80, 8 * (to - from));
       const curve = `M${x(from)} ${line} Q${(x(from) + x(to)) / 2} ${line - height} ${x(to)} ${line}`;
