@@ -40,6 +40,8 @@ class Format(Enum):
 
 @dataclass(frozen=True)
 class WebOptions:
+    """Of a page."""
+
     runtime: str | None = option(
         None, f"{PACKAGE} as npm has it, the file or its folder; null: fetched once from npm, and kept"
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,12 +14,15 @@ from urllib.parse import urlsplit
 
 import pytest
 from browser import Page, chromium
+from builders import make_run
 from translating import type_lines
 
 from nat.cli.decode import main as nat_decode
 from nat.cli.export import main as nat_export
+from nat.composition import compose
 from nat.data.corpus import embedded_directory
 from nat.data.lines import read_lines
+from nat.data.tokenizer import TokenizerConfig, Tokenizers
 from nat.errors import UserError
 from nat.web.runtime import find_runtime
 
@@ -37,27 +41,37 @@ def call(main: Callable[[list[str]], None], *words: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The student that comes with nat, in int8. NAT_WEB_RUNTIME: onnxruntime-web for machines without a network."""
+def export() -> Callable[[str | Path, Path], Path]:
+    """A run as a page, in int8. NAT_WEB_RUNTIME: onnxruntime-web for machines without a network."""
     pytest.importorskip("onnxruntime")
     runtime = os.environ.get("NAT_WEB_RUNTIME")
     try:
         find_runtime(runtime)
     except UserError as error:
         pytest.skip(str(error))
-    output = tmp_path_factory.mktemp("export") / "page"
     more = [] if runtime is None else [f"web.runtime={runtime}"]
-    assert call(nat_export, "run_dir=embedded:en-de", f"output={output}", "format=web", "max_sentences=0", *more) == 0
-    return output
+
+    def exported(run: str | Path, output: Path) -> Path:
+        assert call(nat_export, f"run_dir={run}", f"output={output}", "format=web", "max_sentences=0", *more) == 0
+        return output
+
+    return exported
 
 
-@pytest.fixture
-def page(folder: Path, tmp_path: Path) -> Iterator[Page]:
+@pytest.fixture(scope="module")
+def folder(export: Callable[[str | Path, Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The student that comes with nat."""
+    return export("embedded:en-de", tmp_path_factory.mktemp("export") / "page")
+
+
+@contextmanager
+def opened(folder: Path, profile: Path) -> Iterator[Page]:
+    """Its page, which asks nobody but the server of the folder, and complains of nothing."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        with chromium(tmp_path / "profile") as page:
+        with chromium(profile) as page:
             page.open(f"http://127.0.0.1:{server.server_port}/")
             yield page
             assert {urlsplit(address).netloc for address in page.requests} == {f"127.0.0.1:{server.server_port}"}
@@ -68,13 +82,41 @@ def page(folder: Path, tmp_path: Path) -> Iterator[Page]:
         server.server_close()
 
 
+@pytest.fixture
+def page(folder: Path, tmp_path: Path) -> Iterator[Page]:
+    with opened(folder, tmp_path / "profile") as page:
+        yield page
+
+
+def decoded(folder: Path, output: Path, *words: str) -> bytes:
+    assert call(nat_decode, f"run_dir={folder}", f"output={output}", "speed=false", *words) == 0
+    return output.read_bytes()
+
+
 def test_every_test_sentence_is_translated_as_nat_decode_does(folder: Path, page: Page, tmp_path: Path) -> None:
     sources = [line.split("\t")[0] for line in read_lines(embedded_directory() / "lohelp" / "test.tsv.gz")]
-    output = tmp_path / "lines"
-    assert call(nat_decode, f"run_dir={folder}", f"output={output}", "speed=false") == 0
     written = "".join(f"{line}\n" for line in type_lines(page, sources))
     assert len(sources) == 1088
-    assert written.encode() == output.read_bytes()
+    assert written.encode() == decoded(folder, tmp_path / "lines")
+
+
+@pytest.mark.parametrize("name", ["vanilla", "fertility", "dag"])
+def test_other_methods_are_computed_too(name: str, export: Callable[[str | Path, Path], Path], tmp_path: Path) -> None:
+    """With random weights: what they write is nonsense, but of many kinds."""
+    pairs = [line.split("\t") for line in read_lines(embedded_directory() / "lohelp" / "valid.tsv.gz")][:200]
+    sources, targets = map(list, zip(*pairs, strict=True))
+    (tmp_path / "text.tsv").write_text("".join(f"{source}\t{target}\n" for source, target in pairs), encoding="utf-8")
+    (tmp_path / "source").write_text("".join(f"{source}\n" for source in sources), encoding="utf-8")
+    splits = [f"data.{split}={tmp_path}/text.tsv" for split in ("train", "valid", "test")]
+    tokenizers = Tokenizers.train(TokenizerConfig(vocabulary_size=300), sources, targets)
+    run = make_run(tmp_path / name, name, compose("train", ["run_dir=unused", *splits])["data"], tokenizers)
+    folder = export(run, tmp_path / "page")
+    with opened(folder, tmp_path / "profile") as page:
+        lines = type_lines(page, sources)
+    assert len(set(lines)) > 60
+    assert "".join(f"{line}\n" for line in lines).encode() == decoded(
+        folder, tmp_path / "lines", f"source={tmp_path / 'source'}"
+    )
 
 
 def test_tokens_slots_and_limits_are_shown(page: Page) -> None:
