@@ -167,7 +167,7 @@ def graph_by_hand(emissions: Tensor, transitions: Tensor, length: int, target: l
 
 @pytest.mark.parametrize("target", [[0, 1, 2], [1, 1], [0, 1, 0, 1]])
 def test_precision_of_a_graph_is_that_of_all_its_paths(target: list[int]) -> None:
-    lengths = [4, 1, 7]  # the last is expected to write more than two tokens
+    lengths = [4, 1, 5]
     logits = random_graph(lengths)
     emissions, transitions = (scores.log_softmax(dim=2) for scores in logits)
     columns = emissions[:, :, target]
@@ -198,3 +198,5 @@ def test_a_long_and_right_chain_shares_everything() -> None:
     transitions[0].fill_diagonal_(0.0)
     found, length = bigram_precision(emissions[:, :, target[0]], transitions, target, torch.tensor([4]))
     assert (found.item(), length.item()) == (pytest.approx(1.0), pytest.approx(4.0))
+    short, _ = bigram_precision(emissions[:, :, target[0, :2]], transitions, target[:, :2], torch.tensor([2]))
+    assert short.item() == pytest.approx(1 / 3)  # no reward for writing more than the target has
