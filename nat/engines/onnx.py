@@ -22,6 +22,7 @@ from nat.decoding.batched import Decoded
 from nat.decoding.options import data_options
 from nat.decoding.translator import Translator
 from nat.engines.base import ComputeType, EngineTranslator, WorkerTranslator
+from nat.engines.onnx_crf import write_crf
 from nat.engines.onnx_ctc import write_ctc
 from nat.engines.onnx_dag import BETA, beta_of, write_dag
 from nat.engines.onnx_graph import IMPOSSIBLE, POSITIONS, UNKNOWN
@@ -31,6 +32,7 @@ from nat.engines.onnx_single import write_fertility, write_vanilla
 from nat.engines.onnx_stacks import read_stacks, write_stacks
 from nat.errors import ConfigError
 from nat.models.contract import TranslationModel
+from nat.models.crf import CRF
 from nat.models.ctc import CTC
 from nat.models.dag import DAG
 from nat.models.fertility import Fertility
@@ -51,6 +53,7 @@ SINGLE_PASS: dict[type[TranslationModel], Any] = {
     Vanilla: write_vanilla,
     Fertility: write_fertility,
     DAG: write_dag,
+    CRF: write_crf,
 }
 SEVERAL_PASSES = (MaskPredict, Refinement, Imputer)
 ATTENTIONS = (FullAttention, OthersAttention, PositionalAttention)

@@ -219,13 +219,9 @@ def log_total(products: Products, logits: str, largest: str) -> str:
     return graph.node("Log", graph.node("ReduceSum", powers, graph.ints(1), keepdims=0))
 
 
-def largest_logits(products: Products, states: str, net: Seq2Seq, key: str) -> tuple[str, str, str]:
-    """Of states (N, D): the best symbols (N), the logits (N, W) of all that can be written and of columns of no
-    probability, which fill the last block, and the largest of each (N).
-
-    The maximum of each block of columns, then the arg max among the blocks and within one: of equal logits the first
-    wins, as it does in torch.
-    """
+def written_logits(products: Products, states: str, net: Seq2Seq, key: str) -> tuple[str, np.ndarray]:
+    """Of states (N, D): the logits (N, W) of all that can be written, in ascending order, and of columns of no
+    probability, which fill the last block; and the symbol of each column (W)."""
     graph, output = products.graph, net.output
     weight = array(net.embeddings.target.weight)
     allowed = np.array([i for i in range(len(weight)) if i not in output.forbidden])
@@ -233,7 +229,17 @@ def largest_logits(products: Products, states: str, net: Seq2Seq, key: str) -> t
     bias = graph.constant(np.where(np.arange(len(columns)) < len(allowed), 0.0, IMPOSSIBLE).astype(np.float32))
     unknown = graph.constant((columns == int(Symbol.UNK)).astype(np.float32))
     bias = graph.node("Add", bias, graph.node("Mul", unknown, graph.option(UNKNOWN, 0.0)))
-    logits = products.linear(products.factor(states, key), weight[columns], bias)
+    return products.linear(products.factor(states, key), weight[columns], bias), columns
+
+
+def largest_logits(products: Products, states: str, net: Seq2Seq, key: str) -> tuple[str, str, str]:
+    """Of states (N, D): the best symbols (N), the logits (N, W) of `written_logits`, and the largest of each (N).
+
+    The maximum of each block of columns, then the arg max among the blocks and within one: of equal logits the first
+    wins, as it does in torch.
+    """
+    graph = products.graph
+    logits, columns = written_logits(products, states, net, key)
     blocks = graph.node("Reshape", logits, graph.ints(-1, len(columns) // BLOCK, BLOCK))
     maxima = graph.node("ReduceMax", blocks, graph.ints(2), keepdims=0)  # (N, blocks)
     block = graph.node("ArgMax", maxima, axis=1, keepdims=1)  # (N, 1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import GraphProto, ModelProto
 
 MICROSOFT = "com.microsoft"  # operators of ONNX Runtime
 OPSET, IR_VERSION = 20, 10
@@ -68,6 +68,18 @@ class Graph:
         domain = attributes.pop("domain", "")
         self.nodes.append(helper.make_node(operator, list(inputs), names, domain=domain, **attributes))
         return names[0]
+
+    def nodes_of(self, operator: str, number: int, *inputs: str, **attributes: Any) -> list[str]:
+        """One node, and the names of its outputs."""
+        names = [f"{operator}_{len(self.nodes)}_{i}" for i in range(number)]
+        self.node(operator, *inputs, names=names, **attributes)
+        return names
+
+    def part(self, name: str) -> GraphProto:
+        """As the body of a loop in another graph, whose tensors it knows by name; its own names must be others."""
+        from onnx import helper
+
+        return helper.make_graph(self.nodes, name, self.inputs, self.outputs)
 
     def model(self) -> ModelProto:
         from onnx import helper

@@ -25,6 +25,7 @@ from nat.engines.onnx_graph import (
 from nat.engines.onnx_nodes import DOUBLE, FLOAT, INT64
 from nat.engines.onnx_operators import FUSED, Operators
 from nat.engines.onnx_products import Factor, Products, array, parameters, write_graph
+from nat.models.crf import CRF
 from nat.models.fertility import Fertility
 from nat.models.vanilla import Vanilla
 from nat.nn.copied_inputs import DEFAULT_TAU, Copy
@@ -36,28 +37,33 @@ def write_vanilla(model: Vanilla, path: Path, *, samples: Samples | None, operat
     `write_encoder`."""
 
     def describe(products: Products) -> None:
-        graph, net = products.graph, model.net
-        tokens = graph.input("tokens", "INT64", 1, "S")
-        source, token = embedded(products, tokens, net.embeddings.source), model.length.token
-        x = placed(products, source, net.source_positions, columns_of(products, tokens))
-        if token is not None:
-            x = graph.node("Concat", graph.constant(array(token)[None, None]), x, axis=1)
-        x = stacked(products, x, net.encoder, "encoder")
-        if token is None:
-            mean = graph.node("ReduceMean", graph.node("Cast", x, to=DOUBLE), graph.ints(1), keepdims=0)
-            summary = graph.node("Cast", mean, to=FLOAT)  # (1, D)
-        else:
-            summary = graph.node("Gather", x, graph.constant(np.int64(0)), axis=1)
-            x = graph.node("Slice", x, graph.ints(1), graph.ints(POSITIONS), graph.ints(1))
-        memory = products.factor(x, "memory")
-        length = best_length(products, summary, columns_of(products, tokens), model)
-        copied = copies(products, source, columns_of(products, tokens), length, model)
-        finish(products, copied, length, memory, net)
+        finish(products, canvas_states(products, model), model.net)
 
     write_graph(describe, path, samples=samples, operators=operators)
 
 
-def best_length(products: Products, summary: str, source_length: str, model: Vanilla) -> str:
+def canvas_states(products: Products, model: Vanilla | CRF) -> str:
+    """tokens (1, S) -> the decoder's states (1, L, D) of a canvas of the most probable length."""
+    graph, net = products.graph, model.net
+    tokens = graph.input("tokens", "INT64", 1, "S")
+    source, token = embedded(products, tokens, net.embeddings.source), model.length.token
+    x = placed(products, source, net.source_positions, columns_of(products, tokens))
+    if token is not None:
+        x = graph.node("Concat", graph.constant(array(token)[None, None]), x, axis=1)
+    x = stacked(products, x, net.encoder, "encoder")
+    if token is None:
+        mean = graph.node("ReduceMean", graph.node("Cast", x, to=DOUBLE), graph.ints(1), keepdims=0)
+        summary = graph.node("Cast", mean, to=FLOAT)  # (1, D)
+    else:
+        summary = graph.node("Gather", x, graph.constant(np.int64(0)), axis=1)
+        x = graph.node("Slice", x, graph.ints(1), graph.ints(POSITIONS), graph.ints(1))
+    memory = products.factor(x, "memory")
+    length = best_length(products, summary, columns_of(products, tokens), model)
+    copied = copies(products, source, columns_of(products, tokens), length, model)
+    return decoded(products, copied, length, memory, net)
+
+
+def best_length(products: Products, summary: str, source_length: str, model: Vanilla | CRF) -> str:
     """(1): the most probable L, as `LengthPredictor.best` has it."""
     graph, most = products.graph, model.length.config.max_offset
     scores = products.linear(products.factor(summary, "summary"), *parameters(model.length.classify))  # (1, O)
@@ -74,7 +80,7 @@ def best_length(products: Products, summary: str, source_length: str, model: Van
     return graph.node("Gather", lengths, best)
 
 
-def copies(products: Products, source: str, source_length: str, length: str, model: Vanilla) -> str:
+def copies(products: Products, source: str, source_length: str, length: str, model: Vanilla | CRF) -> str:
     """The decoder's input (1, L, D), without positions: `nat.ops.copying`, of one row."""
     graph, one = products.graph, products.graph.ints(1)
     ordinals = counted(products, length)  # (L), from 1
@@ -116,7 +122,8 @@ def write_fertility(model: Fertility, path: Path, *, samples: Samples | None, op
         before = graph.node("Sub", counted(products, length), graph.ints(1))
         ended = graph.node("LessOrEqual", ends, graph.node("Unsqueeze", before, graph.ints(1)))  # (L, S)
         index = graph.node("ReduceSum", graph.node("Cast", ended, to=INT64), graph.ints(1), keepdims=0)
-        finish(products, graph.node("Gather", source, index, axis=1), length, memory, net)
+        copied = graph.node("Gather", source, index, axis=1)
+        finish(products, decoded(products, copied, length, memory, net), net)
 
     write_graph(describe, path, samples=samples, operators=operators)
 
@@ -142,16 +149,22 @@ def longest_canvas(products: Products, source_length: str, model: Fertility) -> 
     return graph.node("Min", limit, graph.ints(model.max_target_length or POSITIONS))
 
 
-def finish(products: Products, copied: str, length: str, memory: Factor, net: Seq2Seq) -> None:
-    """copied: (1, L, D) -> path (1, L), the best token of each position, and log_probs (1, L)."""
+def finish(products: Products, states: str, net: Seq2Seq) -> None:
+    """states: (1, L, D) -> path (1, L), the best token of each position, and log_probs (1, L)."""
     graph = products.graph
-    x = placed(products, copied, net.target_positions, length)
-    states = decoded(products, x, memory, net) if net.feedback else stacked(products, x, net.decoder, "decoder", memory)
     best = best_symbols(products, graph.node("Squeeze", states, graph.ints(0)), net)
     best.output(graph, lambda tensor: graph.node("Unsqueeze", tensor, graph.ints(0)), 1, "L")
 
 
-def decoded(products: Products, x: str, memory: Factor, net: Seq2Seq) -> str:
+def decoded(products: Products, copied: str, length: str, memory: Factor, net: Seq2Seq) -> str:
+    """copied: (1, L, D) -> the states of the last layer."""
+    x = placed(products, copied, net.target_positions, length)
+    return (
+        supervised(products, x, memory, net) if net.feedback else stacked(products, x, net.decoder, "decoder", memory)
+    )
+
+
+def supervised(products: Products, x: str, memory: Factor, net: Seq2Seq) -> str:
     """`Seq2Seq.layers` with deep supervision: every layer predicts, and feeds its prediction on."""
     graph = products.graph
     for number, layer in enumerate(net.decoder.stack):

@@ -51,6 +51,8 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {  # what can be exported: model 
     "vanilla_token": ("vanilla", {"length": {"summary": "token"}, "copy": "soft", "size": {"norm": "post"}}),
     "vanilla_axe": ("vanilla", {"loss": "axe"}),
     "vanilla_deep": ("vanilla", {"deep_supervision": {"enabled": True}}),
+    "crf": ("crf", {"transitions": {"kind": "dynamic"}, "beam": 20}),
+    "crf_static": ("crf", {"length": {"summary": "token"}, "copy": "soft", "beam": 400}),
     "fertility": ("fertility", {}),
     "fertility_deep": ("fertility", {"deep_supervision": {"enabled": True}, "size": {"norm": "post"}}),
     "mask_predict": ("mask_predict", {}),
@@ -122,7 +124,9 @@ def some(quick: Sequence[str]) -> list[Any]:
     return [form if form in quick else pytest.param(form, marks=pytest.mark.slow) for form in FORMS]
 
 
-@pytest.mark.parametrize("form", some(["ctc_fast", "dag", "vanilla_deep", "fertility", "mask_predict", "imputer"]))
+@pytest.mark.parametrize(
+    "form", some(["crf", "ctc_fast", "dag", "vanilla_deep", "fertility", "mask_predict", "imputer"])
+)
 def test_the_export_writes_the_tokens_of_the_run(
     form: str, make: Callable[..., Path], export: Callable[..., Path], lines: list[str]
 ) -> None:
@@ -380,7 +384,13 @@ REFUSED: list[tuple[str, dict[str, Any], list[str], str]] = [
         "levenshtein",
         {},
         [],
-        r"format=onnx: .* holds a \w+ model; CTC, Vanilla, Fertility and DAG become one graph",
+        r"format=onnx: .* holds a \w+ model; CTC, Vanilla, Fertility, DAG and CRF become one graph",
+    ),
+    (
+        "crf",
+        {},
+        ["format=web"],
+        r"format=web: .* holds a CRF model; only CTC, Vanilla, Fertility and DAG become one graph",
     ),
     ("insertion", {}, [], r"format=onnx: .* holds a \w*Insertion\w* model"),
     ("kermit", {}, [], r"format=onnx: .* holds a Kermit model"),
