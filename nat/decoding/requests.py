@@ -74,6 +74,11 @@ class Wanted:
     closed: list[bool]
     phrases: list[list[int]]
 
+    @classmethod
+    def draft_of(cls, ids: list[int]) -> Wanted:
+        """All of it may be changed."""
+        return cls(ids, False, [False] * (len(ids) + 1), [])
+
     @property
     def num_tokens(self) -> int:
         """Of the draft and all phrases together."""
@@ -95,7 +100,7 @@ def encode_request(sentence: Sentence, tokenizer: Tokenizer, where: str) -> Want
         draft, closed = encode_known(sentence.known, tokenizer, where)
         return Wanted(draft, True, closed, phrases)
     (draft,) = tokenizer.encode([sentence.draft or ""])
-    return Wanted(draft, False, [False] * (len(draft) + 1), phrases)
+    return replace(Wanted.draft_of(draft), phrases=phrases)
 
 
 def encode_exactly(text: str, tokenizer: Tokenizer, what: str) -> list[int]:

@@ -82,11 +82,12 @@ class Translator:
 
     config: the plain configuration of the run it comes from. folder: that run. weights: its file, where it is not the
     run's chosen one. engine: what computes. package: that it is of. precision: of torch's products.
-    graphs: those of `with_cuda_graphs`.
+    graphs: those of `with_cuda_graphs`. drafter: that of `with_drafter`.
     """
 
     engine = package = "torch"
     graphs: GraphedDecoder | None = None
+    drafter: Translator | None = None
 
     def __init__(
         self,
@@ -116,6 +117,22 @@ class Translator:
         other = copy.copy(self)
         other.graphs = GraphedDecoder(self.model, CudaRecorder())
         return other
+
+    def with_drafter(self, drafter: Translator, decoding: DecodingOptions) -> Self:
+        """The same translator, of the same model, which only checks what another one drafts: the same translations, see
+        `nat.search.drafting`. Raises ConfigError where the method, with these options, does not check drafts, or the
+        other one writes other tokens."""
+        name = f"drafter={drafter.folder}"
+        if not self.model.checks_drafts or self.engine != "torch":
+            raise ConfigError(f"{name}: a {type(self.model).__name__} checkpoint in {self.engine} checks no drafts")
+        if getattr(decoding, "beam_size", 1) > 1:
+            raise ConfigError(f"{name}: has no effect with beam search, drafts are checked in greedy search")
+        own, other = self.tokenizers.target, drafter.tokenizers.target
+        if (own.model, own.size) != (other.model, other.size):
+            raise ConfigError(f"{name}: writes other tokens than {self.folder}, their target tokenizers differ")
+        drafted = copy.copy(self)
+        drafted.drafter = drafter
+        return drafted
 
     @property
     def computed_in(self) -> str:
@@ -156,18 +173,25 @@ class Translator:
         max_tokens: int | None = None,
         choose: Choice | str | None = None,
         teacher: Teacher | None = None,
+        drafter: Translator | None = None,
         **options: Any,
     ) -> list[str]:
         """The translation of each sentence, in input order; a blank sentence (white space alone) gives an
         empty one.
 
         sentences: text, or a `nat.Request` with a draft, known words or constraints where the method can edit.
-        options: the method's decoding options, for example beam_size=4. choose, teacher: see `candidates`. Raises
-        ConfigError for options that the method does not have, DataError for a sentence that is too long, TypeError for
-        a text where a list is meant.
+        options: the method's decoding options, for example beam_size=4. choose, teacher, drafter: see `candidates`.
+        Raises ConfigError for options that the method does not have, DataError for a sentence that is too long,
+        TypeError for a text where a list is meant.
         """
         chosen = self.candidates(
-            sentences, batch_size=batch_size, max_tokens=max_tokens, choose=choose, teacher=teacher, **options
+            sentences,
+            batch_size=batch_size,
+            max_tokens=max_tokens,
+            choose=choose,
+            teacher=teacher,
+            drafter=drafter,
+            **options,
         )
         return [item.best for item in chosen]
 
@@ -179,13 +203,15 @@ class Translator:
         max_tokens: int | None = None,
         choose: Choice | str | None = None,
         teacher: Teacher | None = None,
+        drafter: Translator | None = None,
         **options: Any,
     ) -> list[Candidates]:
         """As `translate`, with all num_candidates candidates of each sentence and why the chosen one was chosen.
 
         choose: first, own, teacher, mbr_chrf or mbr_bleu (`Choice`); None is the teacher's choice where a teacher is
         given, else the first. teacher: another translator (or whatever scores text), for choose="teacher". Noisy
-        parallel decoding: `candidates(sentences, num_candidates=10, temperature=1.0, teacher=nat.load(RUN))`. Raises
+        parallel decoding: `candidates(sentences, num_candidates=10, temperature=1.0, teacher=nat.load(RUN))`. drafter:
+        another translator, whose translations this autoregressive one checks, see `with_drafter`. Raises
         ConfigError for a choice without a teacher or without candidates, and for a teacher without effect.
         """
         sentences = text_list("sentences", sentences, (str, Request))
@@ -200,7 +226,8 @@ class Translator:
             raise ConfigError(
                 f"teacher: has no effect with choose={choice.value} and num_candidates={decoding.num_candidates}"
             )
-        return self.choose_among(sentences, decoding=decoding, batches=batches, choice=choice, teacher=teacher)
+        computed = self if drafter is None else self.with_drafter(drafter, decoding)
+        return computed.choose_among(sentences, decoding=decoding, batches=batches, choice=choice, teacher=teacher)
 
     @torch.inference_mode()
     def choose_among(
@@ -231,6 +258,9 @@ class Translator:
     ) -> list[Decoded]:
         """Token ids and scores of all translations, in input order; `advance` hears of every batch's size."""
         rows = self.encode([source_of(sentence) for sentence in sentences], "the input", decoding=decoding)
+        wanted = self.wanted(sentences, "the input", decoding=decoding)
+        if self.drafter is not None:
+            wanted = self._drafts(self.drafter, sentences, batches)
         results: list[Decoded | None] = [None] * len(rows)
         answers = decode_in_batches(
             self.model,
@@ -239,7 +269,7 @@ class Translator:
             batches=batches,
             device=self.device,
             precision=self.precision,
-            wanted=self.wanted(sentences, "the input", decoding=decoding),
+            wanted=wanted,
             graphs=self.graphs,
         )
         for indices, decoded in answers:
@@ -247,6 +277,11 @@ class Translator:
                 results[index] = item
             advance(len(indices))
         return [item for item in results if item is not None]
+
+    def _drafts(self, drafter: Translator, sentences: Sequence[Sentence], batches: BatchOptions) -> list[Wanted]:
+        texts = [source_of(sentence) for sentence in sentences]
+        drafts = drafter.decode(texts, decoding=drafter.decoding({}), batches=batches)
+        return [Wanted.draft_of(item.tokens[0]) for item in drafts]
 
     def sides(self, decoding: DecodingOptions | None = None) -> tuple[Tokenizer, Tokenizer]:
         """The tokenizers of what is read and of what is written."""

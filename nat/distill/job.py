@@ -60,6 +60,9 @@ class DistillConfig(DecodingConfig):
     scorer: str | None = option(
         None, "run folder of a model that scores: of several candidates of a source the one it finds likeliest is taken"
     )
+    drafter: str | None = option(
+        None, "run folder or export that drafts what the teacher then checks: the same translations, in fewer calls"
+    )
     weights: bool = option(
         False, "all candidates of a source, with a column of weights: how probable each is among them"
     )
@@ -92,7 +95,12 @@ class DistillConfig(DecodingConfig):
             if self.targets is not Targets.CORPUS:
                 errors.append("fertilities=alignments: needs targets=corpus, since a file aligns given targets")
         if self.targets is Targets.CORPUS:
-            given = {"scorer": self.scorer, "weights": self.weights, "raw_share": self.raw_share}
+            given = {
+                "scorer": self.scorer,
+                "drafter": self.drafter,
+                "weights": self.weights,
+                "raw_share": self.raw_share,
+            }
             errors += [f"{key}={value}: has no effect with targets=corpus" for key, value in given.items() if value]
             idle = [key for key in self.decoding if key not in OF_EVERY_METHOD]
             idle += [CUDA_GRAPHS] if self.decoding.get(CUDA_GRAPHS) else []
@@ -132,6 +140,8 @@ def prepare_job(config: DistillConfig, lock: FolderLock | None) -> Job:
     writes_text = type(run.model).Decoding.writes_text  # and <unk> has none
     options = ({"allow_unknown": False} if writes_text else {}) | config.decoding
     teacher, decoding, batches = decoding_options(run, options, config.engine)
+    if config.drafter is not None:
+        teacher = teacher.with_drafter(load(config.drafter, device=config.device.value), decoding)
     check_abilities(config, teacher)
     scorer = open_scorer(config, decoding, teacher)
     data, corpus = prepare_corpus(config, teacher, scorer)

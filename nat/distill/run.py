@@ -161,6 +161,7 @@ def describe(job: Job, counts: Counts, corpus: JoinedCorpus, seconds: float, ran
         "teacher": str(job.teacher.folder),
         "teacher_run": run_summary(job.teacher.folder),
         "targets": job.config.targets.value,
+        "drafter": None if job.teacher.drafter is None else str(job.teacher.drafter.folder),
         "scorer": None if job.scorer is None else str(job.scorer.folder),
         "engine": job.teacher.engine,
         "precision": job.teacher.computed_in,

@@ -64,6 +64,9 @@ class DecodeConfig(SystemConfig):
         None, "which candidate is the translation; null: the teacher's choice if there is a teacher, else the first"
     )
     teacher: str | None = option(None, "run folder whose model scores the candidates")
+    drafter: str | None = option(
+        None, "run folder or export that drafts what this autoregressive run then checks: the same translations"
+    )
     max_source_tokens: int | None = option(
         None,
         "a longer source is refused; null: 1000, or 4 times data.filters.max_tokens of the run",
@@ -130,7 +133,11 @@ class DecodeConfig(SystemConfig):
     @property
     def system(self) -> SystemOptions:
         return replace(
-            super().system, choose=self.choose, teacher=self.teacher, max_source_tokens=self.max_source_tokens
+            super().system,
+            choose=self.choose,
+            teacher=self.teacher,
+            drafter=self.drafter,
+            max_source_tokens=self.max_source_tokens,
         )
 
     @property
@@ -139,7 +146,7 @@ class DecodeConfig(SystemConfig):
 
     @property
     def runs(self) -> Iterable[str | None]:
-        return *super().runs, self.teacher
+        return *super().runs, self.teacher, self.drafter
 
     @property
     def outputs(self) -> dict[str, Output]:

@@ -24,7 +24,7 @@ from nat.runs.folder import run_summary
 from nat.runs.locations import EMBEDDED, HUB
 from nat.scoring.tokenization import BleuTokenizer
 
-LITERAL = ("name", "teacher", "weights")  # text as it stands, even where it reads like a number
+LITERAL = ("name", "teacher", "weights", "drafter")  # text as it stands, even where it reads like a number
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class SystemOptions:
     engine: Engine = Engine.TORCH
     choose: Choice | None = None
     teacher: str | None = None
+    drafter: str | None = None
     max_source_tokens: int | None = option(None, minimum=1, maximum=1_000_000_000)
     decoding: dict[str, Any] = field(default_factory=dict)
 
@@ -109,6 +110,10 @@ def open_system(options: SystemOptions, runs: Runs) -> System:
     used."""
     opened = runs.open(options.run_dir, weights=options.weights)
     translator, decoding, batches = decoding_options(opened, options.decoding, options.engine)
+    if options.drafter is not None:
+        translator = translator.with_drafter(runs.open(options.drafter), decoding)
+    elif getattr(decoding, "tolerance", 0):
+        raise ConfigError("decoding.tolerance: has no effect without drafter=RUN_DIR")
     has_teacher = options.teacher is not None
     choice = resolve_choice(options.choose, teacher=has_teacher, num_candidates=decoding.num_candidates)
     scorer = None

@@ -81,6 +81,7 @@ def results(
         | point_report(system, text, translations)
         | candidate_report(system, text, translations)
         | teacher_report(system, translations)
+        | drafter_report(system, translations)
     )
     return report | speed_report(speed_of(system, alone, translations)) | provenance(system)
 
@@ -203,6 +204,16 @@ def teacher_report(system: System, translations: Translations) -> dict[str, Any]
         "teacher_score": math.fsum(known) / len(known) if known else None,
         "num_unscored": len(chosen) - len(known),
     }
+
+
+def drafter_report(system: System, translations: Translations) -> dict[str, Any]:
+    """Tokens, ends included, that a call of the model wrote; {} without a drafter."""
+    drafter = system.translator.drafter
+    if drafter is None:
+        return {}
+    tokens = sum(len(item.tokens[item.chosen]) + 1 for item in translations.filled)
+    calls = sum(item.passes for item in translations.filled)
+    return {"drafter": str(drafter.folder), "tokens_per_pass": tokens / max(1, calls)}
 
 
 def speed_of(system: System, alone: Sequence[float], translations: Translations) -> Speed | None:

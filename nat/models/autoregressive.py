@@ -7,6 +7,7 @@ speed baseline: Kasai et al. 2021, https://arxiv.org/abs/2006.10369.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -15,19 +16,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nat.config import option
-from nat.data.batch import Batch, Source, Target
+from nat.data.batch import Batch, Source, Target, Tokens
 from nat.data.vocabulary import Symbol, Vocabularies
 from nat.errors import ConfigError
 from nat.models.contract import LossTerm, Translation, TranslationModel, cross_entropy_terms
 from nat.models.options import BeamOptions, DecodingOptions
 from nat.nn.attention.full import CausalAttention
-from nat.nn.cached import DecoderState, step_decoder
+from nat.nn.cached import DecoderState, check_decoder, step_decoder
 from nat.nn.copying import Copyable, Copying
 from nat.nn.limits import LengthLimits
+from nat.nn.rng import RowRandom
 from nat.nn.seq2seq import Seq2Seq, Seq2SeqConfig
 from nat.nn.transformer import Memory
 from nat.rows import Rows
-from nat.search.beam import beam_search, greedy, sample
+from nat.search.beam import Hypotheses, beam_search, greedy, sample
+from nat.search.drafting import Tolerance, drafted
 from nat.search.refine import History
 
 
@@ -43,11 +46,15 @@ class TeacherState(Rows):
     def reorder(self, origin: Int[Tensor, "B K"]) -> TeacherState:
         return replace(self, decoder=self.decoder.reorder(origin))
 
+    def keep(self, taken: Bool[Tensor, "B K"]) -> TeacherState:
+        return replace(self, decoder=self.decoder.keep(taken))
+
 
 class Autoregressive(TranslationModel):
     """p(y|x) = prod_t p(y_t | y_<t, x), with cached greedy and beam search and sampling, and a one-pass `score`."""
 
     num_ends: ClassVar[int] = 1  # EOS, or BOS
+    checks_drafts: ClassVar[bool] = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Seq2SeqConfig):
@@ -64,9 +71,21 @@ class Autoregressive(TranslationModel):
             2.0, "a translation ends after factor * S + offset tokens", minimum=0, maximum=100
         )
         max_length_offset: int = option(20, "see max_length_factor", minimum=1, maximum=100_000)
+        tolerance: float = option(
+            0.0,
+            "drafter: a drafted token stands where its log-probability is at most so much below the likeliest's; more "
+            "than 0 changes translations",
+            minimum=0,
+            maximum=100,
+        )
+        tolerance_top: int = option(
+            3, "with tolerance: and where it is among so many likeliest", minimum=1, maximum=1000
+        )
 
         def __post_init__(self) -> None:
             super().__post_init__()
+            if self.tolerance > 0 and (self.beam_size > 1 or self.temperature is not None):
+                raise ConfigError(f"tolerance={self.tolerance}: is of greedy search with a drafter")
             if self.length_penalty is not None and self.beam_size == 1:
                 raise ConfigError(f"length_penalty={self.length_penalty}: has no effect with beam_size=1 (greedy)")
 
@@ -136,7 +155,9 @@ class Autoregressive(TranslationModel):
         memory = replace(self.net.encode(source), banned=decoding.banned)
         state = self.start(memory)
         random = decoding.random(source)
-        if random is not None and decoding.temperature is not None:
+        if source.draft is not None:
+            hypotheses = self.checked(state, limits, source.draft, random, decoding)
+        elif random is not None and decoding.temperature is not None:
             hypotheses = sample(self.step, state, limits, random=random, temperature=decoding.temperature)
         elif decoding.beam_size == 1:
             hypotheses = greedy(self.step, state, limits)
@@ -158,6 +179,29 @@ class Autoregressive(TranslationModel):
             history = tuple(self.written(memory, Target(*pair)) for pair in pairs)
         return Translation(hypotheses.tokens, valid, hypotheses.scores, hypotheses.steps, hypotheses.truncated, history)
 
+    def checked(
+        self,
+        state: TeacherState,
+        limits: Int[Tensor, " B"],
+        draft: Tokens,
+        random: RowRandom | None,
+        decoding: Decoding,
+    ) -> Hypotheses:
+        """What greedy search or sampling gives, found by checking a draft, see `nat.search.drafting`."""
+
+        def pick(log_probs: Tensor, positions: Tensor, rows: Tensor) -> Tensor:
+            if random is None or decoding.temperature is None:
+                return log_probs.argmax(dim=-1)
+            return random.select(rows).fork_each(positions).sample(log_probs / decoding.temperature)
+
+        number = 1 if random is None else decoding.num_candidates
+        rows = torch.arange(len(limits), device=limits.device).repeat_interleave(number)
+        table = self.net.target_positions(int(limits.max()) + 1)
+        tolerance = Tolerance(decoding.tolerance_top, decoding.tolerance) if decoding.tolerance > 0 else None
+        check = partial(self.check, table=table)
+        found = drafted(check, state.select(rows), limits[rows], draft.select(rows), pick, tolerance=tolerance)
+        return found.together(number)
+
     def written(self, memory: Memory, target: Target) -> History:
         """A translation with log p(y_t | y_<t, x), by a forced pass. A search writes a token a pass, so that what it
         ended with tells all."""
@@ -178,4 +222,18 @@ class Autoregressive(TranslationModel):
         """`NextToken`: one position for every hypothesis, see `step_decoder`."""
         x = self.net.embed(tokens) + self.net.target_positions(1, start=position)  # (B, K, D)
         x, decoder = step_decoder(self.net.decoder, x, state.decoder)
+        return self.net.head_for(state.copyable, state.banned).full(x), replace(state, decoder=decoder)
+
+    def check(
+        self,
+        tokens: Int[Tensor, "B K"],
+        positions: Int[Tensor, "B K"],
+        seen: Bool[Tensor, "K K"],
+        state: TeacherState,
+        *,
+        table: Float[Tensor, "L D"],
+    ) -> tuple[Float[Tensor, "B K V"], TeacherState]:
+        """`nat.search.drafting.Check`. table: positions; what is drafted beyond them is never written."""
+        x = self.net.embed(tokens) + table[positions.clamp(max=len(table) - 1)]  # (B, K, D)
+        x, decoder = check_decoder(self.net.decoder, x, seen, state.decoder)
         return self.net.head_for(state.copyable, state.banned).full(x), replace(state, decoder=decoder)

@@ -191,6 +191,7 @@ class TranslationModel(nn.Module, ABC):
     points: ClassVar[bool] = False  # whether it reads points and writes their places, however many there are
     num_ends: ClassVar[int] = 0  # positions of a canvas beside its tokens
     edits: ClassVar[frozenset[str]] = frozenset()  # of draft, known, constraints: what `decode` heeds
+    checks_drafts: ClassVar[bool] = False  # whether a draft changes how fast `decode` is, but not what it gives
 
     def __init__(self, vocabularies: Vocabularies) -> None:
         super().__init__()

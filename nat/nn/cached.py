@@ -65,6 +65,11 @@ class DecoderState(Rows):
             return replace(self, past=torch.ones(shape, dtype=torch.bool, device=origin.device))
         return replace(self, past=self.past.gather(1, origin[:, :, None].expand(shape)))
 
+    def keep(self, taken: Bool[Tensor, "B K"]) -> DecoderState:
+        """See `nat.search.drafting.CheckedState`."""
+        assert self.past is not None
+        return replace(self, past=torch.cat((self.past, taken[:, None]), dim=2))
+
     def advanced(self, num_hypotheses: int) -> DecoderState:
         """One step later: each hypothesis has its own new key behind it, too."""
         used = self.used + num_hypotheses
@@ -83,18 +88,38 @@ def step_decoder(
     all keys of the past, of which each sees its own. x: placed decoder inputs. `state` is used up: its room is the
     next one's."""
     after = state.advanced(x.size(1))
-    seen = None if after.past is None else after.past[:, None]
+    x, layers = _through(decoder, x, state, None if after.past is None else after.past[:, None])
+    return x, replace(after, layers=layers)
+
+
+def check_decoder(
+    decoder: Decoder, x: Float[Tensor, "B K D"], seen: Bool[Tensor, "K K"], state: DecoderState
+) -> tuple[Float[Tensor, "B K D"], DecoderState]:
+    """K tokens of one hypothesis, or of branches of it, each of which sees the past and those of the K that `seen`
+    says. Of the state that comes back, `DecoderState.keep` must be told what of them is the past."""
+    num_rows, num_new = x.shape[:2]
+    past = state.past
+    if past is None:
+        past = seen.new_ones(num_rows, 1, state.used)
+    everything = torch.cat((past.expand(-1, num_new, -1), seen.expand(num_rows, -1, -1)), dim=2)  # (B, K, P + K)
+    x, layers = _through(decoder, x, state, everything[:, None])
+    return x, replace(state, layers=layers, past=past, used=state.used + num_new)
+
+
+def _through(
+    decoder: Decoder, x: Float[Tensor, "B K D"], state: DecoderState, seen: Bool[Tensor, "B 1 K P"] | None
+) -> tuple[Float[Tensor, "B K D"], tuple[LayerCache, ...]]:
     layers = []
     for layer, cache in zip(decoder.stack, state.layers, strict=True):
         attention, cross, residual = layer.self_attention, layer.cross_attention, layer.cross_residual
         assert isinstance(attention, CausalAttention)
         assert cross is not None
         assert residual is not None
-        cache = cache.with_room(after.used)
+        cache = cache.with_room(state.used + x.size(1))
         update = attention.step(layer.self_residual.enter(x), cache.past, seen, used=state.used)
         x = layer.self_residual.leave(x, update)
         queries = cross.queries(residual.enter(x))
         x = residual.leave(x, cross.attend(queries, cache.memory_keys, cache.memory_values, state.valid))
         x = layer.feed(x)
         layers.append(cache)
-    return decoder.norm(x), replace(after, layers=tuple(layers))
+    return decoder.norm(x), tuple(layers)

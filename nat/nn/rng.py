@@ -62,6 +62,10 @@ class RowRandom(Rows):
         """An independent stream, for another purpose, pass or candidate."""
         return RowRandom(_mix(self.keys + _wrapped((number + 1) * _GOLDEN_SMALL)))
 
+    def fork_each(self, numbers: Int[Tensor, " B"]) -> RowRandom:
+        """As `fork`, with a number of each row's own."""
+        return RowRandom(_mix(self.keys + (numbers + 1) * _GOLDEN_SMALL))
+
     def copies(self, n: int) -> RowRandom:
         """n streams of each row, (B * n,), copies of a row side by side: like `repeat_rows`, but not equal."""
         numbers = torch.arange(1, n + 1, device=self.keys.device) * _GOLDEN_SMALL

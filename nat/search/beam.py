@@ -59,6 +59,17 @@ class Hypotheses(Rows):
     truncated: Bool[Tensor, " B"]
     steps: Int[Tensor, " B"]
 
+    def together(self, number: int) -> Hypotheses:
+        """One of each of B * N rows as the `number` N of each of B sentences."""
+        shape = (len(self.steps) // number, number)
+        return Hypotheses(
+            tokens=self.tokens.view(*shape, -1),
+            lengths=self.lengths.view(shape),
+            scores=self.scores.view(shape),
+            truncated=self.truncated.view(shape)[:, 0],
+            steps=self.steps.view(shape).amax(dim=1),
+        )
+
 
 def length_penalty(length: int, alpha: float) -> float:
     """((5 + length) / 6)^alpha (Wu et al. 2016, equation 14); `length` counts EOS."""
@@ -89,15 +100,7 @@ def sample(
     def draw(log_probs: Tensor, position: int, alive: Tensor) -> Tensor:
         return random.select(alive).fork(position).sample(log_probs / temperature)
 
-    hypotheses = _one_by_one(step, state.select(rows), max_lengths[rows], draw)
-    shape = (max_lengths.numel(), num_samples)
-    return Hypotheses(
-        tokens=hypotheses.tokens.view(*shape, -1),
-        lengths=hypotheses.lengths.view(shape),
-        scores=hypotheses.scores.view(shape),
-        truncated=hypotheses.truncated.view(shape)[:, 0],
-        steps=hypotheses.steps.view(shape).amax(dim=1),
-    )
+    return _one_by_one(step, state.select(rows), max_lengths[rows], draw).together(num_samples)
 
 
 def _one_by_one(
