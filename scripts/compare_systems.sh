@@ -2,13 +2,13 @@
 # Every system, with one budget, raw and distilled, in two tables: about six hours on one CPU
 # core with AVX-512 bf16, minutes on a GPU. Needs the teacher of scripts/reproduce_small.sh (made here if it is missing).
 #   bash scripts/compare_systems.sh [FOLDER] [OVERRIDES of nat-train, for example seed=2]
-# The same command again resumes where it was stopped. Budget: 1500 updates of 512 target tokens for each system, on the
-# pairs of at most 12 words a side; all start from the teacher's weights, the Imputer from those of its CTC parent, with
-# as many updates again; the fine-tuning of the fertility model takes 500 more, that of CTC and DAG on bigrams 200 of 4096.
+# The same command again resumes where it was stopped. Budget: that of scripts/budget.sh; the Imputer starts from the
+# weights of its CTC parent, with as many updates again; the fine-tuning of the fertility model takes 500 more.
 set -euo pipefail
 output=${1:-runs/small}
 shift || true
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh" test
+. "$(dirname "${BASH_SOURCE[0]}")/budget.sh"
 teacher=$output/teacher distilled=$output/distilled runs=$output/compare
 
 nat-train experiment=small run_dir="$teacher"
@@ -18,11 +18,7 @@ nat-distill teacher="$teacher" output="$runs/text-distilled" targets=corpus fert
 nat-distill teacher="$teacher" output="$runs/text-raw" targets=corpus fertilities=aligner data.max_words=12
 
 train() { # RECIPE TEXT START [OVERRIDES]: a run in $runs/RECIPE-TEXT
-  local recipe=$1 text=$2 start=$3
-  shift 3
-  nat-train experiment="small/$recipe" run_dir="$runs/$recipe-$text" init_from="$start" data.train="$runs/text-$text/train.jsonl" \
-    data.max_words=12 data.tokenizer.path="$teacher/tokenizer" model.size.dropout=0.0 schedule.warmup=150 \
-    trainer.tokens_per_update=512 trainer.max_updates=1500 validation.every=500 validation.max_sentences=200 "$@"
+  train_with_budget "$1" "$3" "$runs/$1-$2" data.train="$runs/text-$2/train.jsonl" "${@:4}"
 }
 for text in distilled raw; do
   for recipe in vanilla vanilla_glancing vanilla_deep vanilla_axe vanilla_oaxe crf fertility refinement mask_predict ctc ctc_glancing ctc_deep dag; do
@@ -30,8 +26,7 @@ for text in distilled raw; do
   done
   train imputer $text "$runs/ctc-$text" "$@"
   for recipe in ctc dag; do
-    train $recipe $text "$runs/$recipe-$text" stage=ngram_tuning trainer.max_updates=200 trainer.tokens_per_update=4096 \
-      schedule.peak=3.0e-4 schedule.warmup=20 validation.every=100 run_dir="$runs/${recipe}_tuned-$text" "$@"
+    tune_on_bigrams $recipe "$runs/$recipe-$text" "$runs/${recipe}_tuned-$text" data.train="$runs/text-$text/train.jsonl" "$@"
   done
   for recipe in insertion insertion_uniform levenshtein kermit; do
     train $recipe $text "$teacher" "$@"

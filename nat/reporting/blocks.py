@@ -177,6 +177,40 @@ def systems(figures: Figures) -> str:
     return "\n\n".join([introduction, table, rest])
 
 
+def single(figures: Figures) -> str:
+    """Single-pass systems with several seeds: a row's name ends with its text and its seed."""
+    groups: dict[str, list[Figures]] = {}
+    for row in figures["rows"]:
+        groups.setdefault(row["name"].rpartition(" ")[0], []).append(row)
+    cells = [
+        [
+            name,
+            ", ".join(rounded(row["bleu"], 2) for row in rows),
+            rounded(statistics.mean(row["bleu"] for row in rows), 2),
+            rounded(statistics.mean(row["chrf"] for row in rows), 2),
+            rounded(statistics.mean(row["length_ratio"] for row in rows), 3),
+            rounded(statistics.median(row["ms_per_sentence_p50"] for row in rows), 1),
+            rounded(statistics.median(row["sentences_per_second"] for row in rows), 0),
+        ]
+        for name, rows in groups.items()
+    ]
+    claims: dict[str, list[Figures]] = {}
+    for finding in figures["claims"]:
+        better, worse = (finding["claim"][side].rpartition(" ")[0] for side in ("better", "worse"))
+        claims.setdefault(f"{better} over {worse}", []).append(finding)
+    gains = {
+        name: ", ".join(f"{each['better'] - each['worse']:+.2f} (p {each['p_value']:.3f})" for each in seeds)
+        for name, seeds in claims.items()
+    }
+    made = source(figures["rows"], "bash scripts/compare_single_pass.sh")
+    introduction = paragraph(
+        f"**Single-pass systems, two seeds** ({made}): the budget of the table above. BLEU by seed, p by paired",
+        f"bootstrap resampling: {'; '.join(f'{name} {text}' for name, text in gains.items())}.",
+    )
+    headings = ["system and text", "BLEU", "mean", "chrF", "length ratio", "ms alone p50", "sentences/s"]
+    return "\n\n".join([introduction, markdown_table(headings, cells), measured(figures["rows"])])
+
+
 def pair_cells(name: str, texts: Mapping[str, Figures]) -> list[str]:
     bleu = [rounded(texts[text]["bleu"], 2) if text in texts else UNKNOWN for text in ("raw", "distilled")]
     shown = texts.get("distilled", texts.get("raw", {}))
@@ -262,6 +296,7 @@ def claims_paragraph(claims: Sequence[Figures]) -> str:
 BLOCKS: dict[str, Callable[[Figures], str]] = {
     "quickstart": quickstart,
     "systems": systems,
+    "single": single,
     "whole": whole,
     "fast": fast,
     "engines": engines,

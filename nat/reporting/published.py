@@ -53,6 +53,9 @@ def collect(runs: Path, page: Path) -> dict[str, Figures]:
         blocks["fast"]["steps"] = slim(runs / "small" / "fast-steps" / "results.json")
     if (runs / "small" / "engines.json").exists():
         blocks["engines"] = read_json(runs / "small" / "engines.json")
+    single = runs / "small" / "single" / "report"
+    if (single / "results.json").exists():
+        blocks["single"] = {"rows": slim(single / "results.json"), "claims": read_json(single / "claims.json")}
     if (runs / "attention" / "attention.json").exists():
         blocks["attention"] = attention_figures(runs / "attention")
     points = [row for name in ("hull", "hull_parallel") for row in pointer_rows(runs / name, page / "points")]

@@ -1,6 +1,7 @@
 """nat-report's work: several runs, side by side on the same text, in one process.
 
 DIR/results.json   a list of rows, one a system
+DIR/claims.json    BLEU and p of every claim
 DIR/table.md       the table for a README, with what one needs to judge it
 DIR/samples.txt    sentences with their reference and every system's translation
 DIR/index.html     the page: table, figures, and the viewer of how translations were made; opens offline
@@ -41,7 +42,8 @@ from nat.runs.outputs import Output, in_folder
 from nat.scoring.claims import describe_claims, examine, parse_claim
 
 FILES = (
-    "results.json", "table.md", "samples.txt", "index.html", "figures.json", "figures/", "histories/", "outputs/",
+    "results.json", "claims.json", "table.md", "samples.txt", "index.html", "figures.json", "figures/", "histories/",
+    "outputs/",
 )  # fmt: skip
 TRAINING = {  # fields of run.json
     "updates": "update", "tokens": "tokens", "device": "device", "seed": "seed", "precision": "precision",
@@ -84,9 +86,9 @@ def report(config: ReportConfig, *, command: str = "nat-report") -> tuple[list[d
     rows, outputs = evaluate(systems, text, num_alone=config.speed_sentences)
     table = describe_table(rows, text)
     if claims and text.references is not None:
-        table += "\n" + describe_claims(
-            [examine(claim, outputs, text.references, tokenizer=text.tokenizer) for claim in claims]
-        )
+        findings = [examine(claim, outputs, text.references, tokenizer=text.tokenizer) for claim in claims]
+        table += "\n" + describe_claims(findings)
+        write_json(folder / "claims.json", [asdict(finding) for finding in findings])
     samples = describe_samples(text, outputs, config.samples)
     write_text(folder / "table.md", table)
     write_text(folder / "samples.txt", samples)
