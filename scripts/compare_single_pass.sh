@@ -10,8 +10,8 @@ shift || true
 . "$(dirname "${BASH_SOURCE[0]}")/budget.sh"
 teacher=$output/teacher runs=$output/single
 nat-train experiment=small run_dir="$teacher"
-nat-distill teacher="$teacher" output="$output/distilled"
-text=(data.train="$output/distilled/train.jsonl")
+nat-distill teacher="$teacher" output="$output/distilled-int8" engine=ctranslate2 decoding.precision=int8
+text=(data.train="$output/distilled-int8/train.jsonl")
 rows="" claims=""
 row() { rows+="${rows:+,}$runs/$1-$seed?$2name=$3 $seed"; }       # RUN OPTIONS& LABEL
 claim() { claims+="${claims:+,}'$1 $seed > $2 $seed'"; }
