@@ -39,4 +39,4 @@ for seed in 1 2; do
   claim "CRF distilled" "vanilla distilled"
   claim "CTC n-gram tuned distilled" "CTC distilled"
 done
-nat-report "run_dirs=[$rows]" output="$runs/report" num_threads=1 data.max_words=12 speed_sentences=50 "claims=[$claims]"
+nat-report "run_dirs=[$rows]" output="$runs/report" num_threads=1 data.max_words=12 speed_sentences=1 "claims=[$claims]"
