@@ -38,7 +38,8 @@ def test_every_figure_is_one_of_the_results(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_every_figure_has_its_date_machine_seed_and_command(name: str) -> None:
     words = " ".join(BLOCKS[name].split())
-    assert re.search(r"`[^`]*(bash scripts/|nat-train )[^`]*`, [^,]+, \d+ cores.* seed \d+(, \d+)*, 20\d\d-\d\d-\d\d", words)
+    command = r"`[^`]*(bash scripts/|nat-train )[^`]*`"
+    assert re.search(rf"{command}, [^,]+, \d+ cores.* seed \d+(, \d+)*, 20\d\d-\d\d-\d\d", words)
 
 
 def test_another_figure_is_seen(copied: Path) -> None:
