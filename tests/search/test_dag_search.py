@@ -182,9 +182,10 @@ def test_a_narrow_beam_gives_the_exact_log_probability_of_what_it_finds() -> Non
 
 
 def test_a_prior_that_pays_late_is_waited_for() -> None:
-    """The first token costs 10, each one after it gains 4: all four are written, though nothing is better at first."""
-    log_probs, transitions = graph(1, [4], 1)
-    prior = Bigrams(torch.tensor([[-10.0], [6.0]], dtype=torch.double))
+    """The first token costs 10, each one after it gains 6: all four are written, though nothing is better at first."""
+    _, transitions = graph(1, [4], 1)
+    log_probs = torch.tensor([-60.0, 0.0], dtype=torch.double).expand(1, 4, 2)
+    prior = Bigrams(torch.tensor([[0.0, -10.0], [0.0, 0.0], [0.0, 6.0]], dtype=torch.double))
     assert beam_search(log_probs, transitions, pad=PAD, beam_size=2)[1].item() < 4
     assert beam_search(log_probs, transitions, pad=PAD, beam_size=2, prior=prior)[1].item() == 4
 
