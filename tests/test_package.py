@@ -79,7 +79,7 @@ def test_wheel_holds_configs_and_text(wheel: Path) -> None:
 def test_installed_commands_find_their_configs(environment: Path, tmp_path: Path) -> None:
     where = run(environment, tmp_path, "nat.cli.train", "--help")
     assert where.returncode == 0
-    assert "model=autoregressive|ctc" in where.stdout
+    assert "model=autoregressive|crf|ctc" in where.stdout
     assert str(environment) in where.stdout  # not the checkout's
 
 

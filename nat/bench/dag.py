@@ -32,15 +32,18 @@ class DagSizes(ModelSizes):
     batch_size: int = option(32, "rows B", minimum=1, maximum=100_000)
     source_length: int = option(25, "source tokens S", minimum=1, maximum=100_000)
     target_length: int = option(25, "target tokens T of a training step", minimum=1, maximum=100_000)
-    upsampling: list[int] = option([2, 4, 8], "vertices s for each source token, one after the other")
-    target_lengths: list[int] = option([10, 25, 50], "target tokens T of the dynamic programs, one after the other")
+    upsampling: list[int] = option(
+        [2, 4, 8], "vertices s for each source token, one after the other", minimum=1, maximum=100
+    )
+    target_lengths: list[int] = option(
+        [10, 25, 50], "target tokens T of the dynamic programs, one after the other", minimum=1, maximum=100_000
+    )
 
     def __post_init__(self) -> None:
         errors = []
         for name in ("upsampling", "target_lengths"):
-            values = getattr(self, name)
-            if not values or min(values) < 1:
-                errors.append(f"{name}={values}: at least one number is needed, and all must be at least 1")
+            if not getattr(self, name):
+                errors.append(f"{name}=[]: at least one number is needed")
         if errors:
             raise ConfigError("\n".join(errors))
 

@@ -60,7 +60,10 @@ class CRF(TranslationModel):
         length: LengthPredictor.Config = field(default_factory=LengthPredictor.Config)
         transitions: TokenTransitions.Config = field(default_factory=TokenTransitions.Config)
         beam: int = option(
-            64, "most probable tokens of each position that the field is of; the rest has no probability", minimum=1
+            64,
+            "most probable tokens of each position that the field is of; the rest has no probability",
+            minimum=1,
+            maximum=1_000_000,
         )
         word_weight: float = option(0.5, "weight of the cross entropy of the tokens, each on its own", minimum=0)
         label_smoothing: float = option(

@@ -81,10 +81,10 @@ def test_dag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0] == "| | ms | ratio | at most | peak MB |"
     assert lines[2].startswith("| ctc, 2 a token, training step |") and "| 1.000 |" in lines[2]
     assert lines[-2] == "milliseconds of CPU time"
-    assert run("dag", "dag.upsampling=[]", "dag.target_lengths=[3,0]") == 2
-    errors = capsys.readouterr().err
-    assert "dag.upsampling=[]: at least one number is needed" in errors
-    assert "target_lengths=[3, 0]: at least one number is needed, and all must be at least 1" in errors
+    assert run("dag", "dag.upsampling=[]") == 2
+    assert "dag.upsampling=[]: at least one number is needed" in capsys.readouterr().err
+    assert run("dag", "dag.target_lengths=[3,0]") == 2
+    assert "target_lengths[1]=0: must be at least 1" in capsys.readouterr().err
 
 
 SHORT = [f"attention.{size}" for size in ("kinds=[full]", "lengths=[16,32]", "fit_from=16", "dim=8", "num_heads=2")]

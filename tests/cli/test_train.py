@@ -23,7 +23,7 @@ from nat.files import read_json
         (["trainer.device=gpu"], ["trainer.device=gpu: allowed are auto, cpu, cuda"]),
         (["trainer.precision=fp8"], ["trainer.precision=fp8: allowed are fp32, bf16, fp16"]),
         (["validation.metric=ter"], ["validation.metric=ter: allowed are bleu, chrf, loss"]),
-        (["model=ctx"], ["model=ctx: there is no such choice; did you mean 'ctc'?; choices: autoregressive, ctc"]),
+        (["model=ctx"], ["model=ctx: there is no such choice; did you mean 'ctc'?; choices: autoregressive, crf, ctc"]),
         (["attention=ful"], ["attention=ful: there is no such choice; did you mean 'full'?; choices: "]),
         (["validation.decoding={beams: 3}"], ["validation.decoding.beams: no such option, "]),
         (["validation.decoding={beam_size: 0}"], ["validation.decoding.beam_size=0: must be at least 1"]),
@@ -84,7 +84,7 @@ def test_help_lists_choices_and_options(capsys: pytest.CaptureFixture[str]) -> N
     assert command("--help") == 0
     text = capsys.readouterr().out
     assert "usage: nat-train" in text
-    assert "model=autoregressive|ctc" in text
+    assert "model=autoregressive|crf|ctc" in text
     assert "tokens_per_update: 65536" in text
 
 
