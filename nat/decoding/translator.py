@@ -82,12 +82,14 @@ class Translator:
 
     config: the plain configuration of the run it comes from. folder: that run. weights: its file, where it is not the
     run's chosen one. engine: what computes. package: that it is of. precision: of torch's products.
-    graphs: those of `with_cuda_graphs`. drafter: that of `with_drafter`.
+    graphs: those of `with_cuda_graphs`. drafter: that of `with_drafter`. drafting: its
+    decoding options.
     """
 
     engine = package = "torch"
     graphs: GraphedDecoder | None = None
     drafter: Translator | None = None
+    drafting: DecodingOptions | None = None
 
     def __init__(
         self,
@@ -131,7 +133,7 @@ class Translator:
         if (own.model, own.size) != (other.model, other.size):
             raise ConfigError(f"{name}: writes other tokens than {self.folder}, their target tokenizers differ")
         drafted = copy.copy(self)
-        drafted.drafter = drafter
+        drafted.drafter, drafted.drafting = drafter, drafter.decoding({})
         return drafted
 
     @property
@@ -259,8 +261,10 @@ class Translator:
         """Token ids and scores of all translations, in input order; `advance` hears of every batch's size."""
         rows = self.encode([source_of(sentence) for sentence in sentences], "the input", decoding=decoding)
         wanted = self.wanted(sentences, "the input", decoding=decoding)
-        if self.drafter is not None:
-            wanted = self._drafts(self.drafter, sentences, batches)
+        if self.drafter is not None and self.drafting is not None:
+            texts = [source_of(sentence) for sentence in sentences]
+            drafts = self.drafter.decode(texts, decoding=self.drafting, batches=batches)
+            wanted = [Wanted.draft_of(item.tokens[0]) for item in drafts]
         results: list[Decoded | None] = [None] * len(rows)
         answers = decode_in_batches(
             self.model,
@@ -277,11 +281,6 @@ class Translator:
                 results[index] = item
             advance(len(indices))
         return [item for item in results if item is not None]
-
-    def _drafts(self, drafter: Translator, sentences: Sequence[Sentence], batches: BatchOptions) -> list[Wanted]:
-        texts = [source_of(sentence) for sentence in sentences]
-        drafts = drafter.decode(texts, decoding=drafter.decoding({}), batches=batches)
-        return [Wanted.draft_of(item.tokens[0]) for item in drafts]
 
     def sides(self, decoding: DecodingOptions | None = None) -> tuple[Tokenizer, Tokenizer]:
         """The tokenizers of what is read and of what is written."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from nat.config import option, to_plain
+from nat.data.batch import Batch
 from nat.data.batching import collate
 from nat.data.corpus import SPLITS, DataConfig
 from nat.data.lines import file_digest
@@ -172,7 +173,7 @@ def prepare_job(config: DistillConfig, lock: FolderLock | None) -> Job:
 @torch.inference_mode()
 def check_abilities(config: DistillConfig, teacher: Translator) -> None:
     """Raises ConfigError where the teacher cannot do what is asked of it, or the aligner is not installed."""
-    pair = collate([Pair([7], [7])]).to(teacher.device)
+    pair = any_pair(teacher)
     if config.targets is Targets.CORPUS:
         teacher.model.score(pair)
     if config.fertilities is FertilitySource.ATTENTION:
@@ -182,6 +183,11 @@ def check_abilities(config: DistillConfig, teacher: Translator) -> None:
             raise ConfigError(f"fertilities=attention: {error}") from None
     if config.fertilities is FertilitySource.ALIGNER:
         WordAligner()
+
+
+def any_pair(translator: Translator) -> Batch:
+    """To try on a model what is asked of it."""
+    return collate([Pair([7], [7])]).to(translator.device)
 
 
 def open_scorer(config: DistillConfig, decoding: DecodingOptions, teacher: Translator) -> Translator | None:
@@ -200,7 +206,7 @@ def open_scorer(config: DistillConfig, decoding: DecodingOptions, teacher: Trans
         option = "raw_share: the teacher" if config.scorer is None else f"scorer={config.scorer}"
         try:
             with torch.inference_mode():
-                scorer.model.score(collate([Pair([7], [7])]).to(scorer.device))
+                scorer.model.score(any_pair(scorer))
         except ConfigError as error:
             raise ConfigError(f"{option}: {error}") from None
     return None if config.scorer is None else scorer
