@@ -24,7 +24,6 @@ from nat.data.filters import FilterConfig, is_blank
 from nat.data.generated import parse_task
 from nat.data.hub import HubReader
 from nat.data.readers import (
-    JOIN,
     LISTS,
     Format,
     Location,
@@ -37,6 +36,7 @@ from nat.data.readers import (
     target_columns,
 )
 from nat.data.streams import Beginnings, TaskReader, TextFiles, TextReader, TextStream
+from nat.data.tags import JOIN
 from nat.data.tokenizer import TokenizerConfig
 from nat.errors import ConfigError, DataError
 from nat.progress import Progress
@@ -64,6 +64,7 @@ class DataConfig:
 
     source: str = option("en", "name of the source column or language")
     target: str = option("de", "name of the target column, or of several, de+fr: each row gives a pair for each")
+    target_tags: bool = option(False, "each source begins with the name of its target's column, <de>")
     fertilities: str | None = option(None, "name of the column of fertilities, if the training pairs have one")
     weights: str | None = option(
         None, "name of the column of weights: an epoch has one pair of each source, drawn by them; see nat-distill"
@@ -186,12 +187,14 @@ def readers_of(config: DataConfig, split: str, fertilities: str | None, *, is_st
         return [TaskReader(parse_task(location.paths[0]))]
     if location.format is Format.HUB:
         names, cache = (config.source, config.target), cache_directory(config.cache)
-        hub = HubReader(location.paths[0], SPLITS[split], *names, config.hub_config, config.streaming, cache, bad)
+        name, streaming, tags = location.paths[0], config.streaming, config.target_tags
+        hub = HubReader(name, SPLITS[split], *names, config.hub_config, streaming, cache, bad, tags)
         return hub.shards() if is_streamed else [hub]
     columns = None if config.columns is None else tuple(config.columns)
     weights = config.weights if split == "train" else None
     return [
-        Reader(shard, config.source, config.target, columns, fertilities, bad, weights) for shard in location.shards()
+        Reader(shard, config.source, config.target, columns, fertilities, bad, weights, config.target_tags)
+        for shard in location.shards()
     ]
 
 

@@ -21,8 +21,8 @@ from nat.errors import DataError
 @dataclass(frozen=True)
 class HubReader:
     """The rows of a split. name: of a dataset of the hub, or a folder. configuration: the dataset's, if it has several.
-    source, target: columns. streaming: read without a copy in the cache. on_bad_line: see
-    `malformed_row`. stream, shard: the library's stream of all its files, and which of them is read; None: all."""
+    source, target: columns. streaming: read without a copy in the cache. on_bad_line: see `malformed_row`. tags: as of
+    `readers.Reader`. stream, shard: the library's stream of all its files, and which of them is read; None: all."""
 
     name: str
     split: str
@@ -32,6 +32,7 @@ class HubReader:
     streaming: bool
     cache: Path
     on_bad_line: OnBadLine = OnBadLine.STOP
+    tags: bool = False
     stream: Any = None
     shard: int | None = None
 
@@ -69,13 +70,15 @@ class HubReader:
         return f"hub:{self.name} {self.split}{of}"
 
     def _parse(self, number: int, item: Any) -> list[Row]:
-        return pick(item, self.source, self.target, f"{self._where} row {number}", number)
+        return pick(item, self.source, self.target, f"{self._where} row {number}", number, tags=self.tags)
 
     def fingerprint(self) -> str:
         """The library's own key knows the version of a hub dataset, but not the content of a local folder."""
         key = [self.split, self.source, self.target]
         if self.on_bad_line is OnBadLine.SKIP:
             key.append("skip")
+        if self.tags:
+            key.append("tags")
         with self._explained():
             return digest("hub", *key, self._content, self._load(streaming=False)._fingerprint)
 

@@ -34,6 +34,7 @@ from nat.data.lines import (
     read_json_line,
     read_json_lines,
 )
+from nat.data.tags import JOIN, tagged
 from nat.errors import ConfigError, DataError
 
 T = TypeVar("T")
@@ -42,7 +43,6 @@ Begin = list[dict[str, int]]  # of each file the `Place` where rows begin, as pl
 READ_AT_ONCE = 1000  # rows
 VERSION = "1"  # part of every cache key: raise it when a reader's rows change
 LARGEST = 1 << 31  # the columns of numbers are 32 bits wide
-JOIN = "+"  # between the names of several target columns
 
 
 class Format(Enum):
@@ -143,7 +143,7 @@ def target_columns(target: str, columns: Collection[str]) -> list[str]:
 class Reader:
     """The rows of one split. source, target: names of the two columns, or of several target columns, each of which
     gives a row; columns: see DataConfig; fertilities, weights: names of their columns, if they are wanted;
-    on_bad_line: see `malformed_row`."""
+    on_bad_line: see `malformed_row`; tags: whether each source gets the tag of its target's column."""
 
     location: Location
     source: str
@@ -152,6 +152,7 @@ class Reader:
     fertilities: str | None = None
     on_bad_line: OnBadLine = OnBadLine.STOP
     weights: str | None = None
+    tags: bool = False
 
     def rows(self) -> Iterator[Row]:
         """Rows {source, target, line} from the first. Raises DataError at whatever cannot be read."""
@@ -185,6 +186,8 @@ class Reader:
             options += ["weights", self.weights]
         if self.on_bad_line is OnBadLine.SKIP:
             options.append("skip")
+        if self.tags:
+            options.append("tags")
         return digest(*options, *contents)
 
     def _pairs(self, *files: tuple[str, Place]) -> Iterator[Row]:
@@ -216,7 +219,7 @@ class Reader:
                 )
         if self.columns and first[1] == "\t".join(columns):
             raise DataError(f"{path} line 1: this is a header line; leave data.columns null to have it read")
-        source, places = columns.index(self.source), [columns.index(name) for name in targets]
+        source, places = columns.index(self.source), [(name, columns.index(name)) for name in targets]
 
         def parse(number: int, line: str) -> list[Row]:
             cells = line.split("\t")
@@ -225,7 +228,10 @@ class Reader:
                     f"{path} line {number}: {_plural(len(cells), 'column')}, but {len(columns)} are expected "
                     f"({', '.join(columns)})"
                 )
-            return [{"source": cells[source], "target": cells[place], "line": number} for place in places]
+            text = cells[source]
+            return [
+                {"source": self._begun(text, name), "target": cells[place], "line": number} for name, place in places
+            ]
 
         return rows_of(lines, parse, self._malformed)
 
@@ -242,13 +248,16 @@ class Reader:
 
         return rows_of(self._parquet_items(path, place), parse, self._malformed)
 
+    def _begun(self, source: str, target: str) -> str:
+        return tagged(source, target) if self.tags else source
+
     @property
     def _malformed(self) -> Row | None:
         numbers: Row = {} if self.fertilities is None else {"fertilities": []}
         return malformed_row(self.on_bad_line, numbers if self.weights is None else numbers | {"weight": 0.0})
 
     def _picked(self, item: Any, where: str, number: int) -> list[Row]:
-        rows = pick(item, self.source, self.target, where, number, fertilities=self.fertilities)
+        rows = pick(item, self.source, self.target, where, number, fertilities=self.fertilities, tags=self.tags)
         weight = {} if self.weights is None else {"weight": _weight(item, self.weights, where)}
         return [row | weight for row in rows]
 
@@ -273,7 +282,7 @@ class Reader:
     def _read_aligned(self, *files: tuple[str, Place]) -> Iterator[Row]:
         def parse(number: int, sides: tuple[str | DataError, str | DataError]) -> list[Row]:
             source, target = map(good, sides)
-            return [{"source": source, "target": target, "line": number}]
+            return [{"source": self._begun(source, self.target), "target": target, "line": number}]
 
         return rows_of(_aligned(*files), parse, self._malformed)
 
@@ -320,9 +329,11 @@ def has_column(location: Location, name: str) -> bool:
         return False
 
 
-def pick(item: Any, source: str, target: str, where: str, number: int, *, fertilities: str | None = None) -> list[Row]:
+def pick(
+    item: Any, source: str, target: str, where: str, number: int, *, fertilities: str | None = None, tags: bool = False
+) -> list[Row]:
     """The rows of a JSON object or table row, also of {"translation": {source: ..., target: ...}}: one for each target
-    column. Fertilities stand beside the translation, not in it."""
+    column, whose tag its source gets under `tags`. Fertilities stand beside the translation, not in it."""
     numbers = {} if fertilities is None else {"fertilities": _whole_numbers(item, fertilities, where)}
     if isinstance(item, dict) and isinstance(item.get("translation"), dict):
         item = item["translation"]
@@ -340,7 +351,11 @@ def pick(item: Any, source: str, target: str, where: str, number: int, *, fertil
             raise DataError(f"{where}: '{name}' is {kind}, text is needed")
         if not _is_encodable(item[name]):
             raise DataError(f"{where}: '{name}' holds half of a surrogate pair, which is no character")
-    return [{"source": item[source], "target": item[name], "line": number} | numbers for name in targets]
+    text = item[source]
+    return [
+        {"source": tagged(text, name) if tags else text, "target": item[name], "line": number} | numbers
+        for name in targets
+    ]
 
 
 def _value(item: Any, name: str, where: str) -> Any:

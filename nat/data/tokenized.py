@@ -35,7 +35,8 @@ class TokenizedCorpus:
 
     texts_table, table: texts and ids of all pairs. key: of both. rows: (N,) the kept rows of both. source_lengths,
     target_lengths: (N,) int32 tokens without special symbols. lines: (N,) int64 line numbers in the file, from 1.
-    cache: the folder in which it stands. weights: by which those of an epoch are drawn; None: it has them all.
+    cache: the folder in which it stands. weights: by which those of an epoch are drawn; None: it has them all. tags:
+    whether each pair of a row has a source of its own, see `nat.data.tags`.
     """
 
     texts_table: Dataset
@@ -48,6 +49,7 @@ class TokenizedCorpus:
     report: DropReport
     cache: Path
     weights: Weights | None = None
+    tags: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.rows):
@@ -78,12 +80,13 @@ class TokenizedCorpus:
     def sentences_of(self, span: range) -> list[np.ndarray]:
         """See `sentences`: of the sources whose first pair is in the span, all pairs, also those beyond it."""
         first, end = (self._next_source(index) for index in (span.start, span.stop))
-        ends = first + 1 + np.flatnonzero(np.diff(self.lines[first:end]))
+        is_next = np.diff(self.lines[first:end]) != 0
+        ends = first + 1 + np.flatnonzero(is_next | self.tags)
         return np.split(np.arange(first, end), ends - first) if first < end else []
 
     def _next_source(self, index: int) -> int:
         """The first pair from `index` on that begins a source."""
-        while 0 < index < len(self) and self.lines[index] == self.lines[index - 1]:
+        while 0 < index < len(self) and not self.tags and self.lines[index] == self.lines[index - 1]:
             index += 1
         return index
 
@@ -210,7 +213,9 @@ def prepare(config: DataConfig, split: str, tokenizers: Tokenizers, *, filtered:
     weights = None
     if "weight" in texts.column_names:
         weights = Weights.of(_column(texts, "weight"), texts.data.column("source")).take(rows)
-    return TokenizedCorpus(texts, encoded.table, key, rows, *kept_lengths, lines[rows], report, cache, weights)
+    return TokenizedCorpus(
+        texts, encoded.table, key, rows, *kept_lengths, lines[rows], report, cache, weights, config.target_tags
+    )
 
 
 def _column(table: Dataset, name: str) -> np.ndarray:

@@ -112,11 +112,13 @@ def compared(job: Job, items: range, best: Iterable[Line]) -> tuple[list[str], l
     it; nothing where the targets are these."""
     if job.config.targets is Targets.CORPUS:
         return [], []
-    outputs = {line["line"]: line[job.data.target] for line in best}  # the same for all pairs of a source
-    numbers = job.corpus.lines
-    sentences = [pairs for pairs in job.corpus.sentences_of(items) if int(numbers[pairs[0]]) in outputs]
-    _, references = job.corpus.references(sentences)
-    return [outputs[int(numbers[pairs[0]])] for pairs in sentences], references
+    source, target = job.data.source, job.data.target
+    outputs = {(line["line"], line[source]): line[target] for line in best}  # the same for all pairs of a source
+    sentences = job.corpus.sentences_of(items)
+    sources, references = job.corpus.references(sentences)
+    keys = zip(job.corpus.lines[[pairs[0] for pairs in sentences]].tolist(), sources, strict=True)
+    known = [(outputs[key], reference) for key, reference in zip(keys, references, strict=True) if key in outputs]
+    return [output for output, _ in known], [reference for _, reference in known]
 
 
 def counts_of_shards(job: Job) -> list[Counts]:
