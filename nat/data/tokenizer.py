@@ -30,6 +30,7 @@ from nat.errors import ConfigError, DataError
 from nat.files import read_object, write_atomically, write_json
 
 FORMAT = 1
+SPACE = "\u2581"  # SentencePiece: a space before this piece
 NUM_THREADS = 4  # fixed: the sums of training, and so its result, depend on it
 MAX_SENTENCE_BYTES = 1 << 24  # SentencePiece would leave out longer ones than 4192 bytes without a word
 TRAINER_VERSION = "1"  # part of the cache key of what is trained: raise it when the training below changes
@@ -180,15 +181,18 @@ class Tokenizers:
         return loaded
 
     @classmethod
-    def train(cls, config: TokenizerConfig, sources: Sequence[str], targets: Sequence[str]) -> Tokenizers:
-        """Trains on the texts of both sides, together where config.joint. The same texts give the same model.
+    def train(
+        cls, config: TokenizerConfig, sources: Sequence[str], targets: Sequence[str], *, tags: Sequence[str] = ()
+    ) -> Tokenizers:
+        """Trains on the texts of both sides, together where config.joint. The same texts give the same model. tags:
+        words that sources begin with, a piece each.
 
         Raises DataError if they are too few, or too many different characters, for the vocabulary size.
         """
         if config.joint:
-            joint = _train([*sources, *targets], config)
+            joint = _train([*sources, *targets], config, tags)
             return cls(joint, joint, True)
-        return cls(_train(sources, config), _train(targets, config), False)
+        return cls(_train(sources, config, tags), _train(targets, config), False)
 
 
 def load_model(path: Path) -> Tokenizer:
@@ -202,7 +206,7 @@ def load_model(path: Path) -> Tokenizer:
         raise DataError(f"{path}: {error}") from None
 
 
-def _train(texts: Iterable[str], config: TokenizerConfig) -> PieceTokenizer:
+def _train(texts: Iterable[str], config: TokenizerConfig, words: Sequence[str] = ()) -> PieceTokenizer:
     sentencepiece.set_min_log_level(3)  # errors come as exceptions
     model = BytesIO()
     options: dict[str, Any] = {
@@ -212,6 +216,7 @@ def _train(texts: Iterable[str], config: TokenizerConfig) -> PieceTokenizer:
         "character_coverage": config.character_coverage,
         "byte_fallback": config.byte_fallback,
         "normalization_rule_name": config.normalization.value,
+        "user_defined_symbols": [f"{SPACE}{word}" for word in words],
     }
     fixed: dict[str, Any] = {"unk_id": 0, "bos_id": -1, "eos_id": -1, "pad_id": -1, "num_threads": NUM_THREADS}
     try:

@@ -13,6 +13,7 @@ from nat.data.corpus import DataConfig, accepts
 from nat.data.points import IndexTokenizer, PointTokenizer
 from nat.data.readers import READ_AT_ONCE
 from nat.data.streams import TextStream
+from nat.data.tags import JOIN, tag
 from nat.data.tokenizer import TRAINER_VERSION, Kind, Tokenizers, load_model
 from nat.errors import DataError
 
@@ -31,10 +32,11 @@ def build_tokenizers(config: DataConfig, corpus: Dataset | TextStream) -> Tokeni
     sources, targets = _training_texts(config, corpus)
     if tokenizer.kind is Kind.POINTS:
         return Tokenizers(PointTokenizer(), IndexTokenizer(max(len(source.split()) for source in sources)), False)
-    key = digest(TRAINER_VERSION, repr(tokenizer), digest(*sources), digest(*targets))
+    tags = [tag(language).strip() for language in config.target.split(JOIN)] if config.target_tags else []
+    key = digest(TRAINER_VERSION, repr(tokenizer), *tags, digest(*sources), digest(*targets))
 
     def train(folder: Path) -> None:
-        Tokenizers.train(tokenizer, sources, targets).save(folder)
+        Tokenizers.train(tokenizer, sources, targets, tags=tags).save(folder)
 
     return cached(cache_directory(config.cache), f"tokenizers/{key}", train, Tokenizers.load)
 

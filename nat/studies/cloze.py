@@ -37,7 +37,6 @@ from nat.progress import Progress
 from nat.runs.folder import run_summary
 from nat.scoring.scores import score_corpus
 
-SPACE = "\u2581"  # SentencePiece: a space before this piece
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,6 @@ WORD = re.compile(r"[^\W\d_]+['’](?=[^\W\d_])|[^\W\d_]+")
 ORDER = 3  # characters of the longest n-gram: the most probable held-out new words of lohelp4, of 3 to 6
 ROUNDING = 1e-9  # even odds have a weight of exactly 0
 BEGIN, END = "\x02", "\x03"
-SPACE = "\u2581"  # SentencePiece: a space before this piece
 
 Posteriors = Float[np.ndarray, "T L"]
 
