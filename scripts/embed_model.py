@@ -25,7 +25,7 @@ LARGEST = 8_000_000  # bytes of a model's folder
 def write_model(run: Path, folder: Path, name: str) -> None:
     write_portable(run, folder, name=f"{EMBEDDED}{name}", dtype=torch.bfloat16)
     config = load_yaml(folder / "config.yaml")
-    config["data"]["train"] = f"{EMBEDDED}lohelp/train.tsv.gz"
+    config["data"]["train"] = config["data"]["valid"].replace("valid", "train")
     save_yaml(config, folder / "config.yaml")
 
 

@@ -101,6 +101,8 @@ class DataConfig:
                             f"holds no column of numbers for {key}={column}: give a .jsonl, .json or .parquet file, "
                             "such as nat-distill writes"
                         )
+                if self.target_tags and kind is Format.TASK:
+                    raise ConfigError("a task has no languages for target_tags=true to name")
             except ConfigError as error:
                 errors.append(f"{split}={value}: {error}")
         errors += self._wrong_columns()

@@ -17,6 +17,7 @@ from nat.data.batch import Batch
 from nat.data.batching import collate
 from nat.data.pairs import Pair
 from nat.data.points import BadText, beyond
+from nat.data.tags import TargetTags
 from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import Tokenizer
 from nat.decoding.batch_options import BatchOptions
@@ -81,9 +82,9 @@ class Translator:
     """A model with its tokenizers.
 
     config: the plain configuration of the run it comes from. folder: that run. weights: its file, where it is not the
-    run's chosen one. engine: what computes. package: that it is of. precision: of torch's products.
-    graphs: those of `with_cuda_graphs`. drafter: that of `with_drafter`. drafting: its
-    decoding options.
+    run's chosen one. engine: what computes. package: that it is of. precision: of torch's products. tags: of the
+    languages that it writes, which sources begin with. graphs: those of `with_cuda_graphs`. drafter: that of
+    `with_drafter`. drafting: its decoding options.
     """
 
     engine = package = "torch"
@@ -105,11 +106,24 @@ class Translator:
         self.model, self.tokenizers, self.device = model, tokenizers, device
         self.config, self.folder, self.weights = config, folder, weights
         self.precision = precision
+        self.tags = TargetTags.of(config.get("data"))
 
     def in_precision(self, precision: Precision) -> Self:
         """The same translator, of the same model, with products in another precision."""
         other = copy.copy(self)
         other.precision = precision
+        return other
+
+    def to_language(self, language: str) -> Self:
+        """The same translator, of the same model, into one of the languages that it writes (data.target_tags), by the
+        name of its column. Raises ConfigError for another one, and where there is nothing to choose."""
+        if self.tags is None:
+            target = self.data_option("target", "its own")
+            raise ConfigError(f"target={language}: has no effect, {self.folder} writes one language ({target})")
+        other = copy.copy(self)
+        other.tags = self.tags.to(language)
+        if self.drafter is not None and self.drafter.tags is not None:
+            other.drafter = self.drafter.to_language(language)
         return other
 
     def with_cuda_graphs(self, decoding: DecodingOptions) -> Self:
@@ -336,10 +350,13 @@ class Translator:
         lines: Sequence[int] | None = None,
     ) -> list[list[int]]:
         """Token ids of sentences to translate. lines: their numbers; None: 1, 2 ... Raises DataError, naming the text
-        and the line, for one that is too long for the model, or no text of its kind."""
+        and the line, for one that is too long for the model, or no text of its kind, or does not say which language is
+        to be written where it must."""
         numbers = lines or range(1, len(sentences) + 1)
+        tags = None if decoding is not None and decoding.reverse else self.tags
+        begun = list(sentences) if tags is None else tags.begin(sentences, name, numbers)
         try:
-            rows = self.sides(decoding)[0].encode(list(sentences))
+            rows = self.sides(decoding)[0].encode(begun)
         except BadText as error:
             raise DataError(f"{name}, line {numbers[error.row]}: {error}") from None
         limits, most = self.source_limits, self.model.max_points

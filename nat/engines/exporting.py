@@ -34,6 +34,7 @@ def write_export(translator: Translator, folder: Path, engine: Engine, tool: Too
         "num_parameters": translator.num_parameters,
         "max_source_tokens": tool.longest_source(translator.model),
         "collapse": collapses(translator.model),
+        "targets": [] if translator.tags is None else list(translator.tags.languages),
         "run": describe_run(translator),
         "versions": versions("nat", "torch", "sentencepiece", *tool.PACKAGES),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

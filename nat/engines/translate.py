@@ -13,17 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece
-from onnxruntime import InferenceSession as Session
-from onnxruntime import SessionOptions
+from onnxruntime import InferenceSession, SessionOptions
 
-UNK, BLANK, FIRST_PIECE = 1, 5, 7  # ids of special symbols and of the first piece
-TOKENS = 1024  # of a batch
+UNK, BLANK, FIRST_PIECE, TOKENS = 1, 5, 7, 1024  # ids of special symbols and of the first piece; tokens of a batch
 
 
 class Model:
     def __init__(self, folder: Path) -> None:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         self.longest, self.collapse = manifest["max_source_tokens"], manifest["collapse"]
+        self.tags = tuple(f"<{name}> " for name in manifest["targets"]) or ("",)  # a source begins with one of them
         sides = [path for side in ("source", "target") if (path := folder / "tokenizer" / f"{side}.model").exists()]
         self.source, *_, self.target = [sentencepiece.SentencePieceProcessor(str(path)) for path in sides] * 2
         self.ids = {piece: FIRST_PIECE + i for i, piece in enumerate(ordinary(self.source))}
@@ -31,13 +30,14 @@ class Model:
         self.session = open_session(str(folder / "model.onnx"))
 
     def encode(self, text: str) -> list[int]:
-        blank = not text or text.isspace()
-        return [] if blank else [self.ids.get(piece, UNK) for piece in self.source.encode(text, out_type=int)]
+        return [self.ids.get(piece, UNK) for piece in self.source.encode(text, out_type=int)] if text.strip() else []
 
     def translate(self, texts: Sequence[str], threads: int = 1) -> list[str]:
-        """Raises ValueError for a text that is too long."""
+        """Raises ValueError for a text that is too long, or without a tag."""
         rows = [self.encode(text) for text in texts]
-        for number, row in enumerate(rows, start=1):
+        for number, (text, row) in enumerate(zip(texts, rows, strict=True), start=1):
+            if row and not text.startswith(self.tags):
+                raise ValueError(f"line {number}: must begin with {'or '.join(self.tags)}, the language that is wanted")
             if len(row) > self.longest:
                 raise ValueError(f"line {number}: {len(row)} tokens, but this model takes at most {self.longest}")
         results, chosen = [""] * len(rows), batches([len(row) for row in rows])
@@ -53,13 +53,13 @@ def ordinary(model: sentencepiece.SentencePieceProcessor) -> list[int]:
     return [i for i in range(len(model)) if not (model.IsControl(i) or model.IsUnknown(i) or model.IsUnused(i))]
 
 
-def open_session(graph: str | bytes) -> Session:
+def open_session(graph: str | bytes) -> InferenceSession:
     """graph: its file, or its content. One thread for each call, and none that spins while there is nothing to do."""
     options = SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return Session(graph, options, providers=["CPUExecutionProvider"])
+    return InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def batches(lengths: Sequence[int]) -> list[list[int]]:
@@ -72,11 +72,11 @@ def batches(lengths: Sequence[int]) -> list[list[int]]:
     return found
 
 
-def run(session: Session, rows: Sequence[Sequence[int]], collapse: bool, **more: np.ndarray) -> list[list[int]]:
+def run(session: InferenceSession, rows: Sequence[Sequence[int]], collapse: bool, **fed: np.ndarray) -> list[list[int]]:
     """What a graph writes for rows of one length, as it knows no padding. collapse: slots (B, A), whose repetitions are
-    no tokens; else one sentence at a time. Blanks are no tokens in either. more: other inputs of the graph."""
+    no tokens; else one sentence at a time. Blanks are no tokens in either. fed: other inputs of the graph."""
     parts = [rows] if collapse else [[row] for row in rows]
-    paths = [session.run(["path"], {"tokens": np.array(part, dtype=np.int64), **more})[0] for part in parts]
+    paths = [session.run(["path"], {"tokens": np.array(part, dtype=np.int64), **fed})[0] for part in parts]
     if not collapse:
         return [path[path != BLANK].tolist() for path in paths]
     keep = paths[0] != BLANK

@@ -52,6 +52,9 @@ class DecodeConfig(SystemConfig):
     split: Split | None = option(None, "what is translated: test, valid or train")
     source: str | None = option(None, "or a text file, one sentence a line; - is standard input")
     reference: str | None = option(None, "its translations, line by line")
+    target: str | None = option(
+        None, "with source: the language that is written, of a run whose sources begin with a tag of it"
+    )
     output: str | None = option(None, "file of translations; null: standard output")
     draft: str | None = option(None, "file of drafts to start from, one a line")
     known: str | None = option(None, "file of known words around gaps, ___, one a line")
@@ -95,6 +98,8 @@ class DecodeConfig(SystemConfig):
             raise ConfigError(f"source={self.source}: has no place beside split={self.split.value}, choose one")
         if self.source is not None and self.data:
             raise ConfigError(f"data.{next(iter(self.data))}: has no effect with source={self.source}")
+        if self.source is None and self.target is not None:
+            raise ConfigError(f"target={self.target}: needs source=FILE; of a split, data.target names one")
         if self.source is None and self.reference is not None:
             raise ConfigError(f"reference={self.reference}: needs source=FILE (a split has its own references)")
         if self.pictures is not None and self.source is not None and self.reference is None:
@@ -166,7 +171,7 @@ def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
     Raises ConfigError or DataError before any translation where an option or a file is unusable.
     """
     config.prepare()
-    system = open_system(config.system, Runs(config.device))
+    system = opened(config)
     if config.history is not None and not config.speed:
         system = replace(system, decoding=replace(system.decoding, history=True))
     translator = system.translator
@@ -196,11 +201,17 @@ def decode(config: DecodeConfig) -> tuple[list[str], dict[str, Any]]:
     return translations.best, report
 
 
+def opened(config: DecodeConfig) -> System:
+    """Raises ConfigError or DataError where a run cannot be used as is asked."""
+    system = open_system(config.system, Runs(config.device))
+    return system if config.target is None else system.to_language(config.target)
+
+
 def answers(config: DecodeConfig, lines: Iterable[str]) -> Iterator[str]:
     """The translation of each line, before the next one is read. One that cannot be translated is told on standard
     error, and answered by an empty line. Raises ConfigError or DataError before the first line is read."""
     config.prepare()
-    system = open_system(config.system, Runs(config.device))
+    system = opened(config)
     for number, line in enumerate(lines, start=1):
         try:
             system.encode(Text("standard input", [line], None, lines=[number]))

@@ -21,9 +21,8 @@ from nat.data.lines import Place, check_regular, file_digest, good, lines_or_err
 from nat.distill.shards import PARTS, Shards, claim
 from nat.engines.opening import weights_digest
 from nat.errors import DataError
-from nat.evaluation.decode import DecodeConfig
+from nat.evaluation.decode import DecodeConfig, opened
 from nat.evaluation.inputs import Text
-from nat.evaluation.opening import Runs, open_system
 from nat.evaluation.results import provenance
 from nat.evaluation.speed import Timed, translate_timed
 from nat.evaluation.system import System
@@ -131,7 +130,7 @@ def decode_large(config: DecodeConfig) -> dict[str, Any]:
 def prepare(config: DecodeConfig, folder: Path, lock: FolderLock | None) -> LargeJob:
     """lock: of `folder`, on the main rank, which reads the text through once and writes the index."""
     assert config.source is not None and config.shard_size is not None
-    system = open_system(config.system, Runs(config.device))
+    system = opened(config)
     if lock is not None:
         lock.acquire()
         is_new = not (folder / INDEX).is_file()
@@ -154,6 +153,7 @@ def identity(config: DecodeConfig, system: System) -> dict[str, Any]:
         "source_sha256": file_digest(config.source),
         "decoding": to_plain(system.decoding),
         "precision": system.translator.computed_in,
+        **({} if config.target is None else {"target": config.target}),
         "choice": system.choice.value,
         "teacher_sha256": None if system.scorer is None else weights_digest(system.scorer.translator.folder),
         "shard_size": config.shard_size,

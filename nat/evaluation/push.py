@@ -35,7 +35,7 @@ class PushConfig:
     run_dir: str = option(help="run folder or export; also embedded:NAME")
     repo: str = option(help="USER/NAME on the hub; made where it is not there")
     private: bool = option(False, "a new repository is seen by nobody else")
-    languages: list[str] = option([], "codes of the source and the target language, [en, de]; []: not told")
+    languages: list[str] = option([], "codes of the source language and of what is written, [en, de]; []: not told")
     licence: str | None = option(None, "of the weights, as the hub names it: apache-2.0, cc-by-4.0 ...")
     report: str | None = option(
         None, "JSON that nat-decode wrote beside its translations: scores and speed of the card"
@@ -46,7 +46,7 @@ class PushConfig:
     def __post_init__(self) -> None:
         if not REPOSITORY.fullmatch(self.repo):
             raise ConfigError(f"repo={self.repo}: USER/NAME is needed")
-        if len(self.languages) not in (0, 2):
+        if len(self.languages) == 1:
             raise ConfigError(f"languages={self.languages}: a source and a target language are needed, [en, de]")
 
 
@@ -104,7 +104,7 @@ def card(folder: Path, config: PushConfig, report: dict[str, Any]) -> str:
     options = load_yaml(folder / "config.yaml")
     model = str(options["model"]["_target_"]).rpartition(".")[2]
     name = config.repo.partition("/")[2]
-    pair = f", {config.languages[0]} to {config.languages[1]}" if config.languages else ""
+    pair = f", {config.languages[0]} to {', '.join(config.languages[1:])}" if config.languages else ""
     return f"""---
 {to_yaml(metadata(config, report)).strip()}
 ---

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nat.decoding.batch_options import USUAL, BatchOptions
@@ -59,6 +59,14 @@ class System:
         usual = max(USUAL_LIMIT, BEYOND_TRAINING * trained) if isinstance(trained, int) else USUAL_LIMIT
         limits = self.max_source_tokens or usual, self.translator.model.max_source_length
         return min(limit for limit in limits if limit is not None)
+
+    def to_language(self, language: str) -> System:
+        """With sources that get its tag, for each of its runs that reads tags. Raises ConfigError, see
+        `Translator.to_language`."""
+        translator, scorer = self.translator.to_language(language), self.scorer
+        if scorer is not None and scorer.translator.tags is not None:
+            scorer = replace(scorer, translator=scorer.translator.to_language(language))
+        return replace(self, translator=translator, scorer=scorer)
 
     def encode(self, text: Text) -> list[list[int]]:
         """Token ids of the sources. Raises DataError, naming the line, for one that is too long: a line that lacks its

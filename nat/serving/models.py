@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from nat.config import load_yaml
+from nat.data.tags import TargetTags
 from nat.errors import ConfigError, DataError
 from nat.runs.locations import run_folder
 
@@ -22,6 +25,11 @@ class Options:
 
 
 class LineTranslator(Protocol):
+    def to_language(self, language: str) -> LineTranslator:
+        """Of a model that writes several: the same one, which writes this. Any other writes what it does, whatever that
+        is called. Raises ConfigError where it is none of them."""
+        ...
+
     def check(self, lines: Sequence[str], options: Options) -> None:
         """Raises ConfigError for options that the model cannot heed, DataError for a line that is too long. Called
         while another thread translates."""
@@ -49,24 +57,35 @@ class Graph:
         from nat.engines.translate import Model
 
         read_manifest(folder)  # every file is as it was written
+        self.tags = TargetTags.of(load_yaml(folder / "config.yaml").get("data"))
         try:
             self.model = Model(folder)
         except (OSError, ValueError, KeyError, RuntimeError, json.JSONDecodeError) as error:
             raise DataError(f"{folder}: cannot be opened ({' '.join(str(error).split())})") from None
         self.num_threads = num_threads
 
+    def to_language(self, language: str) -> Graph:
+        if self.tags is None:
+            return self
+        other = copy.copy(self)
+        other.tags = self.tags.to(language)
+        return other
+
+    def begun(self, lines: Sequence[str]) -> list[str]:
+        return list(lines) if self.tags is None else self.tags.begin(lines, "q", range(1, len(lines) + 1))
+
     def check(self, lines: Sequence[str], options: Options) -> None:
         if options.passes is not None:
             raise ConfigError("passes: this model writes everything in one pass")
         if options.terms:
             raise ConfigError("terms: this model has no use for them")
-        for line in lines:
+        for line in self.begun(lines):
             count = len(self.model.encode(line))
             if count > self.model.longest:
                 raise DataError(f"{count} tokens, but this model takes at most {self.model.longest}")
 
     def translate(self, lines: Sequence[str], options: Sequence[Options]) -> list[str]:
-        return self.model.translate(lines, self.num_threads)
+        return self.model.translate(self.begun(lines), self.num_threads)
 
 
 class Run:
@@ -82,6 +101,13 @@ class Run:
         model = self.translator.model
         self.has_passes = hasattr(type(model).Decoding, "max_passes")
         self.heeds_terms = "constraints" in model.edits
+
+    def to_language(self, language: str) -> Run:
+        if self.translator.tags is None:
+            return self
+        other = copy.copy(self)
+        other.translator = self.translator.to_language(language)
+        return other
 
     def check(self, lines: Sequence[str], options: Options) -> None:
         if options.passes is not None and not self.has_passes:

@@ -25,8 +25,14 @@ def serve(config: ServeConfig) -> None:
     from nat.serving.app import Server
 
     translators: dict[tuple[str, str], LineTranslator] = {}
+    opened: dict[str, LineTranslator] = {}
     for model in config.served:
-        translators[model.source, model.target] = open_translator(model.folder, num_threads=config.num_threads)
+        if model.folder not in opened:
+            opened[model.folder] = open_translator(model.folder, num_threads=config.num_threads)
+        try:
+            translators[model.source, model.target] = opened[model.folder].to_language(model.target)
+        except ConfigError as error:
+            raise ConfigError(f"models={model.name}={model.folder}: {error}") from None
     listening = listen(config)
     names = ", ".join(model.name for model in config.served)
     print(f"http://{config.host}:{listening.getsockname()[1]} translates {names}", file=sys.stderr, flush=True)

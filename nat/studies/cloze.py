@@ -19,6 +19,7 @@ import torch
 
 from nat.config import option, to_plain
 from nat.data.batch import Draft
+from nat.data.tokenizer import SPACE
 from nat.data.vocabulary import Symbol, Tokenizer
 from nat.decoding.batch_options import BatchOptions
 from nat.decoding.candidates import one_line
@@ -36,7 +37,6 @@ from nat.nn.rng import seed_for
 from nat.progress import Progress
 from nat.runs.folder import run_summary
 from nat.scoring.scores import score_corpus
-
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nat.data.tags import JOIN
 from nat.data.tokenizer import PieceTokenizer
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol
 from nat.decoding.translator import Translator
@@ -56,7 +57,8 @@ class Page:
         return {
             "name": self.translator.folder.resolve().name,
             "source": data["source"],
-            "target": data["target"],
+            "targets": data["target"].split(JOIN),
+            "tags": bool(data.get("target_tags")),
             **{name: described[name] for name in kept},
             "graph_bytes": graph_bytes,
             "tokenizers": [names[0], names[-1]],

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
+from nat.data.tokenizer import SPACE
 from nat.errors import DataError
 
 WORD = re.compile(r"[^\W\d_]+['’](?=[^\W\d_])|[^\W\d_]+")

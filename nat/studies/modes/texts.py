@@ -38,7 +38,10 @@ class Sentences:
 def read_sentences(translator: Translator, split: Split, changes: Mapping[str, Any]) -> Sentences:
     """The sentences of a split that have a reference in each language. Raises ConfigError where the corpus has one
     language, DataError where no sentence has all."""
-    target = data_options(translator, changes).target
+    data = data_options(translator, changes)
+    if data.target_tags:
+        raise ConfigError(f"data.target_tags=true: {translator.folder} is told which language it is to write")
+    target = data.target
     names = target.split(JOIN)
     if len(names) < 2:
         raise ConfigError(f"data.target={target}: several languages are needed, joined so: de+fr+es")

@@ -20,7 +20,7 @@ export async function open() {
   const options = { executionProviders: ["wasm"], logSeverityLevel: 3 };
   const session = await runtime.InferenceSession.create(beside("model.onnx"), options);
   const model = new LocalModel(about, source, target, session);
-  await model.translate(["."]); // the first one is slower than all others
+  await model.translate(["."], model.pairs[0]); // the first one is slower than all others
   return model;
 }
 
@@ -34,7 +34,7 @@ class LocalModel {
   /** about: of model.json. */
   constructor(about, source, target, session) {
     Object.assign(this, { about, source, target, session });
-    this.pairs = [{ source: about.source, target: about.target }];
+    this.pairs = about.targets.map((target) => ({ source: about.source, target }));
     const millions = (about.num_parameters / 1e6).toFixed(1);
     const megabytes = (about.graph_bytes / 1e6).toFixed(1);
     this.description =
@@ -46,9 +46,10 @@ class LocalModel {
   }
 
   /** [{ text, tokens, slots, milliseconds }] of lines, or [{ error }]. */
-  async translate(lines) {
+  async translate(lines, pair) {
     const found = [];
-    for (const line of lines) found.push(await this.translateLine(line));
+    const tag = this.about.tags ? `<${pair.target}> ` : "";
+    for (const line of lines) found.push(await this.translateLine(line.trim() ? tag + line : ""));
     return found;
   }
 
