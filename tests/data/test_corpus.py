@@ -143,6 +143,7 @@ EMBEDDED = [
     ("lohelp", (38679, 1053, 1088)),
     ("lohelp4", (31492, 886, 841)),
     ("lohelp4_multitarget", (94476, 2658, 2523)),
+    ("lohelp4_tagged", (94476, 2658, 2523)),
     ("pages", (2177, 81, 68)),
     ("titles", (2177, 81, 68)),
 ]
@@ -156,7 +157,7 @@ def test_embedded_corpora_and_their_yaml(name, counts):
     assert len(read_corpus(config, "test")) == counts[2]
 
 
-@pytest.mark.parametrize("name", ["lohelp", "lohelp4", "lohelp4_multitarget", "pages", "titles", "files"])
+@pytest.mark.parametrize("name", ["lohelp", "lohelp4", "lohelp4_multitarget", "lohelp4_tagged", "pages", "titles", "files"])
 def test_yaml_lists_every_option_with_a_comment(name):
     from nat.config import to_plain
 
