@@ -157,7 +157,7 @@ def test_embedded_corpora_and_their_yaml(name, counts):
     assert len(read_corpus(config, "test")) == counts[2]
 
 
-@pytest.mark.parametrize("name", ["lohelp", "lohelp4", "lohelp4_multitarget", "lohelp4_tagged", "pages", "titles", "files"])
+@pytest.mark.parametrize("name", [name for name, _ in EMBEDDED] + ["files"])
 def test_yaml_lists_every_option_with_a_comment(name):
     from nat.config import to_plain
 
