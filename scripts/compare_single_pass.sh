@@ -19,7 +19,7 @@ for seed in 1 2; do
   for recipe in ctc dag; do
     train_with_budget $recipe "$teacher" "$runs/$recipe-raw-$seed" seed=$seed "$@"
   done
-  for recipe in vanilla vanilla_axe vanilla_oaxe crf ctc dag; do
+  for recipe in vanilla vanilla_axe vanilla_oaxe crf ctc dag dag_crf; do
     train_with_budget $recipe "$teacher" "$runs/$recipe-distilled-$seed" seed=$seed "${text[@]}" "$@"
   done
   tune_on_bigrams ctc "$runs/ctc-distilled-$seed" "$runs/ctc_tuned-distilled-$seed" seed=$seed "${text[@]}" "$@"
@@ -33,10 +33,12 @@ for seed in 1 2; do
   row ctc-distilled "" "CTC distilled"
   row ctc_tuned-distilled "" "CTC n-gram tuned distilled"
   row dag-distilled "" "DAG lookahead distilled"
+  row dag_crf-distilled "" "DAG CRF distilled"
   claim "DAG lookahead raw" "CTC raw"
   claim "vanilla AXE distilled" "vanilla distilled"
   claim "vanilla OAXE distilled" "vanilla distilled"
   claim "CRF distilled" "vanilla distilled"
+  claim "DAG CRF distilled" "DAG lookahead distilled"
   claim "CTC n-gram tuned distilled" "CTC distilled"
 done
 nat-report "run_dirs=[$rows]" output="$runs/report" num_threads=1 data.max_words=12 speed_sentences=1 "claims=[$claims]"

@@ -43,6 +43,7 @@ TECHNIQUES: list[tuple[str, dict[str, Any]]] = [
             "label_smoothing": 0.1,
         },
     ),
+    ("dag", {"crf": {"weight": 0.5, "beam": 8, "transitions": {"kind": "dynamic"}}, "copying": {"enabled": True}}),
     ("fertility", {"glancing": {"start": 0.5, "end": 0.3}, "copying": {"enabled": True}}),
     ("imputer", {"factored_blank": True, "copying": {"enabled": True}, "alignment": "sample"}),
     ("imputer", {"training": "imitation", "masking": "block", "label_smoothing": 0.1}),

@@ -291,7 +291,7 @@ def test_every_model_has_a_recipe_and_every_recipe_is_accepted(size: str) -> Non
         config = parse(RunConfig, plain)
         found.add(config.model.target.__module__.rpartition(".")[2])
         glancing = plain["model"].get("glancing", {"start": 0, "updates": 77})
-        assert (glancing["start"] > 0) == ("glancing" in recipe or recipe in ("ctc_fast", "dag"))
+        assert (glancing["start"] > 0) == ("glancing" in recipe or recipe in ("ctc_fast", "dag", "dag_crf"))
         assert glancing["start"] == 0 or glancing["updates"] == 77, "the ratio falls over the whole run"
         assert plain["model"].get("deep_supervision", {}).get("enabled", False) == ("deep" in recipe)
         assert "oaxe" not in recipe or plain["model"]["annealing"]["updates"] == 77
@@ -314,6 +314,7 @@ FIELD = {  # target tokens an update, dropout, label smoothing, beta2, clip (the
     "ctc_deep": (131072, 0.1, 0.0, 0.98, 2.0),
     "ctc_fast": (65536, 0.1, 0.0, 0.999, 2.0),
     "dag": (65536, 0.1, 0.0, 0.999, 0.1),
+    "dag_crf": (65536, 0.1, 0.0, 0.999, 0.1),
     "imputer": (65536, 0.1, 0.0, 0.98, 1.0),
     "insertion": (65536, 0.3, 0.1, 0.98, 1.0),
     "levenshtein": (65536, 0.3, 0.1, 0.98, 1.0),

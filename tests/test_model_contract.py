@@ -50,6 +50,7 @@ TECHNIQUES = {  # options of training or of the decoder's input that are off by 
     "factored_blank": True,
     "transitions": {"kind": "dynamic", "rank": 4},
     "beam": 6,
+    "crf": {"weight": 0.5, "beam": 6, "transitions": {"kind": "dynamic", "rank": 4}},
 }
 # Losses that do not insist on every token's place, of methods with this option.
 FORGIVING: tuple[dict[str, Any], ...] = (
@@ -82,7 +83,9 @@ def decodings(model: TranslationModel) -> list[DecodingOptions]:
     if "length_beam" in names:
         passes = {"max_passes": 3} if "max_passes" in names else {}
         found.append(kind(**{"length_beam": 4, "num_candidates": 3} | passes | short))
-    return found + ([kind(**{"beam_size": 4, "num_candidates": 3} | short)] if "beam_size" in names else [])
+    if "beam_size" in names and getattr(model, "crf", None) is None:  # which is of one path alone
+        found.append(kind(**{"beam_size": 4, "num_candidates": 3} | short))
+    return found
 
 
 def sampling(model: TranslationModel, *, temperature: float = 1.0, **given: Any) -> DecodingOptions:

@@ -65,18 +65,21 @@ IN_LOSS = {"ctc": 1, "imputer": 1}  # torch's own CTC takes lengths from the hos
 IN_PASS, ONCE = {"insertion": 2, "kermit": 3, "levenshtein": 1}, 2
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_loss_does_not_wait(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_model(name).train()
+CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in MODELS] + [("dag", {"crf": {"weight": 0.5}})]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_a_loss_does_not_wait(name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(name, **options).train()
     batch = make_batch([(6, 4), (3, 7), (5, 2)], vocabularies=model.vocabularies)
     with waits(monkeypatch) as places:
         sum(term.total for term in model.loss(batch, update=1).values()).backward()  # type: ignore[union-attr]
     assert places.total() == IN_LOSS.get(name, 0), places
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_decoding_waits_once_a_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_model(name)
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_decoding_waits_once_a_pass(name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(name, **options)
     source = make_batch([(6, 4), (3, 7), (5, 2), (2, 2)], vocabularies=model.vocabularies).source
     decoding = type(model).Decoding()
     with waits(monkeypatch) as places, torch.inference_mode():

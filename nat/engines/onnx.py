@@ -132,12 +132,13 @@ def check(translator: Translator) -> None:
     if isinstance(model, SEVERAL_PASSES):
         return
     net: Any = model.net
-    for name, present in (
-        ("copying", net.copying is not None),
-        ("deep_supervision", net.feedback and isinstance(model, CTC)),
+    for option, present in (
+        ("copying.enabled=true", net.copying is not None),
+        ("deep_supervision.enabled=true", net.feedback and isinstance(model, CTC)),
+        ("crf.weight", isinstance(model, DAG) and model.crf is not None),
     ):
         if present:
-            raise ConfigError(f"{where} has model.{name}.enabled=true, which no graph is written for")
+            raise ConfigError(f"{where} has model.{option}, which no graph is written for")
 
 
 def named(kinds: Any) -> str:

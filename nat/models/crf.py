@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -21,29 +20,12 @@ from nat.nn.copied_inputs import CopiedInputConfig
 from nat.nn.copying import Copying
 from nat.nn.length import LengthPredictor
 from nat.nn.limits import LengthLimits
-from nat.nn.rng import RowRandom
+from nat.nn.random_field import FieldConfig, RandomField
 from nat.nn.seq2seq import ParallelConfig, Seq2Seq
 from nat.nn.token_transitions import TokenTransitions
 from nat.nn.transformer import Memory
-from nat.ops.crf import FLOOR, Chain
-from nat.ops.precision import at_least_float32
 from nat.search.canvas import Canvas
 from nat.search.refine import History
-
-
-@dataclass(frozen=True)
-class RandomField:
-    """The random field of each row. tokens: (B, L, K) of the chain's candidates, ascending."""
-
-    tokens: Int[Tensor, "B L K"]
-    chain: Chain
-
-    def places(self, tokens: Int[Tensor, "B L"]) -> Int[Tensor, "B L"]:
-        """Which candidates these tokens are; the first where a token is none."""
-        return (self.tokens == tokens[:, :, None]).to(torch.uint8).argmax(dim=2)
-
-    def written(self, places: Int[Tensor, "B L"]) -> Int[Tensor, "B L"]:
-        return self.tokens.gather(2, places[:, :, None]).squeeze(2)
 
 
 class CRF(TranslationModel):
@@ -56,15 +38,8 @@ class CRF(TranslationModel):
     unlearnable = "longer than {limit}, or a length difference over length.max_offset"
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(CopiedInputConfig, ParallelConfig):
+    class Config(FieldConfig, CopiedInputConfig, ParallelConfig):
         length: LengthPredictor.Config = field(default_factory=LengthPredictor.Config)
-        transitions: TokenTransitions.Config = field(default_factory=TokenTransitions.Config)
-        beam: int = option(
-            64,
-            "most probable tokens of each position that the field is of; the rest has no probability",
-            minimum=1,
-            maximum=1_000_000,
-        )
         word_weight: float = option(0.5, "weight of the cross entropy of the tokens, each on its own", minimum=0)
         label_smoothing: float = option(
             0.1, "of that cross entropy: probability of all other tokens", minimum=0, below=1
@@ -100,14 +75,8 @@ class CRF(TranslationModel):
         lengths: Int[Tensor, " B"],
         reference: Int[Tensor, "B L"] | None = None,
     ) -> RandomField:
-        """scores: of the states, from the head. reference: tokens that are candidates whatever their scores."""
-        ranks = scores.detach()
-        if reference is not None:
-            ranks = ranks.scatter(2, reference[:, :, None], torch.inf)
-        best = ranks.topk(min(self.config.beam, scores.size(2)), dim=2).indices
-        tokens = best.sort(dim=2).values  # topk promises no order of ties, and padding must not change it
-        emissions = at_least_float32(scores.gather(2, tokens)).clamp(min=FLOOR)
-        return RandomField(tokens, Chain(emissions, self.transitions(tokens, states), lengths))
+        """See `RandomField.of`."""
+        return RandomField.of(scores, states, lengths, reference, transitions=self.transitions, beam=self.config.beam)
 
     def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
         batch = batch.compact()
@@ -117,7 +86,7 @@ class CRF(TranslationModel):
         head = self.net.head(memory)
         scores = head.scores(states)
         crf = self.random_field(scores, states, target.lengths, target.tokens)
-        nll = (crf.chain.log_normaliser() - crf.chain.scores(crf.places(target.tokens))).sum()
+        nll = -crf.log_probs(target.tokens).sum()
         words = cross_entropy(
             scores,
             target.tokens,
@@ -140,8 +109,8 @@ class CRF(TranslationModel):
         memory, length_log_probs = self.length.encode(self.net, batch.source)
         states = self.states(batch.source, target.lengths, memory, width=target.tokens.size(1))
         crf = self.random_field(self.net.head(memory).scores(states), states, target.lengths, target.tokens)
-        tokens = crf.chain.scores(crf.places(target.tokens)) - crf.chain.log_normaliser()
-        return tokens + self.length.log_prob(length_log_probs, batch.source.lengths, target.lengths)
+        lengths = self.length.log_prob(length_log_probs, batch.source.lengths, target.lengths)
+        return crf.log_probs(target.tokens) + lengths
 
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, CRF.Decoding)
@@ -149,8 +118,8 @@ class CRF(TranslationModel):
         beam = decoding.lengths(self.length, self.net, source, limit=self.max_target_length)
         states = self.states(beam.source, beam.lengths, beam.memory)
         crf = self.random_field(self.net.head(beam.memory).scores(states), states, beam.lengths)
-        places = chosen(crf.chain, decoding, decoding.random(source))
-        tokens, scores, valid = crf.written(places), crf.chain.conditionals(places), crf.chain.valid
+        tokens, scores = crf.written(decoding.random(source), temperature=decoding.temperature)
+        valid = crf.chain.valid
         return Translation.best_of(
             replace(Canvas.start(tokens, valid), scores=scores),
             decoding,
@@ -165,10 +134,3 @@ class CRF(TranslationModel):
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
         return self.length.learnable(batch) & super().learnable(batch)
-
-
-def chosen(chain: Chain, decoding: DecodingOptions, random: RowRandom | None) -> Int[Tensor, "B L"]:
-    """The most probable sequence, or one that is sampled at the temperature."""
-    if random is None or decoding.temperature is None:
-        return chain.best()
-    return chain.cooled(decoding.temperature).sampled(random.uniform(chain.emissions.size(1)))

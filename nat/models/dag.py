@@ -1,7 +1,8 @@
 """Single-pass translation over a directed acyclic graph of vertices (the directed acyclic transformer).
 
 Huang, Zhou, Liu, Li & Huang 2022, https://arxiv.org/abs/2205.07459; with glancing (section 3.3) as an option. Decoded
-greedily, with lookahead, by a beam, or jointly (Shao, Ma & Feng 2022, https://arxiv.org/abs/2210.05193).
+greedily, with lookahead, by a beam, or jointly (Shao, Ma & Feng 2022, https://arxiv.org/abs/2210.05193). As an option,
+the tokens of a path are those of a random field over it, see nat/nn/random_field.py.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from nat.models.options import DecodingOptions, PrefixBeamOptions
 from nat.nn.glancing import Glancing, reveal, shown
 from nat.nn.head import Head
 from nat.nn.limits import LengthLimits
+from nat.nn.random_field import PathField
 from nat.nn.rng import RowRandom
 from nat.nn.slots import Slots, SplitConfig
 from nat.nn.transformer import Memory
@@ -80,12 +82,16 @@ class Paths(Rows):
 
     @classmethod
     def along(
-        cls, graph: Graph, successors: Int[Tensor, "B N A1"], tokens: Int[Tensor, "B N A"], log_probs: Tensor
+        cls,
+        graph: Graph,
+        successors: Int[Tensor, "B N A1"],
+        visited: Bool[Tensor, "B N A"],
+        tokens: Int[Tensor, "B N A"],
+        log_probs: Float[Tensor, "B N A"],
     ) -> Paths:
         """Those that take these steps, see `nat.search.dag.follow`."""
-        nodes = follow(successors.flatten(0, 1)).unflatten(0, successors.shape[:2])
+        nodes = F.pad(visited, (1, 0), value=True)
         steps = graph.transitions.gather(2, successors.transpose(1, 2)).transpose(1, 2)
-        visited = nodes[:, :, 1:]
         scores = steps.masked_fill(~nodes, 0.0).sum(dim=2) + log_probs.masked_fill(~visited, 0.0).sum(dim=2)
         return cls(tokens, log_probs, visited, scores, graph.valid, Links.of(graph.transitions, STRONGEST))
 
@@ -113,6 +119,10 @@ class DAG(TranslationModel):
     The target is the marginal over all paths; no length model is needed. A pair with T > s S has no path: it is counted
     in `unalignable` and left out of the loss. The score of a translation is the log-probability of its path and tokens;
     of a beam's, which sums all paths, that of the tokens.
+
+    With a random field (crf.weight), the loss has that of the target's best path, too, and the field's Viterbi search
+    chooses the tokens of the path that was found. Then a beam, and scores of given targets, which sum over paths of
+    tokens that are independent, are refused.
     """
 
     unlearnable = "more tokens than vertices, model.upsampling; or longer than {limit}"
@@ -121,6 +131,7 @@ class DAG(TranslationModel):
     class Config(SplitConfig):
         upsampling: int = option(4, "vertices s for each source token; the paper's 8", minimum=1, maximum=100)
         glancing: Glancing = field(default_factory=Glancing)
+        crf: PathField.Config = field(default_factory=PathField.Config)
 
     @dataclass(frozen=True)
     class Decoding(PrefixBeamOptions):
@@ -172,6 +183,9 @@ class DAG(TranslationModel):
         self.config = config
         self.net, self.split = config.build(vocabularies, symbols=(Symbol.UNK,))
         self.transitions = Transitions(config.size)
+        self.crf: PathField | None = None
+        if config.crf.weight > 0:
+            self.crf = PathField(config.crf, size=vocabularies.target_size, dim=config.size.dim)
 
     def graph(self, slots: Slots, x: Float[Tensor, "B A D"], memory: Memory) -> Graph:
         """x: decoder inputs, without positions."""
@@ -213,14 +227,21 @@ class DAG(TranslationModel):
         nll, possible = marginal_loss(emissions, graph.transitions, target.lengths)
         tokens, impossible = (target.lengths * possible).sum(), (~possible).sum()
         total = smoothed(nll.sum(), mean, graph.valid & possible[:, None], weight=smoothing)
-        return {
+        terms = {
             "dag": LossTerm(total, tokens),
             "unalignable": LossTerm(impossible, impossible.new_full((), len(target)), weight=0.0),
             "nll": LossTerm(nll.sum().detach(), tokens, weight=0.0),
         }
+        if self.crf is not None:
+            held = best_path(emissions.detach(), graph.transitions.detach(), target.lengths)
+            of_path = self.crf.nll(graph.head, graph.states, held, target).sum()
+            terms["crf"] = LossTerm(of_path, tokens, weight=self.config.crf.weight)
+        return terms
 
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
         """log p(y|x), the marginal over all paths; -inf for a pair that has none."""
+        if self.crf is not None:
+            raise ConfigError("DAG with crf.weight cannot score given targets: its field is over one path")
         batch = batch.compact()
         graph = self.read(batch.source)
         nll, possible = marginal_loss(graph.columns(batch.target)[0], graph.transitions, batch.target.lengths)
@@ -231,13 +252,15 @@ class DAG(TranslationModel):
     def decode(self, source: Source, *, decoding: DecodingOptions) -> Translation:
         assert isinstance(decoding, DAG.Decoding)
         if decoding.beam_size > 1:
+            if self.crf is not None:
+                raise ConfigError(f"beam_size={decoding.beam_size}: sums over paths, this model's crf is over one path")
             return self.beam(self.read(source.compact(), banned=decoding.banned), decoding)
         return self.paths(source, decoding).translation(history=decoding.history)
 
     def static_pass(self, decoding: DecodingOptions) -> StaticPass | None:
         """Of one path."""
         assert isinstance(decoding, DAG.Decoding)
-        if decoding.beam_size > 1 or decoding.is_random or not self.net.static:
+        if decoding.beam_size > 1 or decoding.is_random or not self.net.static or self.crf is not None:
             return None
         return StaticPass(
             compute=lambda source: self.paths(source, decoding),
@@ -250,14 +273,19 @@ class DAG(TranslationModel):
         source = source.compact()
         graph, random = self.read(source, banned=decoding.banned), decoding.random(source)
         if random is None or decoding.temperature is None:
-            tokens, log_probs = graph.head.best(graph.states)
-            successors = self.successors(graph.transitions, log_probs, decoding)
-            return Paths.along(graph, successors[:, None], tokens[:, None], log_probs[:, None])
-        every = graph.head.full(graph.states)
-        tokens = random.samples(every / decoding.temperature)
-        log_probs = every.gather(2, tokens.transpose(1, 2)).transpose(1, 2)
-        successors = random.fork(1).samples(graph.transitions / decoding.temperature)
-        return Paths.along(graph, successors, tokens, log_probs)
+            tokens, log_probs = (best[:, None] for best in graph.head.best(graph.states))
+            successors = self.successors(graph.transitions, log_probs.squeeze(1), decoding)[:, None]
+        else:
+            every = graph.head.full(graph.states)
+            tokens = random.samples(every / decoding.temperature)
+            log_probs = every.gather(2, tokens.transpose(1, 2)).transpose(1, 2)
+            successors = random.fork(1).samples(graph.transitions / decoding.temperature)
+        visited = follow(successors.flatten(0, 1)).unflatten(0, successors.shape[:2])[:, :, 1:]
+        if self.crf is not None:
+            temperature = decoding.temperature
+            written = self.crf.written(graph.head, graph.states, visited, random, temperature=temperature)
+            tokens, log_probs = (x.where(visited, y) for x, y in zip(written, (tokens, log_probs), strict=True))
+        return Paths.along(graph, successors, visited, tokens, log_probs)
 
     def successors(
         self, transitions: Float[Tensor, "B A1 A1"], log_probs: Float[Tensor, "B A"], decoding: Decoding

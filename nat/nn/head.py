@@ -5,7 +5,8 @@ Only who asks for everything pays for a log-softmax over the vocabulary in float
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,10 @@ class Head:
     def forbidden(self) -> list[int]:
         """Symbols of probability 0, ascending."""
         return sorted({*self.output.forbidden, *self.banned})
+
+    def repeat_rows(self, n: int) -> Self:
+        """Of states whose rows are repeated, copies of a row side by side."""
+        return self if self.source is None else replace(self, source=self.source.repeat_rows(n))
 
     def scores(self, states: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """Logits, in the precision of the product; with a copy head, which mixes probabilities, log-probabilities."""

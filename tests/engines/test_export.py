@@ -398,6 +398,7 @@ REFUSED: list[tuple[str, dict[str, Any], list[str], str]] = [
     ("ctc", {}, ["format=ctranslate2"], r"format=ctranslate2: .* holds a CTC model; only Autoregressive ones work"),
     ("ctc", {"attention": "local"}, [], r"format=onnx: .* has \w+, which no graph is written for"),
     ("ctc", {"copying": {"enabled": True}}, [], r"model\.copying\.enabled=true, which no graph"),
+    ("dag", {"crf": {"weight": 0.5}}, [], r"model\.crf\.weight, which no graph"),
     ("ctc", {"deep_supervision": {"enabled": True}}, [], r"model\.deep_supervision\.enabled=true, which no graph"),
 ]
 

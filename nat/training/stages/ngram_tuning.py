@@ -15,9 +15,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nat.config import Component
 from nat.data.batch import Batch
 from nat.data.tokenizer import Tokenizers
 from nat.data.vocabulary import Symbol
+from nat.errors import ConfigError
 from nat.models.contract import LossTerm, TranslationModel
 from nat.models.ctc import CTC
 from nat.models.dag import DAG
@@ -71,6 +73,12 @@ class NgramTuning(Stage):
     @dataclass(frozen=True)
     class Config:
         pass
+
+    @classmethod
+    def check(cls, config: Any, *, model: Component[TranslationModel]) -> None:
+        super().check(config, model=model)
+        if issubclass(model.target, DAG) and model.config.crf.weight > 0:
+            raise ConfigError(f"stage: {cls.__name__} trains the paths of a DAG, not its field; model.crf.weight=0 can")
 
     def __init__(
         self, config: Config, *, model: TranslationModel, tokenizers: Tokenizers, device: torch.device
