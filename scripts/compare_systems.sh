@@ -21,7 +21,7 @@ train() { # RECIPE TEXT START [OVERRIDES]: a run in $runs/RECIPE-TEXT
   train_with_budget "$1" "$3" "$runs/$1-$2" data.train="$runs/text-$2/train.jsonl" "${@:4}"
 }
 for text in distilled raw; do
-  for recipe in vanilla vanilla_glancing vanilla_deep vanilla_axe vanilla_oaxe crf fertility refinement mask_predict ctc ctc_glancing ctc_deep dag; do
+  for recipe in vanilla vanilla_glancing vanilla_deep vanilla_axe vanilla_oaxe crf fertility refinement mask_predict diffusion ctc ctc_glancing ctc_deep dag; do
     train $recipe $text "$teacher" "$@"
   done
   train imputer $text "$runs/ctc-$text" "$@"
@@ -57,6 +57,9 @@ for text in raw distilled; do
   row fertility "$npd=10&" "fertility NPD 10"
   for n in 1 2 5 10; do row refinement "max_passes=$n&" "refinement $n"; done
   for n in 1 4 10; do row mask_predict "max_passes=$n&" "Mask-Predict $n"; done
+  for n in 1 4 10; do row diffusion "max_passes=$n&" "diffusion $n"; done
+  row diffusion "sampler=remasking&" "diffusion remasking 10"
+  row diffusion "length_beam=5&num_candidates=5&choose=mbr_chrf&" "diffusion 10 MBR"
   row ctc "" CTC
   row ctc "beam_size=10&" "CTC beam 10"
   row ctc "temperature=1.0&num_candidates=10&choose=mbr_chrf&" "CTC 10 samples MBR"
@@ -82,6 +85,7 @@ for system in vanilla "vanilla glancing" "vanilla deep" "fertility argmax" CTC "
 done
 for text in distilled raw; do
   claim "Mask-Predict 4 $text" "Mask-Predict 1 $text"
+  claim "diffusion 10 $text" "Mask-Predict 10 $text"
   claim "Imputer 4 $text" "CTC $text"
   claim "fertility NPD 10 $text" "fertility argmax $text"
   claim "CTC glancing $text" "CTC $text"
@@ -130,7 +134,7 @@ row insertion "end_penalty=2&" "insertion tree"
 row levenshtein "" Levenshtein
 nat-report "run_dirs=[$rows]" output="$runs/report_passes" data.max_words=12 speed_sentences=1 samples=0 plots=true
 # drafts of which 20 % of the words were dropped or replaced; random and right constraints
-for recipe in levenshtein insertion kermit mask_predict; do
+for recipe in levenshtein insertion kermit mask_predict diffusion; do
   nat-edit run_dir="$runs/$recipe-distilled" teacher="$teacher" data.max_words=12 output="$runs/report_editing/edit_$recipe.json"
 done
 # one checkpoint, both directions, and words in gaps

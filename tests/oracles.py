@@ -6,16 +6,20 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
+from builders import Literal, make_batch
 from torch import Tensor
 
 from nat.data.batch import Batch, Source, Target
 from nat.data.batching import collate
 from nat.data.pairs import Pair
-from nat.data.vocabulary import Symbol
+from nat.data.vocabulary import NUM_SYMBOLS, Symbol
 from nat.models.autoregressive import Autoregressive
+from nat.nn.transformer import Memory
 from nat.search.insertion import Contents
 
 BOS, EOS, PAD = int(Symbol.BOS), int(Symbol.EOS), int(Symbol.PAD)
@@ -227,3 +231,45 @@ def table_of(contents: Contents) -> Tensor:
     table = torch.full((*contents.asked.shape, given_slot.size(1)), -torch.inf, dtype=given_slot.dtype)
     table[contents.asked] = given_slot
     return table + contents.where.masked_fill(~contents.asked, 0.0)[:, :, None]
+
+
+# --- canvases of masks ------------------------------------------------------------------------------
+
+CANVAS_TARGETS = [[7, 8, 9, 10], [11], [12, 12, 7, 8, 9, 13, 10], [9, 10, 11]]
+
+
+def canvas_oracle(
+    model: Any, monkeypatch: pytest.MonkeyPatch, answer: Callable[[Tensor, Tensor, Memory], Tensor], *, rank: int
+) -> Source:
+    """The model's decoder becomes `answer`, its memory the row's number, its length model one that finds the right
+    length of CANVAS_TARGETS `rank`-th best. Returns their sources."""
+    lengths = torch.tensor([len(target) for target in CANVAS_TARGETS])
+    source = make_batch([(3, 1)] * len(CANVAS_TARGETS)).source
+
+    def encode(net: Any, source: Source) -> tuple[Memory, Tensor]:
+        offsets = torch.arange(-256, 257)
+        distance = (offsets - (lengths - 3)[:, None]).abs() + 0.1 * (offsets > (lengths - 3)[:, None])
+        scores = -distance.double()
+        scores[distance == 0] = {1: 0.0, 3: -1.5}[rank]  # its neighbours have -1 and -1.1
+        rows = torch.arange(len(CANVAS_TARGETS))[:, None, None].expand(-1, 3, 16).double()
+        return Memory(rows, source.valid), scores.log_softmax(dim=1)
+
+    monkeypatch.setattr(model.length, "encode", encode)
+    monkeypatch.setattr(model, "states", answer)
+    monkeypatch.setattr(model.net, "head", lambda memory: Literal())
+    return source
+
+
+def probability_of(tokens: Tensor, share: Tensor) -> Tensor:
+    """(B, L, V): `share` for these tokens, the rest evenly for the others."""
+    size = NUM_SYMBOLS + 13
+    rest = ((1 - share) / (size - 1))[:, :, None].expand(-1, -1, size)
+    return rest.scatter(2, tokens[:, :, None], share[:, :, None]).log()
+
+
+def right(tokens: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+    """CANVAS_TARGETS of these rows on canvases as wide as `tokens` (B, L), and their lengths (B,)."""
+    rows = memory.states[:, 0, 0].long().repeat_interleave(memory.copies).tolist()
+    width = tokens.size(1)
+    table = torch.tensor([(CANVAS_TARGETS[row] + [NUM_SYMBOLS] * width)[:width] for row in rows])
+    return table, torch.tensor([len(CANVAS_TARGETS[row]) for row in rows])

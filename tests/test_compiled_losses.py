@@ -51,6 +51,7 @@ TECHNIQUES: list[tuple[str, dict[str, Any]]] = [
     ("levenshtein", {"share_decoders": "none", "copying": {"enabled": True}, "roll_in": "argmax"}),
     ("mask_predict", {"copying": {"enabled": True}, "length": {"summary": "token"}}),
     ("mask_predict", {"loss": "axe"}),
+    ("diffusion", {"copying": {"enabled": True}, "weight": "linear"}),
     ("refinement", {"copying": {"enabled": True}}),
     (
         "vanilla",

@@ -309,6 +309,7 @@ FIELD = {  # target tokens an update, dropout, label smoothing, beta2, clip (the
     "fertility": (65536, 0.1, 0.0, 0.98, 1.0),
     "refinement": (65536, 0.3, 0.1, 0.98, 1.0),
     "mask_predict": (131072, 0.2, 0.1, 0.98, 1.0),
+    "diffusion": (131072, 0.2, 0.1, 0.98, 1.0),
     "ctc": (65536, 0.1, 0.01, 0.98, 2.0),
     "ctc_glancing": (65536, 0.1, 0.0, 0.999, 2.0),
     "ctc_deep": (131072, 0.1, 0.0, 0.98, 2.0),

@@ -18,10 +18,10 @@ usage: nat-export run_dir=PATH output=FOLDER [format=onnx|ctranslate2|web] [prec
   python exports/ctc/translate.py < mine.en                   needs onnxruntime, sentencepiece and numpy alone
   nat-decode run_dir=exports/ctc source=mine.en               or wherever a run is read that translates
 
-onnx takes CTC, vanilla, CRF, fertility and DAG (one graph), Mask-Predict, iterative refinement and the Imputer
-(encoder, decoder and output layer); ctranslate2 the autoregressive teacher; web what becomes one graph, but CRF. The
-export translates the validation text beside the run: manifest.json says how many translations are the same, and the
-BLEU of both. Needs nat-translation[onnx] or nat-translation[ctranslate2].
+onnx takes CTC, vanilla, CRF, fertility and DAG (one graph), Mask-Predict, diffusion, iterative refinement and the
+Imputer (encoder, decoder and output layer); ctranslate2 the autoregressive teacher; web what becomes one graph, but
+CRF. The export translates the validation text beside the run: manifest.json says how many translations are the same,
+and the BLEU of both. Needs nat-translation[onnx] or nat-translation[ctranslate2].
 """
 
 

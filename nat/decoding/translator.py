@@ -372,8 +372,9 @@ class Translator:
     def score(
         self, sources: Sequence[str], targets: Sequence[str], *, batch_size: int = 64, max_tokens: int | None = None
     ) -> list[float]:
-        """Log-probability of each target given its source (natural logarithm, whole sentence); -inf for a pair that the
-        model cannot produce, for example a longer target than it has positions for.
+        """Log-probability of each target given its source (natural logarithm, whole sentence), of a diffusion model a
+        lower bound on it; -inf for a pair that the model cannot produce, for example a longer target than it has
+        positions for.
 
         Raises ConfigError if the method cannot score, DataError if the lists differ in length or a source is blank
         or too long, TypeError for a text where a list is meant.

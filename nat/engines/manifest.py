@@ -4,7 +4,7 @@ EXPORT/manifest.json    this description; `FORMAT` is its version
        config.yaml      of the run: method, corpus
        tokenizer/       of the run
        model.onnx       CTC, vanilla, fertility: the whole model as one graph, and translate.py, which needs no nat
-       encoder.onnx     Mask-Predict, refinement, Imputer: the stacks and the output layer, and in
+       encoder.onnx     Mask-Predict, diffusion, refinement, Imputer: the stacks and the output layer, and in
        decoder.onnx     weights.safetensors what lies around them
        output.onnx
        ctranslate2/     the teacher, as CTranslate2 reads it

@@ -35,6 +35,7 @@ from nat.models.contract import TranslationModel
 from nat.models.crf import CRF
 from nat.models.ctc import CTC
 from nat.models.dag import DAG
+from nat.models.diffusion import Diffusion
 from nat.models.fertility import Fertility
 from nat.models.imputer import Imputer
 from nat.models.mask_predict import MaskPredict
@@ -55,7 +56,7 @@ SINGLE_PASS: dict[type[TranslationModel], Any] = {
     DAG: write_dag,
     CRF: write_crf,
 }
-SEVERAL_PASSES = (MaskPredict, Refinement, Imputer)
+SEVERAL_PASSES = (MaskPredict, Diffusion, Refinement, Imputer)
 ATTENTIONS = (FullAttention, OthersAttention, PositionalAttention)
 
 

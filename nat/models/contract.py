@@ -191,6 +191,7 @@ class TranslationModel(nn.Module, ABC):
     points: ClassVar[bool] = False  # whether it reads points and writes their places, however many there are
     num_ends: ClassVar[int] = 0  # positions of a canvas beside its tokens
     edits: ClassVar[frozenset[str]] = frozenset()  # of draft, known, constraints: what `decode` heeds
+    score_is_bound: ClassVar[bool] = False  # whether `score` is a lower bound on the log-probability, estimated
     checks_drafts: ClassVar[bool] = False  # whether a draft changes how fast `decode` is, but not what it gives
 
     def __init__(self, vocabularies: Vocabularies) -> None:
@@ -212,8 +213,8 @@ class TranslationModel(nn.Module, ABC):
         return None
 
     def score(self, batch: Batch) -> Float[Tensor, " B"]:
-        """Log-probability of each target given its source, one pass. Raises ConfigError where the method
-        has no tractable one."""
+        """Log-probability of each target given its source, or a lower bound on it where `score_is_bound`. Raises
+        ConfigError where the method has neither."""
         raise ConfigError(f"{type(self).__name__} cannot score given targets")
 
     def cross_attention(self, batch: Batch, *, layer: int | None = None) -> Float[Tensor, "B T S"]:

@@ -209,6 +209,17 @@ class LengthBeamOptions(DecodingOptions):
 
 
 @dataclass(frozen=True)
+class MaskOptions(LengthBeamOptions):
+    """Of decoders whose canvas is masks at first, or a draft with some, or phrases that must stay, see
+    `nat.search.masks`."""
+
+    usual_beam: ClassVar[int] = 5
+    max_passes: int = option(4, "decoder calls", minimum=1, maximum=100_000)
+    remask: float = option(0.3, "with a draft: share of it that the first pass predicts anew", minimum=0, maximum=1)
+    orders: int = option(24, "several constraints: orders of them that are tried", minimum=1, maximum=10_000)
+
+
+@dataclass(frozen=True)
 class SampleOptions(DecodingOptions):
     """Of decoders whose several candidates are samples."""
 

@@ -132,6 +132,23 @@ class Head:
         there, scores, labels = self.packed(states, where, labels)
         return cross_entropy(scores, labels, there, label_smoothing=label_smoothing, forbidden=self.forbidden)
 
+    def token_losses(
+        self,
+        states: Float[Tensor, "B L D"],
+        labels: Int[Tensor, "B L"],
+        where: Bool[Tensor, "B L"],
+        *,
+        label_smoothing: float = 0.0,
+    ) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"]]:
+        """What `cross_entropy` sums: the smoothed loss of each label, and its negative log-likelihood; 0 elsewhere."""
+        there, scores, labels = self.packed(states, where, labels)
+        rows = torch.arange(len(scores), device=scores.device)
+        parts = softmax_parts(scores, rows, labels, with_mean=label_smoothing > 0, forbidden=self.forbidden)
+        nll, mean = (part.masked_fill(~there, 0.0) for part in (-parts.at, parts.mean))
+        losses = (1 - label_smoothing) * nll - label_smoothing * mean
+        none = torch.zeros(where.shape, dtype=nll.dtype, device=where.device)
+        return unpacked(where, losses, none), unpacked(where, nll, none)
+
     def packed(
         self, states: Float[Tensor, "B L D"], where: Bool[Tensor, "B L"], *tensors: Tensor
     ) -> tuple[Tensor, ...]:

@@ -76,7 +76,7 @@ class RowRandom(Rows):
         bits = self.keys
         for size in shape:
             bits = _mix(bits[..., None] + torch.arange(1, size + 1, device=bits.device))
-        return (((bits >> 41) & 0x7FFFFF).float() + 0.5) / 2.0**23  # of 24 bits, the largest would round to 1
+        return _fraction(bits)
 
     def sample(self, log_probs: Float[Tensor, "B *L V"]) -> Int[Tensor, "B *L"]:
         """A class for each row and position, drawn from the softmax of `log_probs` (normalised or not)."""
@@ -89,6 +89,22 @@ class RowRandom(Rows):
         return classes_of(log_probs, drawn.transpose(1, 2)).transpose(1, 2)
 
 
+def evenly_spread(batch: Batch, *, seed: int) -> Float[Tensor, " B"]:
+    """A number in (0, 1) of each pair of an update, all of them together evenly spread, wherever each one is computed:
+    multiples of the golden ratio by the pairs' keys, which count them, less their whole part, turned by a number that
+    the seed draws. Pairs without keys have independent numbers."""
+    if batch.keys is None:
+        return RowRandom.of_pairs(batch, seed=seed).uniform()
+    turn = _mix(torch.full((1,), seed, dtype=torch.int64, device=batch.keys.device))
+    return _fraction(batch.keys * _GOLDEN + turn)
+
+
+def _fraction(bits: Int[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+    """The number in (0, 1) whose binary digits begin with these."""
+    return (((bits >> 41) & 0x7FFFFF).float() + 0.5) / 2.0**23  # of 24 bits, the largest would round to 1
+
+
+_GOLDEN = -0x61C8864680B583EB  # odd; 2^64 over the golden ratio, as an int64
 _GOLDEN_SMALL = 0x1E3779B97F4A7C15  # odd; 2^64 over the golden ratio without its top bits, to stay within int64
 
 

@@ -18,6 +18,22 @@ def lowest(keys: Float[Tensor, "B L"], counts: Int[Tensor, " B"], valid: Bool[Te
     return (rank < counts[:, None]) & valid
 
 
+def random_masks(
+    valid: Bool[Tensor, "B L"], share: Float[Tensor, " B"], noise: Float[Tensor, "B L"]
+) -> Bool[Tensor, "B L"]:
+    """ceil(share n) of the n valid positions of each row, anywhere: at least one. share, noise: uniform in (0, 1)."""
+    size = valid.sum(dim=1)
+    return lowest(noise, ((share * size).long() + 1).minimum(size), valid)
+
+
+def dense_ranks(keys: Int[Tensor, "B L"], where: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+    """Of each position `where`, the number of different keys of its row up to its own, from 1; 0 elsewhere."""
+    ordered, order = keys.masked_fill(~where, torch.iinfo(keys.dtype).max).sort(dim=1)
+    new = torch.ones_like(where)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    return torch.empty_like(order).scatter_(1, order, new.cumsum(dim=1)).masked_fill(~where, 0)
+
+
 def random_subset(
     valid: Bool[Tensor, "B L"], share: Float[Tensor, " B"], noise: Float[Tensor, "B L"]
 ) -> Bool[Tensor, "B L"]:

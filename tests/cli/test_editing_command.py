@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(300)
 SENTENCES = ["Click OK.", "Opens the dialog.", "", "Choose the menu item to insert a new table."]
 TERMS = ["Klicken\tOK", "Dialog", "", "eine neue Tabelle\tMenü"]
 DRAFTS = ["Klicken Sie auf OK.", "", "", "Wählen Sie den Befehl."]
-EDITORS = ["insertion", "kermit", "levenshtein", "mask_predict"]
+EDITORS = ["insertion", "kermit", "levenshtein", "mask_predict", "diffusion"]
 
 
 @pytest.fixture(scope="module")

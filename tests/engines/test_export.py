@@ -57,6 +57,7 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {  # what can be exported: model 
     "fertility_deep": ("fertility", {"deep_supervision": {"enabled": True}, "size": {"norm": "post"}}),
     "mask_predict": ("mask_predict", {}),
     "mask_predict_copying": ("mask_predict", {"copying": {"enabled": True}}),
+    "diffusion": ("diffusion", {}),
     "refinement": ("refinement", {"length": {"summary": "token"}}),
     "imputer": ("imputer", {}),
     "imputer_fast": ("imputer", {"factored_blank": True, "decoder": {"cross_attention": False}}),

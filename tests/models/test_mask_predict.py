@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from builders import VOCABULARIES, Literal, make_batch, make_model
+from builders import VOCABULARIES, make_batch, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import CANVAS_TARGETS, canvas_oracle, probability_of, right
 from torch import Tensor
 
 from nat.data.batch import Batch, Phrases, Source, Target
 from nat.data.vocabulary import NUM_SYMBOLS, Symbol
 from nat.decoding.requests import Wanted, attach
 from nat.models.contract import Translation
-from nat.models.mask_predict import MaskPredict, first_canvas, masked_canvas, with_phrases
+from nat.models.mask_predict import MaskPredict
 from nat.nn.transformer import Memory
 from nat.search.canvas import Canvas, Fate
 from nat.search.editing import held_out
+from nat.search.masks import first_canvas, masked_canvas, with_phrases
 
 MASK = int(Symbol.MASK)
 BATCH = make_batch([(5, 4), (1, 1), (7, 5), (3, 3), (4, 6)])
@@ -196,44 +197,6 @@ def test_samples_are_of_every_pass() -> None:
 
 # --- oracles ----------------------------------------------------------------------------------------
 
-TARGETS = [[7, 8, 9, 10], [11], [12, 12, 7, 8, 9, 13, 10], [9, 10, 11]]
-LogProbs = Callable[[Tensor, Tensor, Memory], Tensor]
-
-
-def known(model: MaskPredict, monkeypatch: pytest.MonkeyPatch, answer: LogProbs, rank: int) -> Source:
-    """The model's decoder becomes `answer`, its memory the row's number, its length model one that finds the right
-    length `rank`-th best."""
-    lengths = torch.tensor([len(target) for target in TARGETS])
-    source = make_batch([(3, 1)] * len(TARGETS)).source
-
-    def encode(net: Any, source: Source) -> tuple[Memory, Tensor]:
-        offsets = torch.arange(-256, 257)
-        distance = (offsets - (lengths - 3)[:, None]).abs() + 0.1 * (offsets > (lengths - 3)[:, None])
-        scores = -distance.double()
-        scores[distance == 0] = {1: 0.0, 3: -1.5}[rank]  # its neighbours have -1 and -1.1
-        rows = torch.arange(len(TARGETS))[:, None, None].expand(-1, 3, 16).double()
-        return Memory(rows, source.valid), scores.log_softmax(dim=1)
-
-    monkeypatch.setattr(model.length, "encode", encode)
-    monkeypatch.setattr(model, "states", answer)
-    monkeypatch.setattr(model.net, "head", lambda memory: Literal())
-    return source
-
-
-def probability_of(tokens: Tensor, share: Tensor) -> Tensor:
-    """(B, L, V): `share` for these tokens, the rest evenly for the others."""
-    size = NUM_SYMBOLS + 13
-    rest = ((1 - share) / (size - 1))[:, :, None].expand(-1, -1, size)
-    return rest.scatter(2, tokens[:, :, None], share[:, :, None]).log()
-
-
-def right(tokens: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-    """The translations of these rows on canvases as wide as `tokens` (B, L), and their lengths (B,)."""
-    rows = memory.states[:, 0, 0].long().repeat_interleave(memory.copies).tolist()
-    width = tokens.size(1)
-    table = torch.tensor([(TARGETS[row] + [NUM_SYMBOLS] * width)[:width] for row in rows])
-    return table, torch.tensor([len(TARGETS[row]) for row in rows])
-
 
 @pytest.mark.parametrize("passes", [1, 2, 4, 7, 10])
 @pytest.mark.parametrize(("beam", "rank"), [(1, 1), (3, 1), (3, 3)])
@@ -247,12 +210,12 @@ def test_an_oracle_gives_its_translation_at_any_number_of_passes(
         return probability_of(wanted, (sure + spread).double())
 
     model = mask_predict()
-    source = known(model, monkeypatch, oracle, rank)
+    source = canvas_oracle(model, monkeypatch, oracle, rank=rank)
     _, length_log_probs = model.length.encode(model.net, source)
     lengths, _ = model.length.best(length_log_probs, source.lengths, 3, limit=None)
     assert lengths[2, rank - 1] == 7
     found = decode(model, source, max_passes=passes, length_beam=beam)
-    assert [t[0][keep[0]].tolist() for t, keep in zip(found.tokens, found.valid, strict=True)] == TARGETS
+    assert [t[0][keep[0]].tolist() for t, keep in zip(found.tokens, found.valid, strict=True)] == CANVAS_TARGETS
 
 
 @pytest.mark.parametrize(("passes", "correct"), [(1, [1]), (3, [1, 3]), (7, [0, 1, 2, 3])])
@@ -267,11 +230,11 @@ def test_an_oracle_that_reads_from_the_left_needs_as_many_passes_as_tokens(
         return probability_of(torch.where(seen, wanted, NUM_SYMBOLS + 12), torch.where(seen, 0.9, 0.5).double())
 
     model = mask_predict()
-    source = known(model, monkeypatch, oracle, 1)
+    source = canvas_oracle(model, monkeypatch, oracle, rank=1)
     found = decode(model, source, max_passes=passes, length_beam=1)
     outputs = [t[0][keep[0]].tolist() for t, keep in zip(found.tokens, found.valid, strict=True)]
-    assert [i for i, target in enumerate(TARGETS) if outputs[i] == target] == correct
-    assert [len(output) for output in outputs] == [len(target) for target in TARGETS]
+    assert [i for i, target in enumerate(CANVAS_TARGETS) if outputs[i] == target] == correct
+    assert [len(output) for output in outputs] == [len(target) for target in CANVAS_TARGETS]
 
 
 # --- drafts and phrases -----------------------------------------------------------------------------

@@ -35,7 +35,12 @@ def operations(name: str, **decoding: Any) -> Counter[str]:
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("mask_predict", {"length_beam": 1}), ("refinement", {"adaptive": False}), ("imputer", {})],
+    [
+        ("mask_predict", {"length_beam": 1}),
+        ("diffusion", {"length_beam": 1}),
+        ("refinement", {"adaptive": False}),
+        ("imputer", {}),
+    ],
 )
 def test_more_passes_make_no_more_tensors_and_wait_no_more_often(name: str, options: dict[str, Any]) -> None:
     few, many = (operations(name, max_passes=passes, **options) for passes in (2, 6))
