@@ -26,13 +26,15 @@ WEAK = math.log(0.02)  # steps of a graph that are less likely are not kept
 @dataclass(frozen=True)
 class Decoded:
     """One sentence's translations, the best first: token ids and log-probabilities. history: for each of them, where
-    the method kept it, the passes: tokens, confidence and fate of every position; links of a graph, see `links_of`."""
+    the method kept it, the passes: tokens, confidence and fate of every position; links of a graph, see `links_of`.
+    undrafted: there is a drafter, and the source is too long for it."""
 
     tokens: list[list[int]]
     scores: list[float]
     passes: int
     truncated: bool
     history: list[list[dict[str, list[Any]]]] | None = None
+    undrafted: bool = False
 
 
 NOTHING = Decoded([[]], [0.0], 0, False)

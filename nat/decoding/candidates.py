@@ -62,7 +62,7 @@ class Candidates:
     the translation. passes: decoder calls; 0 where the source is empty and no model was asked. truncated: a length
     limit cut the first one short. teacher_scores: log-probability under the teacher, None where it gives none.
     utilities: mean metric against the other candidates, 0 to 100, None where there are no others. history: the passes
-    of each, see `Decoded`.
+    of each, undrafted: see `Decoded`.
     """
 
     texts: list[str]
@@ -74,6 +74,7 @@ class Candidates:
     teacher_scores: list[float | None] | None = None
     utilities: list[float | None] | None = None
     history: list[list[dict[str, list[Any]]]] | None = None
+    undrafted: bool = False
 
     @classmethod
     def of(cls, decoded: Decoded, texts: Sequence[str]) -> Self:
@@ -87,6 +88,7 @@ class Candidates:
             passes=decoded.passes,
             truncated=decoded.truncated,
             history=None if decoded.history is None else [decoded.history[k] for k in finished],
+            undrafted=decoded.undrafted,
         )
 
     @property

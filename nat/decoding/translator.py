@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -134,10 +135,14 @@ class Translator:
         other.graphs = GraphedDecoder(self.model, CudaRecorder())
         return other
 
-    def with_drafter(self, drafter: Translator, decoding: DecodingOptions) -> Self:
+    def with_drafter(self, drafter: Translator | None, decoding: DecodingOptions) -> Self:
         """The same translator, of the same model, which only checks what another one drafts: the same translations, see
-        `nat.search.drafting`. Raises ConfigError where the method, with these options, does not check drafts, or the
-        other one writes other tokens."""
+        `nat.search.drafting`. drafter: None is without. Raises ConfigError where the method, with these options, does
+        not check drafts, or the other one writes other tokens; without one, for an option that is of drafts alone."""
+        if drafter is None:
+            if getattr(decoding, "tolerance", 0) > 0:
+                raise ConfigError("decoding.tolerance: has no effect without drafter=RUN_DIR")
+            return self
         name = f"drafter={drafter.folder}"
         if not self.model.checks_drafts or self.engine != "torch":
             raise ConfigError(f"{name}: a {type(self.model).__name__} checkpoint in {self.engine} checks no drafts")
@@ -242,7 +247,7 @@ class Translator:
             raise ConfigError(
                 f"teacher: has no effect with choose={choice.value} and num_candidates={decoding.num_candidates}"
             )
-        computed = self if drafter is None else self.with_drafter(drafter, decoding)
+        computed = self.with_drafter(drafter, decoding)
         return computed.choose_among(sentences, decoding=decoding, batches=batches, choice=choice, teacher=teacher)
 
     @torch.inference_mode()
@@ -275,10 +280,9 @@ class Translator:
         """Token ids and scores of all translations, in input order; `advance` hears of every batch's size."""
         rows = self.encode([source_of(sentence) for sentence in sentences], "the input", decoding=decoding)
         wanted = self.wanted(sentences, "the input", decoding=decoding)
-        if self.drafter is not None and self.drafting is not None:
-            texts = [source_of(sentence) for sentence in sentences]
-            drafts = self.drafter.decode(texts, decoding=self.drafting, batches=batches)
-            wanted = [Wanted.draft_of(item.tokens[0]) for item in drafts]
+        drafts = self.drafts([source_of(sentence) for sentence in sentences], batches)
+        if drafts is not None:
+            wanted = [Wanted.draft_of(draft or []) for draft in drafts]
         results: list[Decoded | None] = [None] * len(rows)
         answers = decode_in_batches(
             self.model,
@@ -292,9 +296,20 @@ class Translator:
         )
         for indices, decoded in answers:
             for index, item in zip(indices, decoded, strict=True):
-                results[index] = item
+                results[index] = replace(item, undrafted=drafts is not None and drafts[index] is None)
             advance(len(indices))
         return [item for item in results if item is not None]
+
+    def drafts(self, sources: Sequence[str], batches: BatchOptions) -> list[list[int] | None] | None:
+        """What the drafter writes of each source; None for one that is too long for it, and without a drafter."""
+        drafter = self.drafter
+        if drafter is None or self.drafting is None:
+            return None
+        rows = drafter.sides(self.drafting)[0].encode(list(sources))
+        taken = [i for i, row in enumerate(rows) if drafter.too_long(row) is None]
+        written = drafter.decode([sources[i] for i in taken], decoding=self.drafting, batches=batches)
+        found: dict[int, list[int]] = {i: item.tokens[0] for i, item in zip(taken, written, strict=True)}
+        return [found.get(i) for i in range(len(rows))]
 
     def sides(self, decoding: DecodingOptions | None = None) -> tuple[Tokenizer, Tokenizer]:
         """The tokenizers of what is read and of what is written."""
@@ -359,14 +374,18 @@ class Translator:
             rows = self.sides(decoding)[0].encode(begun)
         except BadText as error:
             raise DataError(f"{name}, line {numbers[error.row]}: {error}") from None
-        limits, most = self.source_limits, self.model.max_points
         for number, row in zip(numbers, rows, strict=True):
-            for limit, taker in limits:
-                if len(row) > limit:
-                    raise DataError(f"{name}, line {number}: {len(row)} tokens, but {taker}")
-            if most is not None and len(row) > most:
-                raise DataError(f"{name}, line {number}: {beyond(len(row), most)}")
+            if (reason := self.too_long(row)) is not None:
+                raise DataError(f"{name}, line {number}: {reason}")
         return rows
+
+    def too_long(self, row: Sequence[int]) -> str | None:
+        """Why a source of these tokens cannot be translated; None where it can."""
+        for limit, taker in self.source_limits:
+            if len(row) > limit:
+                return f"{len(row)} tokens, but {taker}"
+        most = self.model.max_points
+        return beyond(len(row), most) if most is not None and len(row) > most else None
 
     @torch.inference_mode()
     def score(

@@ -32,16 +32,8 @@ from nat.runs.lock import FolderLock
 from nat.training.run import keep_learnable
 
 CORPUS, MANIFEST = "train.jsonl", "manifest.json"
-COLUMNS = (
-    "score",
-    "line",
-    "rank",
-    "truncated",
-    "unknown",
-    "fertilities",
-    "weight",
-    "raw",
-)  # beside those of the source and target
+# Columns that are added beside those of the source and target.
+COLUMNS = ("score", "line", "rank", "truncated", "unknown", "fertilities", "weight", "raw")
 
 
 class Targets(Enum):
@@ -96,12 +88,7 @@ class DistillConfig(DecodingConfig):
             if self.targets is not Targets.CORPUS:
                 errors.append("fertilities=alignments: needs targets=corpus, since a file aligns given targets")
         if self.targets is Targets.CORPUS:
-            given = {
-                "scorer": self.scorer,
-                "drafter": self.drafter,
-                "weights": self.weights,
-                "raw_share": self.raw_share,
-            }
+            given = {key: getattr(self, key) for key in ("scorer", "drafter", "weights", "raw_share")}
             errors += [f"{key}={value}: has no effect with targets=corpus" for key, value in given.items() if value]
             idle = [key for key in self.decoding if key not in OF_EVERY_METHOD]
             idle += [CUDA_GRAPHS] if self.decoding.get(CUDA_GRAPHS) else []
@@ -141,8 +128,8 @@ def prepare_job(config: DistillConfig, lock: FolderLock | None) -> Job:
     writes_text = type(run.model).Decoding.writes_text  # and <unk> has none
     options = ({"allow_unknown": False} if writes_text else {}) | config.decoding
     teacher, decoding, batches = decoding_options(run, options, config.engine)
-    if config.drafter is not None:
-        teacher = teacher.with_drafter(load(config.drafter, device=config.device.value), decoding)
+    drafter = None if config.drafter is None else load(config.drafter, device=config.device.value)
+    teacher = teacher.with_drafter(drafter, decoding)
     check_abilities(config, teacher)
     scorer = open_scorer(config, decoding, teacher)
     data, corpus = prepare_corpus(config, teacher, scorer)

@@ -110,10 +110,8 @@ def open_system(options: SystemOptions, runs: Runs) -> System:
     used."""
     opened = runs.open(options.run_dir, weights=options.weights)
     translator, decoding, batches = decoding_options(opened, options.decoding, options.engine)
-    if options.drafter is not None:
-        translator = translator.with_drafter(runs.open(options.drafter), decoding)
-    elif getattr(decoding, "tolerance", 0):
-        raise ConfigError("decoding.tolerance: has no effect without drafter=RUN_DIR")
+    drafter = None if options.drafter is None else runs.open(options.drafter)
+    translator = translator.with_drafter(drafter, decoding)
     has_teacher = options.teacher is not None
     choice = resolve_choice(options.choose, teacher=has_teacher, num_candidates=decoding.num_candidates)
     scorer = None

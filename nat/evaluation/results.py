@@ -207,13 +207,18 @@ def teacher_report(system: System, translations: Translations) -> dict[str, Any]
 
 
 def drafter_report(system: System, translations: Translations) -> dict[str, Any]:
-    """Tokens, ends included, that a call of the model wrote; {} without a drafter."""
+    """Tokens, ends included, that a call of the model wrote, and how many sentences were too long for the drafter; {}
+    without one."""
     drafter = system.translator.drafter
     if drafter is None:
         return {}
     tokens = sum(len(item.tokens[item.chosen]) + 1 for item in translations.filled)
     calls = sum(item.passes for item in translations.filled)
-    return {"drafter": str(drafter.folder), "tokens_per_pass": tokens / max(1, calls)}
+    return {
+        "drafter": str(drafter.folder),
+        "tokens_per_pass": tokens / max(1, calls),
+        "num_undrafted": sum(item.undrafted for item in translations.filled),
+    }
 
 
 def speed_of(system: System, alone: Sequence[float], translations: Translations) -> Speed | None:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import command, distil, distilled_lines
+from builders import command, distil, distilled_lines, make_run
 
 import nat
 from nat.data.corpus import embedded_directory
 from nat.data.lines import read_lines
-from nat.errors import ConfigError
+from nat.errors import ConfigError, DataError
 
 ODD = ["", "a", "?!", "ß€ 漢字 \u0301", "OK " * 40, "..........", "Ωμέγα save 123 456 <b>x</b>", "the the the the the"]
 
@@ -79,7 +79,46 @@ def test_nat_distill(tiny_runs: dict[str, Path], tmp_path: Path) -> None:
     assert manifest["drafter"] == str(tiny_runs["ctc"])
 
 
-def test_a_tolerance_needs_a_drafter(tiny_runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    words = [f"run_dir={tiny_runs['autoregressive']}", "decoding.tolerance=1", "split=valid"]
-    assert command(*words, name="decode") == 2
-    assert "decoding.tolerance: has no effect without drafter=RUN_DIR" in capsys.readouterr().err
+def test_a_tolerance_needs_a_drafter(
+    tiny_runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher, refused = tiny_runs["autoregressive"], "decoding.tolerance: has no effect without drafter=RUN_DIR"
+    assert command(f"run_dir={teacher}", "decoding.tolerance=1", "split=valid", name="decode") == 2
+    assert refused in capsys.readouterr().err
+    assert command(f"run_dirs=['{teacher}?tolerance=1']", f"output={tmp_path}/report", name="report") == 2
+    assert refused in capsys.readouterr().err
+    assert distil(f"teacher={teacher}", f"output={tmp_path}/d", "decoding.tolerance=1") == 2
+    assert refused in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match=refused):
+        nat.load(teacher).translate(["Open"], tolerance=1.0)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}])
+def test_what_is_too_long_for_the_drafter_is_translated_without_it(
+    options: dict[str, Any], tiny_runs: dict[str, Path], tmp_path: Path
+) -> None:
+    teacher = nat.load(tiny_runs["autoregressive"])
+    positions = {"kind": "learned", "max_length": 20}
+    short = nat.load(make_run(tmp_path / "short", "ctc", {}, teacher.tokenizers, positions=positions))
+    texts = ["Save.", "Open the file and save it. " * 3, "", "x " * 30]
+    for sentences in (texts, texts[1:2]):
+        found = teacher.candidates(sentences, drafter=short, **options)
+        alone = teacher.candidates(sentences, **options)
+        assert [item.texts for item in found] == [item.texts for item in alone]
+        assert [item.passes for item in found if item.undrafted] == [
+            item.passes for item, other in zip(alone, found, strict=True) if other.undrafted
+        ]
+        assert [item.undrafted for item in found] == [len(text) > 20 for text in sentences]
+    with pytest.raises(DataError, match=r"line 2: .* tokens, but .*short takes at most 10"):
+        short.translate(texts)
+
+
+def test_a_report_says_how_many_had_no_draft(tiny_runs: dict[str, Path], tmp_path: Path) -> None:
+    teacher = tiny_runs["autoregressive"]
+    tokenizers = nat.load(teacher).tokenizers
+    make_run(tmp_path / "short", "ctc", {}, tokenizers, positions={"kind": "learned", "max_length": 20})
+    (tmp_path / "text.en").write_text("Save.\n" + "Open the file. " * 5 + "\n\n", encoding="utf-8")
+    words = [f"run_dir={teacher}", f"source={tmp_path}/text.en", f"output={tmp_path}/out", "speed=false"]
+    assert command(*words, f"drafter={tmp_path}/short", name="decode") == 0
+    assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["num_undrafted"] == 1
