@@ -20,11 +20,8 @@ from nat.errors import ConfigError
 from nat.ops.dag import best_path, marginal_loss
 from nat.training.objective import objective
 
-CTC_SLOTS, USUAL_VERTICES, LIMIT = (
-    2,
-    4,
-    2.0,
-)  # with 4 vertices a token a step may cost twice what CTC's with 2 slots does
+# With 4 vertices a token a step may cost twice what CTC's with 2 slots does.
+CTC_SLOTS, USUAL_VERTICES, LIMIT = 2, 4, 2.0
 
 
 @dataclass(frozen=True, kw_only=True)

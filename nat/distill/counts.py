@@ -54,7 +54,8 @@ class Counts:
     num_truncated: lines that are kept; of each source the best; those without a word; those cut at the length limit.
     num_unknown: lines that are left out. scores: the sum of the num_scored scores of the best, in ten-thousandths, to
     which they are rounded, so that it is exact.
-    scripts: of the original targets. bleu: against them, by `tokenizer`.
+    scripts: of the original targets. bleu: against them, by `tokenizer`. raw: of a shard, not of several, the mean
+    log-probabilities of a token of the corpus's own targets, where some are to stay, see `nat.distill.variants`.
     """
 
     num_bytes: int = option()
@@ -69,12 +70,13 @@ class Counts:
     scripts: Scripts = option()
     bleu: BleuCounts = option()
     tokenizer: BleuTokenizer = option()
+    raw: list[float | None] = option()
 
     def __add__(self, other: Counts) -> Counts:
         assert self.tokenizer is other.tokenizer
-        numbers = [f.name for f in fields(self) if f.name != "tokenizer"]
+        numbers = [f.name for f in fields(self) if f.name not in ("tokenizer", "raw")]
         sums = {name: getattr(self, name) + getattr(other, name) for name in numbers}
-        return Counts(**sums, tokenizer=self.tokenizer)
+        return Counts(**sums, tokenizer=self.tokenizer, raw=[])
 
     @property
     def mean_score(self) -> float | None:
@@ -84,6 +86,7 @@ class Counts:
 
 def count(job: Job, shard: int, lines: Sequence[Line], text: str, tokenizer: BleuTokenizer | None = None) -> Counts:
     """Of a shard's lines, which as a file are `text`. tokenizer: None: the one that its own targets need."""
+    raw = [line[RAW] for line in lines if RAW in line]
     lines = [line for line in lines if RAW not in line]
     kept = [line for line in lines if UNKNOWN not in line]
     best = [line for line in kept if line["rank"] == 0]
@@ -104,6 +107,7 @@ def count(job: Job, shard: int, lines: Sequence[Line], text: str, tokenizer: Ble
         scripts=scripts,
         bleu=BleuCounts.of(outputs, references, tokenizer, silent=True),
         tokenizer=tokenizer,
+        raw=raw,
     )
 
 

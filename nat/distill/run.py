@@ -122,7 +122,7 @@ class JoinedCorpus:
         self.job, self.counts = job, counts
         self.sha256 = hashlib.sha256()
         self.fertilities = FertilityCounts()
-        self.raw = raw_pairs(job)
+        self.raw = raw_pairs(job, counts)
         self.num_lines = sum(shard.num_lines for shard in counts)
 
     def write(self, out: Path) -> None:

@@ -17,10 +17,9 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from nat.data.lines import read_json_lines
 from nat.decoding.batched import Decoded
 from nat.decoding.candidates import Candidates, with_teacher_scores
-from nat.distill.counts import RAW, UNKNOWN, Line
+from nat.distill.counts import RAW, UNKNOWN, Counts, Line
 from nat.distill.job import Job
 from nat.errors import ConfigError
 
@@ -77,13 +76,12 @@ def own_targets(job: Job, indices: np.ndarray) -> list[list[Line]]:
     return found
 
 
-def raw_pairs(job: Job) -> np.ndarray | None:
+def raw_pairs(job: Job, counts: Iterable[Counts]) -> np.ndarray | None:
     """(N,) bool: which pairs keep their own target, those of the highest mean log-probability a token, of equals the
-    first; None where none is to. Raises DataError where a shard is damaged."""
+    first; None where none is to. counts: of all shards."""
     if not job.config.raw_share:
         return None
-    lines = (line for n in range(len(job.shards)) for _, line in read_json_lines(job.shards.path(n)) if RAW in line)
-    means = np.array([-np.inf if line[RAW] is None else line[RAW] for line in lines])
+    means = np.array([-np.inf if mean is None else mean for shard in counts for mean in shard.raw])
     number = min(round(job.config.raw_share * len(means)), int(np.isfinite(means).sum()))
     keep = np.zeros(len(means), dtype=bool)
     keep[np.argsort(-means, kind="stable")[:number]] = True

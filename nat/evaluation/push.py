@@ -15,7 +15,6 @@ from typing import Any
 import nat
 from nat.config import load_yaml, option, save_yaml, to_yaml
 from nat.engines.manifest import KEY, is_export, read_manifest, write_manifest
-from nat.engines.opening import load
 from nat.errors import ConfigError, DataError
 from nat.files import read_object
 from nat.runs.locations import HUB, reason_of, run_folder
@@ -57,7 +56,6 @@ def push(config: PushConfig) -> str:
     if config.report is not None and "bleu" not in report:
         raise DataError(f"report={config.report}: no report of nat-decode (it has no bleu)")
     folder = run_folder(config.run_dir)
-    load(folder, device="cpu")  # whole, or not pushed
     if config.output is not None:
         if Path(config.output).exists():
             raise ConfigError(f"output={config.output}: is there already, choose another folder")

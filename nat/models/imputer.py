@@ -287,5 +287,4 @@ class Imputer(TranslationModel):
         return self.split.length_limits(self.net)
 
     def learnable(self, batch: Batch) -> Bool[Tensor, " B"]:
-        canvas = self.split.num_slots * batch.source.lengths
-        return self.split.alignable(batch) & batch.source.valid.any(dim=1) & self.fits(batch.source.lengths, canvas)
+        return self.split.alignable(batch) & super().learnable(batch)

@@ -11,17 +11,21 @@ from torch import Tensor
 from nat.config import load_yaml, save_yaml
 from nat.data.tokenizer import Tokenizers
 from nat.files import write_json
-from nat.runs.folder import run_summary
-from nat.runs.weights import WEIGHTS, load_tensors, write_tensors
+from nat.runs.folder import read_component, run_summary
+from nat.runs.weights import WEIGHTS, check_tokenizer, load_fitting, write_tensors
 
 PLACES = ("train", "valid", "test")  # options of `data` that name text
 
 
 def write_portable(run: Path, folder: Path, *, name: str, dtype: torch.dtype | None = None) -> None:
     """Write `folder`, which does not exist. name: of the run from now on. dtype: of its weights; None: as they are.
-    Raises DataError where the run is damaged."""
-    tokenizers = Tokenizers.load(run / "tokenizer")
-    weights = {key: converted(tensor, dtype) for key, tensor in load_tensors(run / WEIGHTS).items()}
+    Raises DataError, before anything is written, where it is no run, or a damaged one: its weights are read once, and
+    held against the model that it describes."""
+    component, tokenizers = read_component(run), Tokenizers.load(run / "tokenizer")
+    check_tokenizer(run / WEIGHTS, tokenizers.fingerprint)
+    with torch.device("meta"):
+        expected = component.build(vocabularies=tokenizers.vocabularies).state_dict()
+    weights = {key: converted(tensor, dtype) for key, tensor in load_fitting(run / WEIGHTS, expected).items()}
     folder.mkdir()
     tokenizers.save(folder / "tokenizer")
     save_yaml(portable_options(load_yaml(run / "config.yaml"), name), folder / "config.yaml")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import numpy as np
 import pytest
 from builders import command, distil, distilled_lines, make_run
 
-import nat
+import nat.distill.counts
+import nat.distill.lines
 from nat.composition import compose
 from nat.config import load_yaml, parse
 from nat.data.corpus import DataConfig
+from nat.data.lines import read_json_lines
 from nat.data.tokenized import TokenizedCorpus, prepare
 from nat.data.tokenizer import TokenizerConfig, Tokenizers
 
@@ -106,6 +109,20 @@ def test_a_share_keeps_its_own_targets(tiny_runs: dict[str, Path], tmp_path: Pat
     means = np.array([line["score"] / length for line, length in zip(corpus, lengths, strict=True)])
     likeliest = sorted(np.argsort(-means, kind="stable")[:12].tolist())
     assert [corpus[i]["de"] for i in likeliest] == [line["de"] for line in raw]
+
+
+def test_shards_are_read_once(tiny_runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What their own targets are judged by was counted when they were made."""
+    read: Counter[str] = Counter()
+
+    def noted(path: Path) -> Iterator[Any]:
+        read[path.name] += path.name.startswith("shard")
+        return read_json_lines(path)
+
+    for module in (nat.distill.lines, nat.distill.counts):
+        monkeypatch.setattr(module, "read_json_lines", noted)
+    made(tmp_path / "d", tiny_runs["autoregressive"], "raw_share=0.3", "shard_size=7")
+    assert sorted(read.values()) == [1] * 6
 
 
 def test_own_targets_with_weights_and_fertilities(tiny_runs: dict[str, Path], tmp_path: Path) -> None:

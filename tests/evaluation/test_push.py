@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
-from builders import command
+from builders import MODELS, command, make_run, vocabularies_of
 from hub import COMMIT, Hub
+from safetensors.torch import load_file, save_file
 
 import nat
+from nat.data.tokenizer import Tokenizers
 from nat.errors import DataError
 from nat.runs.locations import embedded_model, hub_model
+from nat.runs.portable import write_portable
 
 SENTENCE = "Save your spreadsheet."
 REPORT = {
@@ -57,6 +61,30 @@ def test_a_run_is_pushed_without_what_is_of_this_machine(tmp_path: Path, run: Pa
     assert names_no_folder(folder)
     assert "train: `train.jsonl`" in (folder / "README.md").read_text(encoding="utf-8")
     assert nat.load(folder).translate([SENTENCE]) == nat.load(run).translate([SENTENCE])
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if not vocabularies_of(name).points])
+def test_weights_are_read_once_and_held_against_the_model(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizers = Tokenizers.load(embedded_model("en-de") / "tokenizer")
+    run = make_run(tmp_path / "run", name, {}, tokenizers)
+    read: list[Path] = []
+
+    def noted(path: Path, **options: Any) -> dict[str, torch.Tensor]:
+        read.append(path)
+        return load_file(path, **options)
+
+    monkeypatch.setattr("nat.runs.weights.load_file", noted)
+    write_portable(run, tmp_path / "portable", name="x")
+    assert read == [run / "model.safetensors"]
+    written, expected = (load_file(folder / "model.safetensors") for folder in (tmp_path / "portable", run))
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(written[key], tensor) for key, tensor in expected.items())
+    save_file(expected | {"more": torch.zeros(1)}, run / "model.safetensors")
+    with pytest.raises(DataError, match="does not fit this model: the model has no tensor more"):
+        write_portable(run, tmp_path / "again", name="x")
+    assert not (tmp_path / "again").exists()
 
 
 def test_an_export_too(tmp_path: Path, run: Path) -> None:

@@ -133,6 +133,20 @@ def test_the_reference_is_a_candidate_and_the_only_one_of_a_beam_of_one() -> Non
     assert 0 < two < all_of_them
 
 
+@pytest.mark.parametrize("token", [1, A, B])
+def test_a_narrow_beam_is_the_reference_and_the_best_of_the_others(token: int) -> None:
+    model, source = dag(beam=2), [A, B]
+    _, logits, transitions = graph_of(model, source)
+    log_probs = logits.log_softmax(dim=1)
+    (place,) = max(
+        itertools.combinations(range(4), 1),
+        key=lambda path: steps_of(transitions, path) + log_probs[path[0], token].item(),
+    )
+    own, others = logits[place, token], [logits[place, other] for other in {1, A, B} - {token}]
+    expected = torch.stack((own, max(others))).logsumexp(dim=0) - own
+    assert model.loss(pairs((source, [token])), update=1)["crf"].total.item() == pytest.approx(expected.item())
+
+
 def test_the_field_changes_nothing_else() -> None:
     model = dag()
     found, expected = (model.loss(pairs(*ROWS), update=1) for model in (model, without_field(model)))
