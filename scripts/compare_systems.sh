@@ -28,7 +28,7 @@ for text in distilled raw; do
   for recipe in ctc dag; do
     tune_on_bigrams $recipe "$runs/$recipe-$text" "$runs/${recipe}_tuned-$text" data.train="$runs/text-$text/train.jsonl" "$@"
   done
-  for recipe in insertion insertion_uniform levenshtein kermit; do
+  for recipe in insertion insertion_uniform levenshtein edit_flow kermit; do
     train $recipe $text "$teacher" "$@"
   done
 done
@@ -114,12 +114,14 @@ for text in raw distilled; do
   row insertion_uniform "end_penalty=2&" "insertion uniform penalty 2"
   row insertion_uniform "end_penalty=2&parallel=false&" "insertion uniform penalty 2 greedy"
   row levenshtein "" Levenshtein
+  row edit_flow "" "Edit Flows"
   row kermit "" KERMIT
   row kermit "end_penalty=2&" "KERMIT penalty 2"
   claim "insertion tree $text" "insertion uniform $text"
   claim "insertion tree penalty 2 $text" "insertion uniform penalty 2 $text"
+  claim "Edit Flows $text" "Levenshtein $text"
 done
-for system in "insertion tree penalty 2" "insertion uniform penalty 2" Levenshtein; do
+for system in "insertion tree penalty 2" "insertion uniform penalty 2" Levenshtein "Edit Flows"; do
   claim "$system distilled" "$system raw"
 done
 text=raw
@@ -132,9 +134,10 @@ row insertion "end_penalty=2&parallel=false&" "insertion tree greedy"
 row insertion_uniform "end_penalty=2&" "insertion uniform"
 row insertion "end_penalty=2&" "insertion tree"
 row levenshtein "" Levenshtein
+row edit_flow "" "Edit Flows"
 nat-report "run_dirs=[$rows]" output="$runs/report_passes" data.max_words=12 speed_sentences=1 samples=0 plots=true
 # drafts of which 20 % of the words were dropped or replaced; random and right constraints
-for recipe in levenshtein insertion kermit mask_predict diffusion; do
+for recipe in levenshtein edit_flow insertion kermit mask_predict diffusion; do
   nat-edit run_dir="$runs/$recipe-distilled" teacher="$teacher" data.max_words=12 output="$runs/report_editing/edit_$recipe.json"
 done
 # one checkpoint, both directions, and words in gaps

@@ -58,6 +58,7 @@ row insertion "end_penalty=2&" "insertion tree penalty 2"
 row insertion "end_penalty=2&parallel=false&" "insertion tree penalty 2 greedy"
 row insertion_uniform "end_penalty=2&" "insertion uniform penalty 2"
 row levenshtein "" Levenshtein
+row edit_flow "" "Edit Flows"
 row kermit "end_penalty=2&" "KERMIT penalty 2"
 row kermit_long "end_penalty=2&" "KERMIT 9000 updates penalty 2"
 if [ -e "$teacher/run.json" ]; then

@@ -49,6 +49,7 @@ TECHNIQUES: list[tuple[str, dict[str, Any]]] = [
     ("imputer", {"training": "imitation", "masking": "block", "label_smoothing": 0.1}),
     ("insertion", {"distribution": "factored", "finalisation": "sequence", "loss": "uniform"}),
     ("levenshtein", {"share_decoders": "none", "copying": {"enabled": True}, "roll_in": "argmax"}),
+    ("edit_flow", {"sources": 0.3, "copying": {"enabled": True}}),
     ("mask_predict", {"copying": {"enabled": True}, "length": {"summary": "token"}}),
     ("mask_predict", {"loss": "axe"}),
     ("diffusion", {"copying": {"enabled": True}, "weight": "linear"}),

@@ -319,6 +319,7 @@ FIELD = {  # target tokens an update, dropout, label smoothing, beta2, clip (the
     "imputer": (65536, 0.1, 0.0, 0.98, 1.0),
     "insertion": (65536, 0.3, 0.1, 0.98, 1.0),
     "levenshtein": (65536, 0.3, 0.1, 0.98, 1.0),
+    "edit_flow": (65536, 0.3, 0.1, 0.98, 1.0),
     "kermit": (65536, 0.3, 0.1, 0.98, 1.0),
 }
 

@@ -62,7 +62,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[collections.Counter[str]]
 
 IN_LOSS = {"ctc": 1, "imputer": 1}  # torch's own CTC takes lengths from the host
 # Widths of what grows are read, too. Once each: a search's limits, what is left of its rows, whether words were given.
-IN_PASS, ONCE = {"insertion": 2, "kermit": 3, "levenshtein": 1}, 2
+IN_PASS, ONCE = {"insertion": 2, "kermit": 3, "levenshtein": 1, "edit_flow": 2}, 2
 
 
 CASES: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in MODELS] + [("dag", {"crf": {"weight": 0.5}})]

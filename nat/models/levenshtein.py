@@ -16,8 +16,7 @@ from torch import Tensor
 
 from nat.config import option
 from nat.data.batch import Batch, Source, Target, Tokens
-from nat.data.vocabulary import NUM_SYMBOLS, Symbol, Vocabularies
-from nat.errors import ConfigError
+from nat.data.vocabulary import Symbol, Vocabularies
 from nat.losses import cross_entropy
 from nat.models.contract import LossTerm, Translation, TranslationModel
 from nat.models.options import DecodingOptions, EditOptions
@@ -25,7 +24,7 @@ from nat.nn.copying import Copying
 from nat.nn.edit_heads import EditHeads, Exits, Sharing
 from nat.nn.limits import LengthLimits
 from nat.nn.rng import RowRandom
-from nat.nn.roll_in import completed, damaged, dropped, either, kept
+from nat.nn.roll_in import DraftConfig, completed, dropped, either, kept
 from nat.nn.seq2seq import ParallelConfig, Seq2Seq
 from nat.nn.transformer import Memory
 from nat.ops.edit_distance import best_edits
@@ -33,28 +32,16 @@ from nat.ops.editing import gaps
 from nat.ops.sampling import class_of
 from nat.ops.selection import unpacked
 from nat.ops.shapes import are_fixed, nothing_in
-from nat.rows import Rows
 from nat.search.canvas import Canvas, Fate
-from nat.search.editing import GIVEN, held_out, start, traced, with_deleted
+from nat.search.editing import CUT, Work, start, traced, with_deleted, with_given_scores, within_limits
 from nat.search.refine import Step, refine, unchanged
 
 PLH = int(Symbol.PLH)
-CUT = "cut"  # of `Canvas.rows`: whether the last pass wanted more placeholders than there was room for
-DEFAULT_NOISE = 0.5
 
 
 class RollIn(Enum):
     SAMPLE = "sample"
     ARGMAX = "argmax"
-
-
-@dataclass(frozen=True)
-class Work(Rows):
-    """What decoding reads beside its canvas. limits: (B,) the longest canvas. random: where tokens are sampled."""
-
-    memory: Memory
-    limits: Int[Tensor, " B"]
-    random: RowRandom | None
 
 
 class Levenshtein(TranslationModel):
@@ -70,7 +57,7 @@ class Levenshtein(TranslationModel):
     edits = frozenset({"draft", "known", "constraints"})
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(ParallelConfig):
+    class Config(DraftConfig, ParallelConfig):
         share_decoders: Sharing = option(
             Sharing.ALL, "classifiers on one decoder: all, a pair with the token classifier, none"
         )
@@ -82,25 +69,14 @@ class Levenshtein(TranslationModel):
         beta: float = option(
             0.5, "training: share of pairs whose insertion starts from the initial sequence", minimum=0, maximum=1
         )
-        drafts: float = option(
-            0.5, "training: share of pairs whose initial sequence is a draft; of the others it is empty", minimum=0,
-            maximum=1,
-        )  # fmt: skip
-        draft_noise: float | None = option(
-            None,
-            f"a draft: the most of its words, of each pair anew, that are dropped or replaced; null: {DEFAULT_NOISE}",
-            above=0,
-            maximum=1,
-        )
         roll_in: RollIn = option(RollIn.SAMPLE, "training: the model's own actions are samples, or the most probable")
         label_smoothing: float = option(0.1, "probability spread over all other tokens", minimum=0, below=1)
         copying: Copying = field(default_factory=Copying)
         placeholder_smoothing: float = option(0.01, "the same over all other counts", minimum=0, below=1)
 
         def __post_init__(self) -> None:
+            super().__post_init__()
             self.exits.check(all_layers=self.decoder.num_layers, sharing=self.share_decoders)
-            if self.draft_noise is not None and self.drafts == 0:
-                raise ConfigError(f"draft_noise={self.draft_noise}: has no effect with drafts=0")
 
     @dataclass(frozen=True)
     class Decoding(EditOptions):
@@ -146,11 +122,8 @@ class Levenshtein(TranslationModel):
         return terms | {"deletion": self.deletion_loss(edited, target, memory)}
 
     def initial(self, target: Target, random: RowRandom) -> Tokens:
-        """y^0: nothing, as where one translates, or a draft, as where one corrects."""
-        noise = DEFAULT_NOISE if self.config.draft_noise is None else self.config.draft_noise
-        alphabet = (NUM_SYMBOLS, self.vocabularies.target_size)
-        draft = damaged(target, random.fork(0), most=noise, alphabet=alphabet)
-        return kept(draft, draft.valid & (random.uniform() < self.config.drafts)[:, None])
+        """y^0."""
+        return self.config.initial(target, random, num_tokens=self.vocabularies.target_size)
 
     def insertion_roll_in(self, initial: Tokens, target: Target, memory: Memory, random: RowRandom) -> Tokens:
         """y_ins: with probability beta the initial sequence after deletion, else the target after random deletion.
@@ -287,10 +260,8 @@ class Levenshtein(TranslationModel):
             log_probs = self.heads.placeholders(self.net, canvas.tokens, canvas.valid, work.memory)
             none = (log_probs[:, :, :1] - penalty).masked_fill((canvas.lengths == 0)[:, None, None], -torch.inf)
             wanted = torch.cat((none, log_probs[:, :, 1:]), dim=2).argmax(dim=2).masked_fill(~is_open, 0)
-        room = (work.limits - canvas.lengths).clamp(min=0)
-        counts = wanted.cumsum(dim=1).minimum(room[:, None]).diff(dim=1, prepend=torch.zeros_like(wanted[:, :1]))
-        cut = (counts < wanted).any(dim=1)
-        return replace(canvas.inserted(counts, token=PLH), rows={CUT: cut}), is_open.any(dim=1)
+        canvas, counts = within_limits(canvas, wanted, work.limits)
+        return canvas.inserted(counts, token=PLH), is_open.any(dim=1)
 
     def fill(
         self, canvas: Canvas, memory: Memory, random: RowRandom | None, decoding: Decoding
@@ -306,18 +277,13 @@ class Levenshtein(TranslationModel):
 
     def score_given(self, canvas: Canvas, memory: Memory) -> tuple[Canvas, Int[Tensor, " B"]]:
         """With scores of the tokens that were given, as if they were placeholders; and each row's decoder calls."""
-        given = canvas.positions[GIVEN]
-        calls = 2 * given.any(dim=1)
-        if not bool(given.any()):
-            return canvas, calls
         memory = replace(memory, banned=())  # what is given may be anything
-        head = self.net.head(memory)
 
         def log_probs(tokens: Tensor) -> Tensor:
-            return head.of(self.heads.token_states(self.net, tokens, canvas.valid, memory), canvas.tokens)
+            states = self.heads.token_states(self.net, tokens, canvas.valid, memory)
+            return self.net.head(memory).of(states, canvas.tokens)
 
-        scores = held_out(log_probs, canvas, given, symbol=PLH)
-        return replace(canvas, scores=scores.where(given, canvas.scores.to(scores))), calls
+        return with_given_scores(canvas, log_probs, symbol=PLH)
 
     # --- lengths --------------------------------------------------------------------------------------
 

@@ -127,10 +127,18 @@ class Head:
         where: Bool[Tensor, "B L"],
         *,
         label_smoothing: float = 0.0,
+        weights: Float[Tensor, "B L"] | None = None,
     ) -> CrossEntropy:
         """Of the labels at the positions `where`, the only ones that are projected; see `nat.losses.cross_entropy`."""
-        there, scores, labels = self.packed(states, where, labels)
-        return cross_entropy(scores, labels, there, label_smoothing=label_smoothing, forbidden=self.forbidden)
+        there, scores, labels, *rest = self.packed(states, where, labels, *(() if weights is None else (weights,)))
+        return cross_entropy(
+            scores,
+            labels,
+            there,
+            label_smoothing=label_smoothing,
+            forbidden=self.forbidden,
+            weights=rest[0] if rest else None,
+        )
 
     def token_losses(
         self,

@@ -5,16 +5,49 @@ Gu, Wang & Zhao 2019, https://arxiv.org/abs/1905.11006, section 3.2, "Roll-in po
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor
 
+from nat.config import option
 from nat.data.batch import Target, Tokens
-from nat.data.vocabulary import Symbol
+from nat.data.vocabulary import NUM_SYMBOLS, Symbol
+from nat.errors import ConfigError
 from nat.nn.rng import RowRandom
 from nat.ops.edit_distance import Edits
 from nat.ops.editing import NEW, deletion, insertion, rearrange
 from nat.ops.selection import random_subset
+
+DEFAULT_NOISE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class DraftConfig:
+    """Options of every method that learns to correct drafts."""
+
+    drafts: float = option(
+        0.5, "training: share of pairs whose initial sequence is a draft; of the others it is empty", minimum=0,
+        maximum=1,
+    )  # fmt: skip
+    draft_noise: float | None = option(
+        None,
+        f"a draft: the most of its words, of each pair anew, that are dropped or replaced; null: {DEFAULT_NOISE}",
+        above=0,
+        maximum=1,
+    )
+
+    def __post_init__(self) -> None:
+        if self.draft_noise is not None and self.drafts == 0:
+            raise ConfigError(f"draft_noise={self.draft_noise}: has no effect with drafts=0")
+
+    def initial(self, target: Target, random: RowRandom, *, num_tokens: int) -> Tokens:
+        """What is edited at first: nothing, as where one translates, or a draft, as where one corrects. num_tokens: the
+        size of the target vocabulary."""
+        noise = DEFAULT_NOISE if self.draft_noise is None else self.draft_noise
+        draft = damaged(target, random.fork(0), most=noise, alphabet=(NUM_SYMBOLS, num_tokens))
+        return kept(draft, draft.valid & (random.uniform() < self.drafts)[:, None])
 
 
 def dropped(target: Target, random: RowRandom) -> Tokens:

@@ -10,7 +10,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +18,33 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nat.data.batch import Draft, Phrases, Source
+from nat.nn.rng import RowRandom
+from nat.nn.transformer import Memory
 from nat.rows import Rows
 from nat.search.canvas import Canvas, Fate
 
+CUT = "cut"  # of `Canvas.rows`: whether the last pass wanted to insert more than there was room for
 GIVEN = "given"  # of `Canvas.positions`: True at tokens that the canvas began with, which no pass gives a score
 ORIGIN = "origin"  # of `Canvas.positions`: 1 + the position in the canvas before the pass, 0 where something is new
+
+
+@dataclass(frozen=True)
+class Work(Rows):
+    """What decoding reads beside its canvas. limits: (B,) the longest canvas. random: where something is sampled."""
+
+    memory: Memory
+    limits: Int[Tensor, " B"]
+    random: RowRandom | None
+
+
+def within_limits(
+    canvas: Canvas, wanted: Int[Tensor, "B G"], limits: Int[Tensor, " B"]
+) -> tuple[Canvas, Int[Tensor, "B G"]]:
+    """How much is inserted into each gap where so much is wanted: what exceeds a row's limit is cut from the last gaps
+    on. The canvas says where that is so."""
+    room = (limits - canvas.lengths).clamp(min=0)
+    counts = wanted.cumsum(dim=1).minimum(room[:, None]).diff(dim=1, prepend=torch.zeros_like(wanted[:, :1]))
+    return replace(canvas, rows={CUT: (counts < wanted).any(dim=1)}), counts
 
 
 def traced(canvas: Canvas) -> Canvas:
@@ -34,10 +56,12 @@ def traced(canvas: Canvas) -> Canvas:
 
 def with_deleted(before: Canvas, after: Canvas) -> Canvas:
     """The canvas after a pass together with what the pass took out: each deleted token, with its fate and the score
-    that it had, where it stood, and so before what was inserted in its place."""
+    that it had, where it stood, and so before what was inserted in its place. One that is written anew is deleted, and
+    what is written stands beside it."""
     num_before, origin = before.tokens.size(1), after.positions[ORIGIN]
     places = torch.arange(1, num_before + 1, device=before.tokens.device).expand_as(before.tokens)
-    kept = F.pad(torch.zeros_like(before.valid), (1, 0)).scatter(1, origin, True)[:, 1:]
+    stays = origin.masked_fill(after.fate == Fate.WRITTEN, 0)
+    kept = F.pad(torch.zeros_like(before.valid), (1, 0)).scatter(1, stays, True)[:, 1:]
     gone = before.valid & ~kept
     # an inserted token stands where the next token that was kept stood, but after what was deleted before that
     anchor = origin.masked_fill(origin == 0, num_before + 1)
@@ -82,6 +106,19 @@ def held_out(
     even = torch.arange(canvas.tokens.size(1), device=canvas.device) % 2 == 0
     of_even, of_odd = (log_probs(canvas.tokens.masked_fill(hidden & asked, symbol)) for hidden in (even, ~even))
     return of_even.where(even.view(-1, *(1,) * (of_even.dim() - 2)), of_odd)
+
+
+def with_given_scores(
+    canvas: Canvas, log_probs: Callable[[Tensor], Tensor], *, symbol: int
+) -> tuple[Canvas, Int[Tensor, " B"]]:
+    """With scores of the tokens that were given and are still there, see `held_out`; and each row's decoder calls.
+    log_probs: (B, L) of the canvas, given the tokens."""
+    given = canvas.positions[GIVEN]
+    calls = 2 * given.any(dim=1)
+    if not bool(given.any()):
+        return canvas, calls
+    scores = held_out(log_probs, canvas, given, symbol=symbol)
+    return replace(canvas, scores=scores.where(given, canvas.scores.to(scores))), calls
 
 
 def empty(rows: Rows) -> Canvas:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(300)
 SENTENCES = ["Click OK.", "Opens the dialog.", "", "Choose the menu item to insert a new table."]
 TERMS = ["Klicken\tOK", "Dialog", "", "eine neue Tabelle\tMenü"]
 DRAFTS = ["Klicken Sie auf OK.", "", "", "Wählen Sie den Befehl."]
-EDITORS = ["insertion", "kermit", "levenshtein", "mask_predict", "diffusion"]
+EDITORS = ["insertion", "kermit", "levenshtein", "edit_flow", "mask_predict", "diffusion"]
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_a_run_that_cannot_edit_is_refused(runs: dict[str, Path], capsys: pytest
     assert capsys.readouterr().err.endswith("a CTC checkpoint cannot edit\n")
 
 
-@pytest.mark.parametrize("model", ["insertion", "kermit", "levenshtein"])
+@pytest.mark.parametrize("model", ["insertion", "kermit", "levenshtein", "edit_flow"])
 def test_known_words_stay_and_only_gaps_are_filled(
     model: str, runs: dict[str, Path], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,6 +48,7 @@ IN_DECODER: dict[str, Fits] = {
     "imputer": lambda s, t: 2 * s <= LIMIT,
     "insertion": lambda s, t: t + 2 <= LIMIT,
     "levenshtein": lambda s, t: 2 * t + 2 <= LIMIT,  # a draft of the target's length, and all of the target
+    "edit_flow": lambda s, t: 2 * t + 2 <= LIMIT,  # the same
 }
 
 

@@ -67,6 +67,7 @@ DECODERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # model -> (its 
     "imputer": ({}, {"temperature": 1.0, "num_candidates": 3, "max_passes": 4}),
     "insertion": ({}, {"temperature": 1.0, "num_candidates": 3, "max_length_offset": 1, "max_length_factor": 1.0}),
     "levenshtein": ({"share_decoders": "none"}, {"temperature": 1.0, "num_candidates": 3, "max_passes": 3}),
+    "edit_flow": ({}, {"temperature": 1.0, "num_candidates": 3, "max_passes": 3}),
     "fertility": ({}, {"num_candidates": 3, "fertilities": Choice.SAMPLE}),
     "vanilla": ({}, {"length_beam": 3}),
 }
