@@ -31,9 +31,8 @@ def cross_entropy(
     *,
     label_smoothing: float = 0.0,
     forbidden: list[int] | None = None,
-    weights: Float[Tensor, "*B"] | None = None,
 ) -> CrossEntropy:
-    """Over the positions `where`. scores: logits, or log-probabilities. weights: of each label; None: 1.
+    """Over the positions `where`. scores: logits, or log-probabilities.
 
     The smoothing mass is spread evenly over the classes that are not `forbidden` (those whose logit is -inf) (Szegedy
     et al. 2016, section 7, https://arxiv.org/abs/1512.00567).
@@ -41,11 +40,8 @@ def cross_entropy(
     flat, counted = scores.flatten(0, -2), where.flatten()
     rows = torch.arange(len(flat), device=flat.device)
     parts = softmax_parts(flat, rows, labels.flatten(), with_mean=label_smoothing > 0, forbidden=forbidden)
-    at, mean = parts.at, parts.mean
-    if weights is not None:
-        at, mean = at * weights.flatten(), mean * weights.flatten()
-    nll = -at.masked_fill(~counted, 0.0).sum()
-    return CrossEntropy(smoothed(nll, mean, counted, weight=label_smoothing), nll.detach(), counted.sum())
+    nll = -parts.at.masked_fill(~counted, 0.0).sum()
+    return CrossEntropy(smoothed(nll, parts.mean, counted, weight=label_smoothing), nll.detach(), counted.sum())
 
 
 def smoothed(

@@ -21,7 +21,7 @@ from nat.models.options import DecodingOptions, EditOptions
 from nat.nn.copying import Copying
 from nat.nn.edit_rates import EditRates, log_softplus
 from nat.nn.limits import LengthLimits
-from nat.nn.rng import RowRandom
+from nat.nn.rng import RowRandom, evenly_spread
 from nat.nn.roll_in import DraftConfig, either, kept
 from nat.nn.seq2seq import ParallelConfig, Seq2Seq
 from nat.nn.transformer import Memory
@@ -111,7 +111,7 @@ class EditFlow(TranslationModel):
 
     def loss(self, batch: Batch, *, update: int) -> dict[str, LossTerm]:
         """rates and token are together the paper's loss, sum of all rates - kappa' / (1 - kappa) sum of log u(edit),
-        but for what no parameter changes: log(kappa' / (1 - kappa)) is added to each log u(edit), and 1 taken off. So
+        but for what no parameter changes: log(kappa' / (1 - kappa)) is taken off each log u(edit), and 1 added. So
         the mean over times bounds -log p(y | x, y^0), but for the largest weights, label smoothing, and a word that
         one gap misses twice.
 
@@ -122,30 +122,24 @@ class EditFlow(TranslationModel):
         number, count = self.config.states, batch.num_target_tokens
         random = RowRandom.of_pairs(batch, seed=update)
         memory = self.net.encode(batch.source).shared(number)
-        share = self.shares(random.fork(0))
-        way = self.on_the_way(batch.repeat_rows(number), share, random.fork(1).copies(number))
+        share = self.shares(batch, update)
+        way = self.on_the_way(batch.repeat_rows(number), share, random.copies(number))
         sequence = kept(Tokens(way.tokens, way.present), way.present)
         states = self.rates.states(self.net, sequence.tokens, sequence.valid, time_of(share), memory)
         weight = (1 / (1 - share)).clamp(max=self.config.max_weight).to(states.dtype) / number
         rates = self.rate_losses(states, sequence.valid, way)
-        head, there = self.net.head(memory), rearrange(states, way.place)
-        entropy = head.cross_entropy(
-            self.rates.token_states(there, way.inserted),
-            way.wanted,
-            way.inserted | way.substituted,
-            label_smoothing=self.config.label_smoothing,
-            weights=weight[:, None].expand(way.wanted.shape),
-        )
+        tokens, nll = self.token_losses(states, way, memory)
         return {
             "rates": LossTerm((weight * rates).sum(), count),
-            "token": LossTerm(entropy.total, count),
-            "nll": LossTerm(entropy.nll, count, weight=0.0),
+            "token": LossTerm((weight * tokens).sum(), count),
+            "nll": LossTerm((weight * nll).sum().detach(), count, weight=0.0),
         }
 
-    def shares(self, random: RowRandom) -> Float[Tensor, " N"]:
-        """kappa_t of the canvases of each pair, side by side: each uniform in (0, 1), together spread evenly."""
-        steps = torch.arange(self.config.states, device=random.keys.device)
-        return ((steps + random.uniform()[:, None]) / self.config.states).flatten()
+    def shares(self, batch: Batch, update: int) -> Float[Tensor, " N"]:
+        """kappa_t of the canvases of each pair, side by side: each uniform in (0, 1), together spread evenly, as are
+        those of all pairs of an update."""
+        steps = torch.arange(self.config.states, device=batch.target.tokens.device)
+        return ((steps + evenly_spread(batch, seed=update)[:, None]) / self.config.states).flatten()
 
     def on_the_way(self, batch: Batch, share: Float[Tensor, " B"], random: RowRandom) -> OnTheWay:
         """From y^0, nothing, a draft or the source, to the target, when each edit has happened with this probability:
@@ -168,6 +162,16 @@ class EditFlow(TranslationModel):
         left = torch.stack((way.inserted, way.substituted, way.deleted), dim=2)
         own = (1 + log_softplus(rearrange(logits, way.place))).masked_fill(~left, 0.0)
         return Rates.of(F.softplus(logits), valid).total - own.sum(dim=(1, 2))
+
+    def token_losses(
+        self, states: Float[Tensor, "B G D"], way: OnTheWay, memory: Memory
+    ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """Of the tokens that are left to write: the sum of their losses, smoothed, and of -log Q."""
+        asked = self.rates.token_states(rearrange(states, way.place), way.inserted)
+        losses, nll = self.net.head(memory).token_losses(
+            asked, way.wanted, way.inserted | way.substituted, label_smoothing=self.config.label_smoothing
+        )
+        return losses.sum(dim=1), nll.sum(dim=1)
 
     # --- decoding ---------------------------------------------------------------------------------------
 

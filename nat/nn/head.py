@@ -127,18 +127,10 @@ class Head:
         where: Bool[Tensor, "B L"],
         *,
         label_smoothing: float = 0.0,
-        weights: Float[Tensor, "B L"] | None = None,
     ) -> CrossEntropy:
         """Of the labels at the positions `where`, the only ones that are projected; see `nat.losses.cross_entropy`."""
-        there, scores, labels, *rest = self.packed(states, where, labels, *(() if weights is None else (weights,)))
-        return cross_entropy(
-            scores,
-            labels,
-            there,
-            label_smoothing=label_smoothing,
-            forbidden=self.forbidden,
-            weights=rest[0] if rest else None,
-        )
+        there, scores, labels = self.packed(states, where, labels)
+        return cross_entropy(scores, labels, there, label_smoothing=label_smoothing, forbidden=self.forbidden)
 
     def token_losses(
         self,

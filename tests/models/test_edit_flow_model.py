@@ -29,7 +29,7 @@ from nat.ops.edit_flow import OnTheWay, share_done, time_of
 from nat.search.canvas import Fate
 
 SIZE = NUM_SYMBOLS + 13
-BATCH = make_batch([(5, 4), (1, 1), (7, 5), (3, 3), (4, 6)])
+BATCH = make_batch([(5, 4), (1, 1), (7, 5), (3, 3), (4, 6), (5, 9), (6, 8), (4, 7)])
 Counts = dict[tuple[str, int, int], float]  # (kind, place, token) -> edits that are left
 
 
@@ -71,7 +71,7 @@ def test_the_loss_is_that_of_the_paper_but_for_what_no_parameter_changes(
     update: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At a time of density kappa', kappa' / (1 - kappa) is the density times the weight."""
-    model = edit_flow(label_smoothing=0.0, max_weight=3.0, drafts=0.8, states=1)
+    model = edit_flow(label_smoothing=0.0, max_weight=3.0, drafts=0.4, sources=0.6, states=1)
     way, shares, terms = states_of(model, monkeypatch, update)
     times = time_of(shares)
     expected = constant = 0.0
@@ -128,7 +128,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
 def test_the_canvases_of_a_pair_are_spread_over_time_and_weigh_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     one, four = edit_flow(states=1), edit_flow(states=4)
     _, shares, terms = states_of(four, monkeypatch, 1)
-    shares = shares.view(5, 4)
+    shares = shares.view(8, 4)
     assert ((shares * 4).long() == torch.arange(4)).all()
     assert torch.allclose(shares.diff(dim=1), torch.tensor(0.25))
     assert terms["token"].count == BATCH.num_target_tokens
