@@ -65,3 +65,25 @@ def test_only_the_positions_that_count_are_projected_and_learn(copying: bool, mo
     nll = -head.full(states).gather(2, BATCH.target.tokens[:, :, None]).squeeze(2)
     assert entropy.total.item() == pytest.approx(nll[where].sum().item())
     assert entropy.num_labels == where.sum()
+
+
+@pytest.mark.parametrize("copying", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_token_losses_are_the_summands_of_the_cross_entropy(
+    copying: bool, smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, states = head_and_states(copying)
+    states = states.detach().requires_grad_()
+    where, tokens = BATCH.target.valid & (torch.arange(4) % 2 == 0), BATCH.target.tokens
+    entropy = head.cross_entropy(states, tokens, where, label_smoothing=smoothing)
+    projected = projected_positions(head.output, monkeypatch)
+    losses, nll = head.token_losses(states, tokens, where, label_smoothing=smoothing)
+    assert projected == [where.numel() if copying else int(where.sum())]
+    assert torch.allclose(losses.sum(), entropy.total) and torch.allclose(nll.sum(), entropy.nll)
+    assert torch.allclose(nll[where], -head.of(states, tokens)[where])
+    assert not nll[~where].any() and not losses[~where].any()
+    for one, other in ((losses.sum(), entropy.total), ((losses * where.cumsum(dim=1)).sum(), None)):
+        (gradient,) = torch.autograd.grad(one, states, retain_graph=True)
+        assert torch.equal((gradient != 0).any(dim=2), where)
+        if other is not None:
+            torch.testing.assert_close(gradient, torch.autograd.grad(other, states, retain_graph=True)[0])

@@ -8,7 +8,7 @@ from builders import make_batch
 
 from nat.data.batching import micro_batches
 from nat.data.pairs import Pair
-from nat.nn.rng import RowRandom
+from nat.nn.rng import RowRandom, evenly_spread
 
 LENGTHS = [(5, 4), (1, 1), (7, 5), (3, 3), (4, 2)]
 
@@ -98,3 +98,21 @@ def test_equal_pairs_of_an_update_draw_other_numbers_and_so_do_two_seeds() -> No
     # whatever the micro-batch and the rank
     assert sorted(drawn(1, max_tokens=3)) == sorted(together)
     assert sorted([*drawn(1, rank=0, num_ranks=2), *drawn(1, rank=1, num_ranks=2)]) == sorted(together)
+
+
+def test_numbers_of_an_update_are_evenly_spread_over_its_pairs_however_it_is_cut() -> None:
+    pairs = [Pair([7, 8, 9], [9, 8])] * 60 + [Pair([9], [7])] * 40
+
+    def drawn(update: int, max_tokens: int = 1000, rank: int = 0, num_ranks: int = 1) -> list[float]:
+        batches = micro_batches(pairs, lambda s, t: t, rank=rank, num_ranks=num_ranks, max_tokens=max_tokens, seed=4)
+        return [number for batch in batches for number in evenly_spread(batch, seed=update).tolist()]
+
+    together = sorted(drawn(5))
+    for n, number in enumerate(together):
+        assert abs(number - (n + 0.5) / 100) < 0.03  # of independent numbers it would be 0.1 somewhere
+    assert sorted(drawn(5, max_tokens=9)) == together
+    assert sorted([*drawn(5, rank=0, num_ranks=2), *drawn(5, rank=1, num_ranks=2)]) == together
+    first = [drawn(update)[0] for update in range(200)]  # each of them is uniform
+    assert abs(sum(first) / 200 - 0.5) < 0.08 and min(first) < 0.05 and max(first) > 0.95
+    batch = make_batch(LENGTHS)  # pairs that nobody counts
+    assert torch.equal(evenly_spread(batch, seed=3), RowRandom.of_pairs(batch, seed=3).uniform())

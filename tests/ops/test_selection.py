@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nat.ops.selection import lowest
+from nat.ops.selection import dense_ranks, lowest, random_masks
 
 KEY = st.sampled_from([-torch.inf, -3.0, -0.5, 0.0, 0.25, 2.0])  # few values, so that many are equal
 ROW = st.tuples(st.lists(st.tuples(KEY, st.booleans()), min_size=5, max_size=5), st.integers(0, 6))
@@ -29,3 +29,19 @@ def test_uniform_noise_chooses_every_position_equally_often() -> None:
     chosen = lowest(torch.rand(8000, 5, generator=generator), torch.full((8000,), 3), valid)
     share = chosen.double().mean(dim=0)
     assert torch.allclose(share, torch.tensor([0.75, 0.75, 0, 0.75, 0.75], dtype=torch.double), atol=0.02)
+
+
+def test_the_share_of_masks_is_rounded_up() -> None:
+    valid = torch.arange(4) < torch.tensor([4, 4, 4, 4, 3, 1])[:, None]
+    share = torch.tensor([0.001, 0.2499, 0.2501, 0.999, 0.5, 0.001])
+    noise = torch.tensor([0.4, 0.1, 0.3, 0.2]).expand(6, -1)
+    found = random_masks(valid, share, noise)
+    assert found.sum(dim=1).tolist() == [1, 1, 2, 4, 2, 1]
+    assert found[2].tolist() == [False, True, False, True]
+    assert not (found & ~valid).any()
+
+
+def test_dense_ranks_count_different_keys() -> None:
+    keys = torch.tensor([[5, 2, 9, 2, 7], [1, 1, 1, 1, 1], [3, 2, 1, 0, 4]])
+    where = torch.tensor([[True, True, True, True, False], [True] * 5, [False] * 5])
+    assert dense_ranks(keys, where).tolist() == [[2, 1, 3, 1, 0], [1] * 5, [0] * 5]
