@@ -76,7 +76,7 @@ def test_the_loss_is_that_of_the_paper_but_for_what_no_parameter_changes(
     times = time_of(shares)
     expected = constant = 0.0
     for row, source in enumerate(BATCH.source.to_lists()):
-        weight, density = min(3.0, 1 / (1 - shares[row]).item()), 3 * times[row].item() ** 2
+        weight, density = min(3.0, (1 / (1 - shares[row])).item()), 3 * times[row].item() ** 2
         sequence = way.tokens[row][way.present[row]].tolist()
         marked = torch.tensor([[int(Symbol.BOS), *sequence, int(Symbol.EOS)]])
         x = model.net.embed(marked) + model.rates.time(times[row : row + 1])[:, None]
