@@ -16,6 +16,12 @@ LINEAR_TIME = (
     "random_feature", "performer",
 )  # fmt: skip
 FAST_STUDENT = "bash scripts/fast_student.sh"
+EDITED = {  # nat-edit's figures of drafts
+    "teacher_bleu": "BLEU of the teacher",
+    "draft_bleu": "spoiled",
+    "edited_bleu": "edited",
+    "edited_passes": "passes",
+}
 BETWEEN = ("reformer", "routing", "sinkhorn")
 GROUPS = {"linear": LINEAR_TIME, "between": BETWEEN, "square": ("synthesizer_dense", "synthesizer_random")}
 
@@ -178,7 +184,25 @@ def systems(figures: Figures) -> str:
 
 
 def single(figures: Figures) -> str:
-    """Single-pass systems with several seeds: a row's name ends with its text and its seed."""
+    return of_seeds(figures, "Single-pass systems", "bash scripts/compare_single_pass.sh")
+
+
+def few(figures: Figures) -> str:
+    """With how they mend drafts, nat-edit's figures by system and seed."""
+    cells = [
+        [f"`small/{name}`", *(rounded(statistics.mean(row[key] for row in rows), 2) for key in EDITED)]
+        for name, rows in figures["edits"].items()
+    ]
+    systems = of_seeds(figures, "Systems of a few passes", "bash scripts/compare_few_pass.sh")
+    mended = paragraph(
+        "**Post-editing** (`nat-edit`): the teacher's translations, a fifth of whose words are dropped or replaced,",
+        "before and after; means of the two seeds.",
+    )
+    return "\n\n".join([systems, mended, markdown_table(["recipe", *EDITED.values()], cells)])
+
+
+def of_seeds(figures: Figures, what: str, command: str) -> str:
+    """Systems with several seeds: a row's name ends with its text and its seed."""
     groups: dict[str, list[Figures]] = {}
     for row in figures["rows"]:
         groups.setdefault(row["name"].rpartition(" ")[0], []).append(row)
@@ -200,9 +224,9 @@ def single(figures: Figures) -> str:
         name: ", ".join(f"{each['better'] - each['worse']:+.2f} (p {each['p_value']:.3f})" for each in seeds)
         for name, seeds in claims.items()
     }
-    made = source(figures["rows"], "bash scripts/compare_single_pass.sh")
+    made = source(figures["rows"], command)
     introduction = paragraph(
-        f"**Single-pass systems, two seeds** ({made}): the budget of the table above. BLEU by seed, p by paired",
+        f"**{what}, two seeds** ({made}): the budget of the table above. BLEU by seed, p by paired",
         f"bootstrap resampling: {'; '.join(f'{name} {text}' for name, text in gains.items())}.",
     )
     headings = ["system and text", "BLEU", "mean", "chrF", "length ratio"]
@@ -298,6 +322,7 @@ BLOCKS: dict[str, Callable[[Figures], str]] = {
     "quickstart": quickstart,
     "systems": systems,
     "single": single,
+    "few": few,
     "whole": whole,
     "fast": fast,
     "engines": engines,

@@ -19,7 +19,7 @@ from typing import Any
 
 from nat.errors import DataError
 from nat.files import read_json, write_json, write_text
-from nat.reporting.blocks import BLOCKS, Figures
+from nat.reporting.blocks import BLOCKS, EDITED, Figures
 
 README, RESULTS = Path("README.md"), Path("docs", "results")
 KEPT = (  # fields of a system's row
@@ -53,9 +53,12 @@ def collect(runs: Path, page: Path) -> dict[str, Figures]:
         blocks["fast"]["steps"] = slim(runs / "small" / "fast-steps" / "results.json")
     if (runs / "small" / "engines.json").exists():
         blocks["engines"] = read_json(runs / "small" / "engines.json")
-    single = runs / "small" / "single" / "report"
-    if (single / "results.json").exists():
-        blocks["single"] = {"rows": slim(single / "results.json"), "claims": read_json(single / "claims.json")}
+    for name in ("single", "few"):
+        report = runs / "small" / name / "report"
+        if (report / "results.json").exists():
+            blocks[name] = {"rows": slim(report / "results.json"), "claims": read_json(report / "claims.json")}
+    if "few" in blocks:
+        blocks["few"]["edits"] = edit_figures(runs / "small" / "few" / "edit")
     if (runs / "attention" / "attention.json").exists():
         blocks["attention"] = attention_figures(runs / "attention")
     points = [row for name in ("hull", "hull_parallel") for row in pointer_rows(runs / name, page / "points")]
@@ -64,6 +67,15 @@ def collect(runs: Path, page: Path) -> dict[str, Figures]:
     if (runs / "multimodality" / "study" / "study.json").exists():
         blocks["modes"] = mode_figures(read_json(runs / "multimodality" / "study" / "study.json"))
     return blocks
+
+
+def edit_figures(folder: Path) -> dict[str, list[Figures]]:
+    """By system what nat-edit wrote of drafts, a row for each seed: files NAME-SEED.json."""
+    systems: dict[str, list[Figures]] = {}
+    for path in sorted(folder.glob("*.json")):
+        figures = read_json(path)
+        systems.setdefault(path.stem.rpartition("-")[0], []).append({key: figures[key] for key in EDITED})
+    return systems
 
 
 def attention_figures(folder: Path) -> dict[str, Any]:
