@@ -29,7 +29,7 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_figure_is_one_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(BLOCKS) == {path.stem for path in RESULTS.glob("*.json")} == {
-        "quickstart", "systems", "single", "whole", "fast", "engines", "attention", "points", "modes",
+        "quickstart", "systems", "single", "few", "whole", "fast", "engines", "attention", "points", "modes",
     }  # fmt: skip
     monkeypatch.chdir(ROOT)
     main(["--check"])
