@@ -9,9 +9,12 @@ shift || true
 text=(data=lohelp4_tagged)
 nat-train experiment=small "${text[@]}" run_dir="$output/teacher" "$@"
 nat-distill teacher="$output/teacher" output="$output/distilled" engine=ctranslate2 decoding.precision=int8
-nat-train experiment=small/ctc_fast encoder.num_layers=5 "${text[@]}" data.train="$output/distilled/train.jsonl" \
-  data.tokenizer.path="$output/teacher/tokenizer" init_from="$output/teacher" run_dir="$output/student" \
-  trainer.max_updates=8500 "$@"
+student() { # RUN START UPDATES [OVERRIDES of nat-train]
+  nat-train experiment=small/ctc_fast encoder.num_layers=5 "${text[@]}" data.train="$output/distilled/train.jsonl" \
+    data.tokenizer.path="$output/teacher/tokenizer" run_dir="$output/$1" init_from="$output/$2" trainer.max_updates=$3 "${@:4}"
+}
+student student-first teacher 8500 "$@"
+student student student-first 3500 schedule.peak=1e-3 model.glancing.start=0.3 "$@"
 nat-export run_dir="$output/student" output="$output/student-int8" format=onnx precision=int8 overwrite=true
 t=$output/teacher s=$output/student
 for target in de fr es; do

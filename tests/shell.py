@@ -250,8 +250,8 @@ def few(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 def few_pieces(train: Callable[..., Any]) -> Callable[..., Any]:
     """A tokenizer of at most 400 pieces."""
 
-    def smaller(config: Any, *texts: Any) -> Any:
-        return train(dataclasses.replace(config, vocabulary_size=min(config.vocabulary_size, 400)), *texts)
+    def smaller(config: Any, *texts: Any, **options: Any) -> Any:
+        return train(dataclasses.replace(config, vocabulary_size=min(config.vocabulary_size, 400)), *texts, **options)
 
     return smaller
 

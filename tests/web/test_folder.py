@@ -86,7 +86,8 @@ def test_the_folder_holds_all_that_a_browser_asks_for(make: Callable[..., Path],
     folder = tmp_path / "out"
     assert export(make("ctc"), folder, f"web.runtime={package}") == 0
     about = read_object(folder / "model.json")
-    assert (about["name"], about["source"], about["target"], about["model"]) == ("ctcTrue", "en", "de", "CTC")
+    assert (about["name"], about["source"], about["targets"], about["model"]) == ("ctcTrue", "en", ["de"], "CTC")
+    assert not about["tags"]
     assert about["symbols"] == {"unk": 1, "blank": 5, "first_piece": 7} and about["collapse"]
     assert about["graph_bytes"] == (folder / "model.onnx").stat().st_size
     assert about["tokenizers"] == ["tokenizer/source.json"] * 2
