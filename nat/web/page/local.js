@@ -48,9 +48,13 @@ class LocalModel {
   /** [{ text, tokens, slots, milliseconds }] of lines, or [{ error }]. */
   async translate(lines, pair) {
     const found = [];
-    const tag = this.about.tags ? `<${pair.target}> ` : "";
-    for (const line of lines) found.push(await this.translateLine(line.trim() ? tag + line : ""));
+    for (const line of lines) found.push(await this.translateLine(this.about.tags ? this.tagged(line, pair) : line));
     return found;
+  }
+
+  /** A line that says which language is wanted; a blank one stays. */
+  tagged(line, pair) {
+    return this.source.encode(line).length === 0 ? line : `<${pair.target}> ${line}`;
   }
 
   async translateLine(line) {
