@@ -26,7 +26,7 @@ def test_a_model_translates_like_a_run(folder: Path) -> None:
     for name in names:
         sources, references = tenth(translator.data_option("test", ""), name)
         written = translator if translator.tags is None else translator.to_language(name)
-        assert corpus_bleu(written.translate(sources), references)[0] > 15
+        assert corpus_bleu(written.translate(sources), references)[0] > (20 if translator.tags is None else 15)
 
 
 def tenth(location: str, language: str) -> tuple[list[str], list[str]]:

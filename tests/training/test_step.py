@@ -271,8 +271,9 @@ def test_half_precision_is_near_the_full_one(
     _, expected = gradients(make_model(name), make_pairs(name))
     model = make_model(name)
     step = make_step(model, precision=precision)
-    # fp16: the first scales of the loss, from 2^16, may be too high; then the update is skipped and the scale halved
-    results = [step(make_pairs(name), update=1, learning_rate=0.0) for _ in range(4)]
+    # fp16: the first scale of the loss, 2^16, may be too high; then the update is skipped and the scale halved
+    updates = 3 if name == "edit_flow" else 2  # its edits weigh up to 20: twice
+    results = [step(make_pairs(name), update=1, learning_rate=0.0) for _ in range(updates)]
     assert not results[-1].skipped
     assert precision is Precision.FP16 or not results[0].skipped
     found = {key: parameter.grad for key, parameter in model.named_parameters() if parameter.grad is not None}
