@@ -230,7 +230,8 @@ class Reader:
                 )
             text = cells[source]
             return [
-                {"source": self._begun(text, name), "target": cells[place], "line": number} for name, place in places
+                {"source": _begun(text, name, tags=self.tags), "target": cells[place], "line": number}
+                for name, place in places
             ]
 
         return rows_of(lines, parse, self._malformed)
@@ -247,9 +248,6 @@ class Reader:
             return self._picked(item, f"{path} row {number}", number)
 
         return rows_of(self._parquet_items(path, place), parse, self._malformed)
-
-    def _begun(self, source: str, target: str) -> str:
-        return tagged(source, target) if self.tags else source
 
     @property
     def _malformed(self) -> Row | None:
@@ -282,7 +280,7 @@ class Reader:
     def _read_aligned(self, *files: tuple[str, Place]) -> Iterator[Row]:
         def parse(number: int, sides: tuple[str | DataError, str | DataError]) -> list[Row]:
             source, target = map(good, sides)
-            return [{"source": self._begun(source, self.target), "target": target, "line": number}]
+            return [{"source": _begun(source, self.target, tags=self.tags), "target": target, "line": number}]
 
         return rows_of(_aligned(*files), parse, self._malformed)
 
@@ -353,9 +351,12 @@ def pick(
             raise DataError(f"{where}: '{name}' holds half of a surrogate pair, which is no character")
     text = item[source]
     return [
-        {"source": tagged(text, name) if tags else text, "target": item[name], "line": number} | numbers
-        for name in targets
+        {"source": _begun(text, name, tags=tags), "target": item[name], "line": number} | numbers for name in targets
     ]
+
+
+def _begun(source: str, target: str, *, tags: bool) -> str:
+    return tagged(source, target) if tags else source
 
 
 def _value(item: Any, name: str, where: str) -> Any:
